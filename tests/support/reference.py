@@ -202,9 +202,11 @@ def attention(
     if key_padding_mask is not None:
         keep = keep & key_padding_mask[:, None, :]
     keep = keep[:, None].expand(B, H, T, S)
-    if mask is not None:
-        keep = keep & mask if mask.dtype == torch.bool else keep
-        scores = scores if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+    if mask is not None and mask.dtype == torch.bool:
+        keep = keep & mask
+    elif mask is not None:
+        keep = keep & (mask > float("-inf"))
+        scores = scores + mask.to(scores.dtype).clamp_min(torch.finfo(mask.dtype).min)
 
     seen = keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep & seen, float("-inf"))
