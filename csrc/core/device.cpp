@@ -1,0 +1,167 @@
+#include "fusedlm/device.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "fusedlm/errors.h"
+
+namespace fusedlm {
+namespace {
+
+constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+
+bool machine_has(Isa isa) {
+#if defined(FUSEDLM_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  switch (isa) {
+    case Isa::scalar:
+      return true;
+    case Isa::avx2:
+      return avx2;
+    case Isa::avx512:
+      return avx512;
+    case Isa::avx512_bf16:
+      return avx512 && __builtin_cpu_supports("avx512bf16");
+  }
+#endif
+  return isa == Isa::scalar;
+}
+
+Isa choose_isa() {
+  if (const char* wanted = std::getenv("FUSEDLM_ISA"); wanted && *wanted) {
+    Isa isa = isa_from_name(wanted);
+    if (!machine_has(isa)) {
+      throw Unsupported(std::string("FUSEDLM_ISA=") + wanted + ": this machine lacks these instructions");
+    }
+    return isa;
+  }
+  return available_isas().back();
+}
+
+// -1: not chosen yet.
+std::atomic<int> chosen_isa{-1};
+
+constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr size_t kSmallestBlock = size_t{1} << 20;
+
+}  // namespace
+
+Isa current_isa() {
+  int isa = chosen_isa.load(std::memory_order_relaxed);
+  if (isa < 0) {
+    isa = static_cast<int>(choose_isa());
+    chosen_isa.store(isa, std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(isa);
+}
+
+void set_isa(Isa isa) {
+  if (!machine_has(isa)) {
+    throw Unsupported(std::string("set_isa: this machine lacks ") + name_of(isa));
+  }
+  chosen_isa.store(static_cast<int>(isa), std::memory_order_relaxed);
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : kAllIsas) {
+    if (machine_has(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+const char* name_of(Isa isa) {
+  switch (isa) {
+    case Isa::scalar:
+      return "scalar";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
+  }
+  return "unknown";
+}
+
+Isa isa_from_name(const std::string& name) {
+  for (Isa isa : kAllIsas) {
+    if (name == name_of(isa)) return isa;
+  }
+  throw InvalidArgument("isa is '" + name + "', expected scalar, avx2, avx512 or avx512_bf16");
+}
+
+int num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+
+void set_num_threads(int threads) {
+  if (threads < 1) {
+    throw InvalidArgument("set_num_threads: threads is " + std::to_string(threads) + ", expected at least 1");
+  }
+  omp_set_num_threads(threads);
+}
+
+Workspace::~Workspace() { release(); }
+
+void Workspace::release() {
+  for (Block& block : blocks_) ::operator delete(block.data, std::align_val_t{kAlignment});
+  blocks_.clear();
+  block_ = used_ = capacity_ = 0;
+}
+
+void* Workspace::take_bytes(size_t bytes) {
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    size_t size = std::max({bytes, kSmallestBlock, capacity_});
+    auto* data = static_cast<char*>(::operator new(size, std::align_val_t{kAlignment}, std::nothrow));
+    if (!data) {
+      throw OutOfMemory("workspace: " + std::to_string(size) + " bytes could not be allocated");
+    }
+    blocks_.push_back({data, size});
+    capacity_ += size;
+    used_ = 0;
+  }
+  void* start = blocks_[block_].data + used_;
+  used_ += bytes;
+  return start;
+}
+
+void Workspace::fold() noexcept {
+  const size_t total = capacity_;
+  release();
+  if (auto* data = static_cast<char*>(::operator new(total, std::align_val_t{kAlignment}, std::nothrow))) {
+    blocks_.push_back({data, total});
+    capacity_ = total;
+  }
+}
+
+Workspace::Scope::Scope(Workspace& workspace)
+    : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {
+  ++workspace.depth_;
+}
+
+Workspace::Scope::~Scope() {
+  workspace_.block_ = block_;
+  workspace_.used_ = used_;
+  // The outermost scope folds several blocks into one, so that the next call finds a single large one.
+  if (--workspace_.depth_ == 0 && workspace_.blocks_.size() > 1) {
+    workspace_.fold();
+  }
+}
+
+Context& Context::current() {
+  thread_local Context context;
+  return context;
+}
+
+}  // namespace fusedlm

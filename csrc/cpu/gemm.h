@@ -1,0 +1,42 @@
+#pragma once
+// Matrix multiply for every op that needs one: C = epilogue(A * B), any strides, packed panels.
+
+#include "cpu/vec.h"
+#include "fusedlm/device.h"
+
+namespace fusedlm::cpu::FUSEDLM_ISA {
+
+/// A matrix by element (r, c) at data[r * row_stride + c * col_stride].
+struct Matrix {
+  const void* data;
+  DType dtype;  // float32 or bfloat16
+  index_t row_stride, col_stride;
+  Matrix transposed() const { return {data, dtype, col_stride, row_stride}; }
+};
+
+enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, silu };
+
+/// C [M, N] = activation(A [M, K] * B [K, N] + bias [N]) + residual [M, N]   (+ C before, with accumulate).
+/// A and B may be float32 or bfloat16 in any mix. Products are taken in bfloat16 (sums in float32) where
+/// `low_precision` and the machine has the instructions, else in float32.
+/// For each element the sum over K runs in one fixed order, whatever the number of threads.
+struct Gemm {
+  index_t M, N, K;
+  Matrix A, B;
+  void* C;  // rows contiguous
+  DType c_dtype;
+  index_t c_stride;
+  bool low_precision = false;
+  bool accumulate = false;  // C must be float32, and there is no bias, activation or residual
+  const void* bias = nullptr;
+  DType bias_dtype = DType::float32;
+  Activation activation = Activation::none;
+  const void* residual = nullptr;  // dtype and contiguity as C
+  index_t residual_stride = 0;
+  void* preactivation = nullptr;  // if given, A * B + bias is written here too; dtype and stride as C
+};
+
+/// Runs on all threads; takes its packing buffers from the workspace, inside a scope of its own.
+void gemm(const Gemm& args, Context& ctx);
+
+}  // namespace fusedlm::cpu::FUSEDLM_ISA

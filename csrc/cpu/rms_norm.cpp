@@ -1,0 +1,115 @@
+// RMSNorm with the residual add (Zhang & Sennrich 2019). One row at a time, two passes over a row that
+// stays in L1: sum of squares (with the residual added and written on the way), then scale. The backward
+// reads a row twice too. Rows are dealt in fixed blocks; each block adds its dweight in row order into a
+// row of its own, and those are added in block order: the same bits for any number of threads.
+
+#include "fusedlm/rms_norm.h"
+
+#include "cpu/switch.h"
+#include "cpu/vec.h"
+
+namespace fusedlm::cpu::FUSEDLM_ISA {
+namespace {
+
+// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N = 512.
+constexpr index_t kRowsPerTask = 64;
+
+template <class T, class W>
+void forward_row(const RmsNormForward& a, index_t row) {
+  const index_t C = a.x.shape[1];
+  const T* x = a.x.row<T>(row);
+  Vec squares;
+  if (a.residual.defined()) {
+    const T* residual = a.residual.row<T>(row);
+    T* sum = a.sum.row<T>(row);
+    for_each_vec(
+        C,
+        [&](index_t c) {
+          (Vec::load(x + c) + Vec::load(residual + c)).store(sum + c);
+          const Vec s = Vec::load(sum + c);
+          squares = fma(s, s, squares);
+        },
+        [&](index_t c, index_t n) {
+          (Vec::load(x + c, n) + Vec::load(residual + c, n)).store(sum + c, n);
+          const Vec s = Vec::load(sum + c, n);
+          squares = fma(s, s, squares);
+        });
+    x = sum;
+  } else {
+    for_each_vec(
+        C, [&](index_t c) { squares = fma(Vec::load(x + c), Vec::load(x + c), squares); },
+        [&](index_t c, index_t n) { squares = fma(Vec::load(x + c, n), Vec::load(x + c, n), squares); });
+  }
+  const float rstd = 1.0f / __builtin_sqrtf(reduce_sum(squares) / static_cast<float>(C) + a.eps);
+  a.rstd.as<float>()[row] = rstd;
+  const W* weight = a.weight.as<W>();
+  T* y = a.y.row<T>(row);
+  for_each_vec(
+      C, [&](index_t c) { (Vec::load(x + c) * Vec(rstd) * Vec::load(weight + c)).store(y + c); },
+      [&](index_t c, index_t n) {
+        (Vec::load(x + c, n) * Vec(rstd) * Vec::load(weight + c, n)).store(y + c, n);
+      });
+}
+
+template <class T, class W>
+void backward_row(const RmsNormBackward& a, index_t row, float* dweight) {
+  const index_t C = a.x.shape[1];
+  const T *x = a.x.row<T>(row), *dy = a.dy.row<T>(row);
+  const T* dsum = a.dsum.defined() ? a.dsum.row<T>(row) : nullptr;
+  const W* weight = a.weight.as<W>();
+  T* dx = a.dx.row<T>(row);
+  const Vec rstd(a.rstd.as<float>()[row]);
+  Vec dot;
+  const auto gather = [&](index_t c, auto... n) {
+    const Vec xhat = Vec::load(x + c, n...) * rstd, d = Vec::load(dy + c, n...);
+    dot = fma(d * Vec::load(weight + c, n...), xhat, dot);
+    fma(d, xhat, Vec::load(dweight + c, n...)).store(dweight + c, n...);
+  };
+  for_each_vec(C, gather, gather);
+  const Vec mean(reduce_sum(dot) / static_cast<float>(C));
+  const auto write = [&](index_t c, auto... n) {
+    const Vec xhat = Vec::load(x + c, n...) * rstd;
+    const Vec g = Vec::load(dy + c, n...) * Vec::load(weight + c, n...);
+    Vec d = (g - xhat * mean) * rstd;
+    if (dsum) d = d + Vec::load(dsum + c, n...);
+    d.store(dx + c, n...);
+  };
+  for_each_vec(C, write, write);
+}
+
+}  // namespace
+
+void rms_norm_forward(const RmsNormForward& args, Context&) {
+  const index_t N = args.x.shape[0];
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int) {
+        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
+        for (index_t row = task * kRowsPerTask; row < end; ++row) {
+          forward_row<decltype(t), decltype(w)>(args, row);
+        }
+      });
+    });
+  });
+}
+
+void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const index_t tasks = ceil_div(N, kRowsPerTask);
+  float* partial = ctx.workspace().take<float>(tasks * C);
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      parallel_for(tasks, [&](index_t task, int) {
+        float* dweight = partial + task * C;
+        __builtin_memset(dweight, 0, static_cast<size_t>(C) * sizeof(float));
+        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
+        for (index_t row = task * kRowsPerTask; row < end; ++row) {
+          backward_row<decltype(t), decltype(w)>(args, row, dweight);
+        }
+      });
+    });
+  });
+  sum_rows(partial, tasks, C, args.dweight.as<float>());
+}
+
+}  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -1,0 +1,82 @@
+#pragma once
+// What the kernels run on: instruction set, threads, workspace.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fusedlm/tensor.h"
+
+namespace fusedlm {
+
+enum class Isa : uint8_t { scalar, avx2, avx512, avx512_bf16 };
+
+/// The best instruction set of this machine, or FUSEDLM_ISA if that variable is set (read once).
+Isa current_isa();
+/// Chooses another one, for tests. Throws Unsupported when the machine lacks it.
+void set_isa(Isa isa);
+/// Those this machine can run, the slowest first.
+std::vector<Isa> available_isas();
+const char* name_of(Isa isa);
+/// Throws InvalidArgument for a name that is none.
+Isa isa_from_name(const std::string& name);
+
+/// Threads that a call will use: OpenMP's own setting (OMP_NUM_THREADS, torch.set_num_threads).
+int num_threads();
+void set_num_threads(int threads);
+
+/// Scratch memory that grows to the largest need and is then reused. Blocks are 64-byte aligned.
+class Workspace {
+ public:
+  Workspace() = default;
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  /// Memory that lives until the enclosing Scope ends. Throws OutOfMemory.
+  void* take_bytes(size_t bytes);
+  template <class T>
+  FUSEDLM_INLINE T* take(index_t count) {
+    return static_cast<T*>(take_bytes(static_cast<size_t>(count) * sizeof(T)));
+  }
+  size_t capacity() const { return capacity_; }
+  /// Gives everything back to the system; only outside any Scope.
+  void release();
+
+  /// What was taken inside a scope is free again at its end.
+  class Scope {
+   public:
+    explicit Scope(Workspace& workspace);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Workspace& workspace_;
+    size_t block_, used_;
+  };
+
+ private:
+  void fold() noexcept;
+  struct Block {
+    char* data;
+    size_t size;
+  };
+  std::vector<Block> blocks_;
+  size_t block_ = 0, used_ = 0, capacity_ = 0;
+  int depth_ = 0;
+};
+
+/// Everything a call needs besides its arguments. One per calling thread; never shared between two.
+class Context {
+ public:
+  Workspace& workspace() { return workspace_; }
+  /// The calling thread's own.
+  static Context& current();
+
+ private:
+  Workspace workspace_;
+};
+
+}  // namespace fusedlm

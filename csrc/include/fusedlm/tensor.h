@@ -1,0 +1,86 @@
+#pragma once
+// Non-owning views of memory: what every function of the public API takes and gives.
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+// Kernels are compiled once per instruction set. An inline function with a symbol of its own could be
+// merged by the linker into the copy that was compiled for the wrong one, so these are always inlined.
+#define FUSEDLM_INLINE [[gnu::always_inline]] inline
+
+namespace fusedlm {
+
+using index_t = int64_t;
+
+enum class DType : uint8_t { float32, bfloat16, float16, int64, int32, boolean };
+enum class DeviceType : uint8_t { cpu, cuda };
+
+/// Bytes of one element.
+FUSEDLM_INLINE index_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::int64:
+      return 8;
+    case DType::float32:
+    case DType::int32:
+      return 4;
+    case DType::bfloat16:
+    case DType::float16:
+      return 2;
+    case DType::boolean:
+      return 1;
+  }
+  return 0;
+}
+
+/// "float32", "bfloat16", ...
+const char* name_of(DType dtype);
+
+/// The upper half of a float32; arithmetic happens in float32.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+constexpr int kMaxDims = 5;
+
+/// A pointer with dtype, shape and strides (in elements). Default-constructed: "not given".
+struct TensorView {
+  void* data = nullptr;
+  int ndim = -1;
+  DType dtype = DType::float32;
+  DeviceType device = DeviceType::cpu;
+  std::array<index_t, kMaxDims> shape{};
+  std::array<index_t, kMaxDims> strides{};
+
+  TensorView() = default;
+  /// A dense row-major view.
+  TensorView(void* data, DType dtype, std::initializer_list<index_t> dims)
+      : data(data), ndim(static_cast<int>(dims.size())), dtype(dtype) {
+    int i = 0;
+    for (index_t dim : dims) shape[i++] = dim;
+    index_t step = 1;
+    for (i = ndim - 1; i >= 0; --i) strides[i] = step, step *= shape[i];
+  }
+
+  FUSEDLM_INLINE bool defined() const { return ndim >= 0; }
+  FUSEDLM_INLINE index_t numel() const {
+    index_t count = 1;
+    for (int i = 0; i < ndim; ++i) count *= shape[i];
+    return count;
+  }
+  template <class T>
+  FUSEDLM_INLINE T* as() const {
+    return static_cast<T*>(data);
+  }
+  /// Row n of a 2-D view.
+  template <class T>
+  FUSEDLM_INLINE T* row(index_t n) const {
+    return static_cast<T*>(data) + n * strides[0];
+  }
+};
+
+/// "[2, 12, 128, 64]"
+std::string shape_string(const TensorView& view);
+
+}  // namespace fusedlm

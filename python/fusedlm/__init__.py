@@ -1,0 +1,50 @@
+"""fusedlm: fused kernels to train and run transformer language models."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("fusedlm")
+except PackageNotFoundError:  # run from a source tree
+    __version__ = "0+unknown"
+
+# Loaded on first use, so that `import fusedlm` stays fast and works without torch.
+_SUBMODULES = {
+    "ops", "nn", "models", "data", "train", "generate", "optim", "errors", "cli", "numpy",
+}
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fusedlm.{name}")
+    raise AttributeError(f"module 'fusedlm' has no attribute {name!r}")
+
+
+def isa() -> str:
+    """The instruction set in use: scalar, avx2, avx512 or avx512_bf16."""
+    from fusedlm import _core
+
+    return _core.isa()
+
+
+def set_isa(name: str) -> None:
+    """Chooses another instruction set, for tests. Raises NotImplementedError where it is missing."""
+    from fusedlm import _core
+
+    _core.set_isa(name)
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that this machine can run, the slowest first."""
+    from fusedlm import _core
+
+    return _core.available_isas()
+
+
+def cuda_compiled() -> bool:
+    """Whether this build has the CUDA kernels."""
+    from fusedlm import _core
+
+    return _core.cuda_compiled

@@ -1,0 +1,9 @@
+"""The fused ops, as torch custom ops (`torch.ops.fusedlm.*`) with these functions in front."""
+
+import torch  # noqa: F401  (first: both then share torch's OpenMP runtime)
+
+from .rms_norm import rms_norm
+
+__all__ = [
+    "rms_norm",
+]

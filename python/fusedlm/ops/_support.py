@@ -1,0 +1,43 @@
+"""What every op file needs: registration with torch.library, and the layouts the kernels take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusedlm import _core as core
+
+__all__ = ["as_rows", "core", "define", "dense_last", "same_autocast_dtype"]
+
+_library = torch.library.Library("fusedlm", "DEF")
+
+
+def define(schema: str, impl, fake, *, setup_context=None, backward=None) -> None:
+    """Defines torch.ops.fusedlm.<name>: CPU implementation, fake kernel and (optionally) autograd."""
+    name = "fusedlm::" + schema.split("(", 1)[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(name, "cpu", impl, lib=_library)
+    torch.library.register_fake(name, fake, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
+
+
+def dense_last(x: Tensor) -> Tensor:
+    """x itself if its last dimension is contiguous, else a copy."""
+    return x if x.shape[-1] <= 1 or x.stride(-1) == 1 else x.contiguous()
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """x [..., C] as [N, C] with contiguous rows; a view wherever the strides allow."""
+    return dense_last(x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x)
+
+
+def same_autocast_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Activations in the autocast dtype where autocast is on; parameters are passed as they are."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cpu")
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != dtype else t
+        for t in tensors
+    )

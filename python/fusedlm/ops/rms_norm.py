@@ -1,0 +1,98 @@
+"""RMSNorm, with the residual add fused (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define, same_autocast_dtype
+
+
+def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float):
+    rows = as_rows(x)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    rstd = torch.empty(rows.shape[0], dtype=torch.float32)
+    total = torch.empty(x.shape if residual is not None else (0,), dtype=x.dtype)
+    core.rms_norm_forward(
+        rows,
+        None if residual is None else as_rows(residual),
+        weight.contiguous(),
+        y.view(rows.shape),
+        None if residual is None else total.view(rows.shape),
+        rstd,
+        eps,
+    )
+    return y, total, rstd
+
+
+def _forward_fake(x, weight, residual, eps):
+    total = x.new_empty(x.shape if residual is not None else (0,))
+    return x.new_empty(x.shape), total, x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
+
+
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None):
+    rows = as_rows(x)
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    dweight = torch.empty(weight.shape, dtype=torch.float32)
+    core.rms_norm_backward(
+        as_rows(dy),
+        rows,
+        weight.contiguous(),
+        rstd,
+        None if dsum is None else as_rows(dsum),
+        dx.view(rows.shape),
+        dweight,
+    )
+    return dx, dweight.to(weight.dtype)
+
+
+def _backward_fake(dy, x, weight, rstd, dsum):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, residual, _ = inputs
+    _, total, rstd = output
+    ctx.has_residual = residual is not None
+    ctx.save_for_backward(total if ctx.has_residual else x, weight, rstd)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(rstd)
+
+
+def _autograd(ctx, dy, dtotal, _drstd):
+    x, weight, rstd = ctx.saved_tensors
+    if not ctx.has_residual:
+        dtotal = None
+    if dy is None:
+        return dtotal, None, dtotal, None
+    dx, dweight = torch.ops.fusedlm.rms_norm_backward(dy, x, weight, rstd, dtotal)
+    return dx, dweight, dx if ctx.has_residual else None, None
+
+
+define(
+    "rms_norm(Tensor x, Tensor weight, Tensor? residual, float eps) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor rstd, Tensor? dsum)"
+    " -> (Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x [..., C] float32 or bfloat16; weight [C] float32 or bfloat16; residual like x. With `residual`
+    returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
+    Raises ValueError naming the argument whose shape or dtype does not fit.
+    """
+    x, residual = same_autocast_dtype(x, residual)
+    y, total, _ = torch.ops.fusedlm.rms_norm(x, weight, residual, eps)
+    return y if residual is None else (y, total)
