@@ -1,0 +1,15 @@
+"""Exceptions of fusedlm that have no equivalent among Python's own."""
+
+from __future__ import annotations
+
+
+class CorruptFileError(Exception):
+    """A file exists but does not hold what its format promises; the message names the file."""
+
+    def __init__(self, path: object, reason: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if reason else str(path))
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)

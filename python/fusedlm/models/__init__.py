@@ -1,0 +1,21 @@
+"""Model configurations, the decoder and its folder format; loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "ModelConfig": "config",
+    "Decoder": "decoder",
+    "load": "io",
+    "save": "io",
+    "write_model": "io",
+    "atomic_folder": "folder",
+}
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fusedlm.models.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fusedlm.models' has no attribute {name!r}")

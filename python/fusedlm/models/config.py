@@ -1,0 +1,187 @@
+"""The shape of a decoder: one frozen dataclass that checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+NORMS = ("layer_norm", "rms_norm")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "geglu")
+POSITIONS = ("learned", "rope")
+LLAMA3_SCALING = (
+    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+)  # fmt: skip
+
+_GPT2_SIZES: dict[str, dict[str, int]] = {
+    "small": {"layers": 12, "width": 768, "heads": 12},
+    "medium": {"layers": 24, "width": 1024, "heads": 16},
+    "large": {"layers": 36, "width": 1280, "heads": 20},
+    "xl": {"layers": 48, "width": 1600, "heads": 25},
+}
+_SMOLLM2: dict[str, Any] = {"vocab_size": 49152, "context": 8192, "rope_base": 100000.0}
+_LLAMA_SIZES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        **_SMOLLM2, "layers": 30, "width": 576, "heads": 9, "kv_heads": 3, "ffn_width": 1536,
+        "tied": True,
+    },
+    "smollm2-360m": {
+        **_SMOLLM2, "layers": 32, "width": 960, "heads": 15, "kv_heads": 5, "ffn_width": 2560,
+        "tied": True,
+    },
+    "tinyllama-1.1b": {
+        "vocab_size": 32000, "context": 2048, "layers": 22, "width": 2048, "heads": 32,
+        "kv_heads": 4, "ffn_width": 5632,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the parameters of a `Decoder` and what it computes.
+
+    kv_heads None means heads, head_width None means width / heads, and ffn_width None means
+    4 width (8/3 width for gated activations, rounded up to a multiple of 64); all three are
+    filled in when the config is made. Raises ValueError naming the field that does not fit.
+    """
+
+    vocab_size: int
+    context: int = 256
+    layers: int = 6
+    width: int = 384
+    heads: int = 6
+    kv_heads: int | None = None
+    head_width: int | None = None
+    ffn_width: int | None = None
+    norm: str = "layer_norm"
+    norm_eps: float = 1e-5
+    activation: str = "gelu_tanh"
+    position: str = "learned"
+    rope_base: float = 10000.0
+    rope_scaling: dict | None = None
+    rope_interleaved: bool = False
+    bias: bool = True
+    tied: bool = True
+    dropout: float = 0.0
+    ignore_index: int = -100
+
+    @classmethod
+    def gpt2(cls, size: str | None = None, **fields: Any) -> ModelConfig:
+        """GPT-2 (Radford et al. 2019): LayerNorm, tanh GELU, learned positions, biases, tied.
+
+        `size` "small", "medium", "large" or "xl" gives the published shape; other fields override.
+        """
+        preset = {**_pick("gpt2", size, _GPT2_SIZES)}
+        if size is not None:
+            preset.update(vocab_size=50257, context=1024)
+        return cls(**{**preset, **_with_vocab("gpt2", preset, fields)})
+
+    @classmethod
+    def llama(cls, size: str | None = None, **fields: Any) -> ModelConfig:
+        """Llama (Touvron et al. 2023): RMSNorm, SwiGLU, RoPE, no biases, untied.
+
+        `size` "smollm2-135m", "smollm2-360m" or "tinyllama-1.1b" gives the published shape.
+        """
+        preset = {
+            "norm": "rms_norm", "activation": "swiglu", "position": "rope", "bias": False,
+            "tied": False, **_pick("llama", size, _LLAMA_SIZES),
+        }  # fmt: skip
+        return cls(**{**preset, **_with_vocab("llama", preset, fields)})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`; unknown and missing fields are errors."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"ModelConfig: unknown field {unknown[0]!r}, known are {sorted(known)}")
+        if "vocab_size" not in values:
+            raise ValueError("ModelConfig: vocab_size is missing")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ("swiglu", "geglu")
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "width", "heads"):
+            self._positive(name)
+        self._fill("kv_heads", self.heads)
+        if self.head_width is None and self.width % self.heads:
+            self._bad("heads", f"a divisor of width={self.width} (or a head_width)")
+        self._fill("head_width", self.width // self.heads)
+        gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
+        self._fill("ffn_width", gated_width if self.gated else 4 * self.width)
+        for name in ("kv_heads", "head_width", "ffn_width"):
+            self._positive(name)
+        if self.heads % self.kv_heads:
+            self._bad("kv_heads", f"a divisor of heads={self.heads}")
+        for name, allowed in (
+            ("norm", NORMS), ("activation", ACTIVATIONS), ("position", POSITIONS),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                self._bad(name, "one of " + ", ".join(allowed))
+        for name in ("norm_eps", "rope_base"):
+            if not self._number(name) or not getattr(self, name) > 0:
+                self._bad(name, "a number above 0")
+        if not self._number("dropout") or not 0 <= self.dropout < 1:
+            self._bad("dropout", "a number in [0, 1)")
+        for name in ("rope_interleaved", "bias", "tied"):
+            if not isinstance(getattr(self, name), bool):
+                self._bad(name, "true or false")
+        if type(self.ignore_index) is not int:
+            self._bad("ignore_index", "an integer")
+        self._check_rope()
+
+    def _check_rope(self) -> None:
+        if self.position != "rope":
+            if self.rope_scaling is not None:
+                self._bad("rope_scaling", f"None with position={self.position!r}")
+            return
+        if self.head_width % 2:
+            self._bad("head_width", "an even number with position='rope'")
+        if self.rope_scaling is None:
+            return
+        if not isinstance(self.rope_scaling, dict):
+            self._bad("rope_scaling", "a dict or None")
+        kind = self.rope_scaling.get("rope_type", self.rope_scaling.get("type"))
+        needed = {"linear": ("factor",), "llama3": LLAMA3_SCALING, "default": ()}.get(kind)
+        if needed is None:
+            self._bad("rope_scaling", "a dict whose rope_type is linear, llama3 or default")
+        for key in needed:
+            value = self.rope_scaling.get(key)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+                self._bad("rope_scaling", f"a dict with {key} above 0")
+
+    def _fill(self, name: str, value: int) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    def _positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or value < 1:
+            self._bad(name, "an integer of at least 1")
+
+    def _number(self, name: str) -> bool:
+        value = getattr(self, name)
+        return type(value) in (int, float) and math.isfinite(value)
+
+    def _bad(self, name: str, expected: str) -> None:
+        raise ValueError(f"ModelConfig: {name} is {getattr(self, name)!r}, expected {expected}")
+
+
+def _pick(family: str, size: str | None, sizes: dict[str, dict]) -> dict[str, Any]:
+    if size is None:
+        return {}
+    if size not in sizes:
+        raise ValueError(f"ModelConfig.{family}: size is {size!r}, expected one of {list(sizes)}")
+    return sizes[size]
+
+
+def _with_vocab(family: str, preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    if "vocab_size" not in preset and "vocab_size" not in given:
+        raise ValueError(f"ModelConfig.{family}: give vocab_size or size")
+    return given

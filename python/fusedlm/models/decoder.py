@@ -1,0 +1,169 @@
+"""A pre-norm transformer decoder: GPT-2 and the Llama family are settings of one model.
+
+    tokens -> embedding -> [ norm -> attention -> + -> norm -> feed-forward -> + ] x L -> norm -> head
+
+Between the layers runs a pair: `stream`, the residual sum so far, and `branch`, the output of the
+last sub-layer, not added yet. The addition happens inside the next norm, which reads both anyway,
+so that the sum costs no pass over memory of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from fusedlm import ops
+from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope, SelfAttention
+
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from fusedlm.generate.cache import KVCache, LayerCache
+
+COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    if config.norm == "rms_norm":
+        return RMSNorm(config.width, config.norm_eps)
+    return LayerNorm(config.width, config.norm_eps, bias=config.bias)
+
+
+class Block(nn.Module):
+    """(branch, stream) -> (branch, stream): attention and feed-forward, each after a norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # 2L branches add up in the stream; this keeps its variance near 1 layer's (GPT-2, 2.3).
+        out_std = 0.02 / math.sqrt(2 * config.layers)
+        self.dropout = config.dropout
+        self.attention_norm = _norm(config)
+        self.attention = SelfAttention(
+            config.width, config.heads, kv_heads=config.kv_heads, head_width=config.head_width,
+            bias=config.bias, dropout=config.dropout, out_std=out_std,
+        )  # fmt: skip
+        self.ffn_norm = _norm(config)
+        self.ffn = FeedForward(
+            config.width, config.ffn_width, activation=config.activation, bias=config.bias,
+            out_std=out_std,
+        )  # fmt: skip
+
+    def forward(
+        self, branch: Tensor, stream: Tensor | None, rope: Rope | None,
+        positions: Tensor | None, cache: LayerCache | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        if stream is None:  # the embedding is the stream, and there is nothing to add to it yet
+            x, stream = self.attention_norm(branch), branch
+        else:
+            x, stream = self.attention_norm(branch, residual=stream)
+        branch = self._drop(self.attention(x, rope, positions, cache))
+        x, stream = self.ffn_norm(branch, residual=stream)
+        return self._drop(self.ffn(x)), stream
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout) if self.dropout and self.training else x
+
+
+class Decoder(nn.Module):
+    """The language model of `config`. Parameters are float32; `compute_dtype` sets activations."""
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        learned = config.position == "learned"
+        self.embedding = Embedding(
+            config.vocab_size, config.width, positions=config.context if learned else 0
+        )
+        self.rope = None if learned else Rope(
+            config.context, config.head_width, config.rope_base, scaling=config.rope_scaling,
+            interleaved=config.rope_interleaved,
+        )  # fmt: skip
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = _norm(config)
+        self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None,
+        positions: Tensor | None = None, lengths: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """tokens [B, T] int64 -> logits [B, T, V], or the mean loss (float32) if given targets.
+
+        targets [B, T] int64 are the tokens to predict, already shifted; config.ignore_index is
+        left out. positions [T] or [B, T] default to 0, 1, ... (or to go on after the cache).
+        With a `cache` the keys and values of `tokens` are appended to it and the result is the
+        logits of each row's last token, [B, V]. `lengths` [B] then says how many tokens of each
+        row count, the rest being padding on the right; it is for the first call on a cache.
+        """
+        self._check(tokens, targets, cache, lengths)
+        if cache is not None:
+            following = cache.begin(tokens, lengths)
+            positions = following if positions is None else positions
+        B, T = tokens.shape
+        if positions is not None and positions.dim() == 1:
+            positions = positions.expand(B, T)
+
+        branch = self.embedding(tokens, positions, dtype=self.compute_dtype)
+        if self.config.dropout and self.training:
+            branch = dropout(branch, self.config.dropout)
+        stream = None
+        for index, block in enumerate(self.blocks):
+            layer_cache = None if cache is None else cache.layers[index]
+            branch, stream = block(branch, stream, self.rope, positions, layer_cache)
+
+        if cache is not None:
+            branch, stream = (cache.last_rows(x) for x in (branch, stream))
+            cache.commit()
+        x, _ = self.final_norm(branch, residual=stream)
+        if targets is None:
+            return ops.linear(x, self.head_weight)
+        return ops.linear_cross_entropy(
+            x, self.head_weight, targets, ignore_index=self.config.ignore_index
+        )
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, C]; the embedding itself when tied (Press & Wolf 2017)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"Decoder: compute_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
+            )
+        self._compute_dtype = dtype
+
+    def num_parameters(self, *, embeddings: bool = True) -> int:
+        """Number of parameters, tied ones once; without the two embeddings if not `embeddings`."""
+        total = sum(p.numel() for p in self.parameters())
+        return total if embeddings else total - sum(p.numel() for p in self.embedding.parameters())
+
+    def _check(
+        self, tokens: Tensor, targets: Tensor | None, cache: KVCache | None, lengths: Tensor | None
+    ) -> None:
+        shape = list(tokens.shape)
+        if tokens.dim() != 2 or 0 in shape:
+            raise ValueError(f"Decoder: tokens has shape {shape}, expected [B, T], both above 0")
+        if tokens.dtype != torch.int64:
+            raise ValueError(f"Decoder: tokens has dtype {tokens.dtype}, expected torch.int64")
+        if shape[1] > self.config.context:
+            raise ValueError(
+                f"Decoder: tokens has {shape[1]} positions, the context is {self.config.context}"
+            )
+        if targets is not None and targets.shape != tokens.shape:
+            raise ValueError(
+                f"Decoder: targets has shape {list(targets.shape)}, expected {shape} as tokens"
+            )
+        if targets is not None and cache is not None:
+            raise ValueError("Decoder: give targets or a cache, not both")
+        if lengths is not None and cache is None:
+            raise ValueError("Decoder: lengths needs a cache")

@@ -1,0 +1,24 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fusedlm import ops
+
+
+class Rope(nn.Module):
+    """Rotates the heads of x [B, T, H, D]; the tables stay float32 and are not saved."""
+
+    def __init__(
+        self, length: int, dim: int, base: float = 10000.0, *, scaling: dict | None = None,
+        interleaved: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        cos, sin = ops.rope_tables(length, dim, base, scaling=scaling)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.interleaved = interleaved
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        return ops.rope(x, self.cos, self.sin, positions=positions, interleaved=self.interleaved)
