@@ -30,7 +30,7 @@ void dim(const char* op, const char* argument, const TensorView& view, int dim, 
 }
 
 void last_contiguous(const char* op, const char* argument, const TensorView& view) {
-  if (view.ndim == 0 || view.shape[view.ndim - 1] <= 1 || view.strides[view.ndim - 1] == 1) return;
+  if (view.ndim == 0 || view.numel() == 0 || view.shape[view.ndim - 1] <= 1 || view.strides[view.ndim - 1] == 1) return;
   fail(op, std::string(argument) + " has stride " + std::to_string(view.strides[view.ndim - 1]) +
                " in its last dimension, expected 1");
 }

@@ -2,6 +2,7 @@
 // Matrix multiply for every op that needs one: C = epilogue(A * B), any strides, packed panels.
 
 #include "cpu/vec.h"
+#include "fusedlm/activation.h"
 #include "fusedlm/device.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
@@ -14,7 +15,6 @@ struct Matrix {
   Matrix transposed() const { return {data, dtype, col_stride, row_stride}; }
 };
 
-enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, silu };
 
 /// C [M, N] = activation(A [M, K] * B [K, N] + bias [N]) + residual [M, N]   (+ C before, with accumulate).
 /// A and B may be float32 or bfloat16 in any mix. Products are taken in bfloat16 (sums in float32) where

@@ -1,0 +1,166 @@
+"""Feed-forward block: up product, activation (or gate), down product and residual, as one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define, same_autocast_dtype
+
+# Name for the user -> (activation of the kernel, gated).
+ACTIVATIONS = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_tanh": ("gelu_tanh", False),
+    "swiglu": ("silu", True),
+    "geglu": ("gelu", True),
+}
+
+
+def _dense(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.contiguous()
+
+
+def _forward(x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str):
+    rows = as_rows(x)
+    hidden = (rows.shape[0], up_weight.shape[0])
+    y = torch.empty(x.shape, dtype=x.dtype)
+    up = torch.empty(hidden, dtype=x.dtype)
+    gate = torch.empty(hidden if gate_weight is not None else (0,), dtype=x.dtype)
+    core.ffn_forward(
+        rows,
+        _dense(up_weight),
+        up_bias,
+        _dense(gate_weight),
+        gate_bias,
+        _dense(down_weight),
+        down_bias,
+        None if residual is None else as_rows(residual),
+        up,
+        None if gate_weight is None else gate,
+        y.view(rows.shape),
+        activation,
+    )
+    return y, up, gate
+
+
+def _forward_fake(x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation):
+    hidden = (x.numel() // x.shape[-1], up_weight.shape[0])
+    gate = x.new_empty(hidden if gate_weight is not None else (0,))
+    return x.new_empty(x.shape), x.new_empty(hidden), gate
+
+
+def _gradients(new_empty, up_weight, gate_weight, down_weight, biases: list[bool]) -> list[Tensor]:
+    """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where there is none."""
+    width, hidden = down_weight.shape
+    gated = gate_weight is not None
+    shapes = [
+        up_weight.shape,
+        (hidden,) if biases[0] else (0,),
+        up_weight.shape if gated else (0,),
+        (hidden,) if biases[1] else (0,),
+        down_weight.shape,
+        (width,) if biases[2] else (0,),
+    ]
+    return [new_empty(shape) for shape in shapes]
+
+
+def _backward(dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str):
+    rows = as_rows(x)
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    grads = _gradients(
+        lambda shape: torch.empty(shape, dtype=torch.float32), up_weight, gate_weight, down_weight, biases
+    )
+    present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
+    core.ffn_backward(
+        as_rows(dy),
+        rows,
+        _dense(up_weight),
+        _dense(gate_weight),
+        _dense(down_weight),
+        up,
+        None if gate_weight is None else gate,
+        dx.view(rows.shape),
+        *(grad if there else None for grad, there in zip(grads, present, strict=True)),
+        activation,
+    )
+    return dx, *grads
+
+
+def _backward_fake(dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation):
+    grads = _gradients(
+        lambda shape: x.new_empty(shape, dtype=torch.float32), up_weight, gate_weight, down_weight, biases
+    )
+    return x.new_empty(x.shape), *grads
+
+
+def _setup_context(ctx, inputs, output):
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation = inputs
+    _, up, gate = output
+    ctx.activation = activation
+    ctx.dtypes = [
+        None if p is None else p.dtype
+        for p in (up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias)
+    ]
+    ctx.has_residual = residual is not None
+    ctx.mark_non_differentiable(up, gate)
+    ctx.save_for_backward(x, up_weight, gate_weight, down_weight, up, gate)
+
+
+def _autograd(ctx, dy, _dup, _dgate):
+    x, up_weight, gate_weight, down_weight, up, gate = ctx.saved_tensors
+    biases = [dtype is not None for dtype in (ctx.dtypes[1], ctx.dtypes[3], ctx.dtypes[5])]
+    dx, *grads = torch.ops.fusedlm.ffn_backward(
+        dy, x, up_weight, gate_weight, down_weight, up, gate, biases, ctx.activation
+    )
+    grads = [None if t is None else g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
+    return dx, *grads, dy if ctx.has_residual else None, None
+
+
+define(
+    "ffn(Tensor x, Tensor up_weight, Tensor? up_bias, Tensor? gate_weight, Tensor? gate_bias,"
+    " Tensor down_weight, Tensor? down_bias, Tensor? residual, str activation)"
+    " -> (Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "ffn_backward(Tensor dy, Tensor x, Tensor up_weight, Tensor? gate_weight, Tensor down_weight,"
+    " Tensor up, Tensor gate, bool[] biases, str activation)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def ffn(
+    x: Tensor,
+    up_weight: Tensor,
+    down_weight: Tensor,
+    *,
+    gate_weight: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    gate_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    activation: str = "gelu",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Feed-forward block with its residual; only the preactivations are kept for the backward.
+
+    x, residual [..., C] float32 or bfloat16; up_weight, gate_weight [F, C]; down_weight [C, F];
+    up_bias, gate_bias [F]; down_bias [C]; activation "relu", "gelu" (erf), "gelu_tanh", or with
+    gate_weight "swiglu" or "geglu" (Shazeer 2020, arXiv:2002.05202). Returns [..., C] like x.
+    Raises ValueError naming the argument that does not fit.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"ffn: activation is {activation!r}, expected one of {tuple(ACTIVATIONS)}")
+    kernel, gated = ACTIVATIONS[activation]
+    if gated != (gate_weight is not None):
+        need = "needs" if gated else "takes no"
+        raise ValueError(f"ffn: activation {activation!r} {need} gate_weight")
+    x, residual = same_autocast_dtype(x, residual)
+    return torch.ops.fusedlm.ffn(
+        x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel
+    )[0]

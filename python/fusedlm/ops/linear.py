@@ -1,0 +1,122 @@
+"""Linear layer with bias, activation and residual fused into the product's epilogue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define, same_autocast_dtype
+
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+
+
+def _forward(x, weight, bias, residual, activation: str):
+    rows = as_rows(x)
+    y = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype)
+    pre = torch.empty(y.shape if activation != "none" else (0,), dtype=x.dtype)
+    core.linear_forward(
+        rows,
+        weight.contiguous(),
+        bias,
+        None if residual is None else as_rows(residual),
+        y.view(-1, weight.shape[0]) if y.numel() else y.reshape(rows.shape[0], weight.shape[0]),
+        None if activation == "none" else pre.view(rows.shape[0], weight.shape[0]),
+        activation,
+    )
+    return y, pre
+
+
+def _forward_fake(x, weight, bias, residual, activation):
+    y = x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return y, x.new_empty(y.shape if activation != "none" else (0,))
+
+
+def _backward(dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool):
+    rows, outputs = as_rows(x), weight.shape[0]
+    dx = torch.empty(x.shape if need_dx else (0,), dtype=x.dtype)
+    dweight = torch.empty(weight.shape if need_dweight else (0,), dtype=torch.float32)
+    dbias = torch.empty(outputs if need_dbias else 0, dtype=torch.float32)
+    core.linear_backward(
+        as_rows(dy),
+        rows,
+        weight.contiguous(),
+        None if activation == "none" else pre.view(rows.shape[0], outputs),
+        dx.view(rows.shape) if need_dx else None,
+        dweight if need_dweight else None,
+        dbias if need_dbias else None,
+        activation,
+    )
+    return dx, dweight, dbias
+
+
+def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_dbias):
+    return (
+        x.new_empty(x.shape if need_dx else (0,)),
+        x.new_empty(weight.shape if need_dweight else (0,), dtype=torch.float32),
+        x.new_empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, residual, activation = inputs
+    _, pre = output
+    ctx.activation = activation
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.has_residual = residual is not None
+    ctx.mark_non_differentiable(pre)
+    ctx.save_for_backward(x, weight, pre)
+
+
+def _autograd(ctx, dy, _dpre):
+    x, weight, pre = ctx.saved_tensors
+    need_dx, need_dweight, need_dbias, _, _ = ctx.needs_input_grad
+    need_dbias = need_dbias and ctx.bias_dtype is not None
+    dx = dweight = dbias = None
+    if need_dx or need_dweight or need_dbias:
+        dx, dweight, dbias = torch.ops.fusedlm.linear_backward(
+            dy, x, weight, pre, ctx.activation, need_dx, need_dweight, need_dbias
+        )
+    return (
+        dx if need_dx else None,
+        dweight.to(weight.dtype) if need_dweight else None,
+        dbias.to(ctx.bias_dtype) if need_dbias else None,
+        dy if ctx.has_residual else None,
+        None,
+    )
+
+
+define(
+    "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str activation)"
+    " -> (Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "linear_backward(Tensor dy, Tensor x, Tensor weight, Tensor pre, str activation, bool need_dx,"
+    " bool need_dweight, bool need_dbias) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(x weight^T + bias) + residual.
+
+    x [..., K] float32 or bfloat16; weight [O, K] and bias [O] float32 or bfloat16 (float32 parameters
+    serve bfloat16 activations without a copy); residual [..., O] like x; activation None, "relu",
+    "gelu" (erf), "gelu_tanh" or "silu". Returns [..., O] like x.
+    Raises ValueError naming the argument that does not fit.
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"linear: activation is {activation!r}, expected None or one of {ACTIVATIONS}")
+    x, residual = same_autocast_dtype(x, residual)
+    return torch.ops.fusedlm.linear(x, weight, bias, residual, activation or "none")[0]
