@@ -1,0 +1,18 @@
+#pragma once
+#include "fusedlm/device.h"
+#include "fusedlm/tensor.h"
+
+namespace fusedlm {
+
+/// What the machine can reach at best, measured: multiply-adds that never leave the registers, on all
+/// threads, for about `seconds`. Benchmarks print their speed as a part of it.
+///   dtype   float32, or bfloat16 (its own instructions where the machine has them, else float32's)
+///   flops   float64 [1], floating-point operations per second
+struct RoofMeasure {
+  DType dtype;
+  double seconds;
+  double* flops;
+};
+void roof_measure(const RoofMeasure& args, Context& ctx);
+
+}  // namespace fusedlm
