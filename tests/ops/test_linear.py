@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-import fusedlm
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
@@ -13,14 +12,6 @@ from tests.support.accuracy import assert_as_accurate_as_torch
 DTYPES = [torch.float32, torch.bfloat16]
 # (N, K, O): ragged, single, and past the blocks of the packed product.
 SHAPES = [(1, 1, 1), (3, 17, 5), (17, 113, 65), (113, 1023, 97), (130, 33, 1025), (5, 3500, 40)]
-
-
-@pytest.fixture(params=fusedlm.available_isas())
-def isa(request):
-    before = fusedlm.isa()
-    fusedlm.set_isa(request.param)
-    yield request.param
-    fusedlm.set_isa(before)
 
 
 def randn(*shape, seed, scale=1.0):

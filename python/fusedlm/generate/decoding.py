@@ -52,7 +52,8 @@ class Decoding:
         if not self.active:
             return []
         logits = self._logits()
-        history = [self.prompts[row] + self.new[row] for row in self.active]
+        penalized = self.sampling.repetition_penalty != 1.0
+        history = [self.prompts[row] + self.new[row] for row in self.active] if penalized else []
         generators = [self._generators[row] for row in self.active]
         tokens = choose(logits, self.sampling, history, generators)
         emitted = []

@@ -10,7 +10,7 @@ from fusedlm.models.decoder import Decoder
 from .decoding import Decoding
 from .sampling import Sampling
 
-_UNFINISHED = "�"  # how a decoder shows a character whose last bytes are still to come
+_UNFINISHED = "\ufffd"  # how a decoder shows a character whose last bytes are still to come
 
 
 class Tokenizer(Protocol):

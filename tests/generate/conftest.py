@@ -1,0 +1,3 @@
+from tests.support import missing_ops
+
+missing_ops.substitute()
