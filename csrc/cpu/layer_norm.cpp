@@ -1,0 +1,130 @@
+// Layer norm with the residual add (Ba et al. 2016). A row is read three times from L1: mean (with the
+// residual added on the way), centred squares, scale. Centring first keeps the variance accurate where
+// the mean is large. Rows are dealt and parameter gradients added as in rms_norm.cpp.
+
+#include "fusedlm/layer_norm.h"
+
+#include "cpu/switch.h"
+#include "cpu/vec.h"
+
+namespace fusedlm::cpu::FUSEDLM_ISA {
+namespace {
+
+// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N = 512.
+constexpr index_t kRowsPerTask = 64;
+
+template <class T, class W>
+void forward_row(const LayerNormForward& a, index_t row) {
+  const index_t C = a.x.shape[1];
+  const T* x = a.x.row<T>(row);
+  Vec total;
+  if (a.residual.defined()) {
+    const T* residual = a.residual.row<T>(row);
+    T* sum = a.sum.row<T>(row);
+    const auto add = [&](index_t c, auto... n) {
+      (Vec::load(x + c, n...) + Vec::load(residual + c, n...)).store(sum + c, n...);
+      total = total + Vec::load(sum + c, n...);
+    };
+    for_each_vec(C, add, add);
+    x = sum;
+  } else {
+    const auto add = [&](index_t c, auto... n) { total = total + Vec::load(x + c, n...); };
+    for_each_vec(C, add, add);
+  }
+  const float mean = reduce_sum(total) / static_cast<float>(C);
+  Vec squares;
+  for_each_vec(
+      C,
+      [&](index_t c) {
+        const Vec d = Vec::load(x + c) - Vec(mean);
+        squares = fma(d, d, squares);
+      },
+      [&](index_t c, index_t n) {
+        // Lanes behind the end hold -mean here; their squares are not part of the sum.
+        float d[Vec::size];
+        (Vec::load(x + c, n) - Vec(mean)).store(d);
+        const Vec inside = Vec::load(d, n);
+        squares = fma(inside, inside, squares);
+      });
+  const float rstd = 1.0f / __builtin_sqrtf(reduce_sum(squares) / static_cast<float>(C) + a.eps);
+  a.mean.as<float>()[row] = mean;
+  a.rstd.as<float>()[row] = rstd;
+  const W* weight = a.weight.as<W>();
+  const W* bias = a.bias.defined() ? a.bias.as<W>() : nullptr;
+  T* y = a.y.row<T>(row);
+  const auto scale = [&](index_t c, auto... n) {
+    const Vec xhat = (Vec::load(x + c, n...) - Vec(mean)) * Vec(rstd);
+    const Vec shift = bias ? Vec::load(bias + c, n...) : Vec();
+    fma(xhat, Vec::load(weight + c, n...), shift).store(y + c, n...);
+  };
+  for_each_vec(C, scale, scale);
+}
+
+template <class T, class W>
+void backward_row(const LayerNormBackward& a, index_t row, float* dweight, float* dbias) {
+  const index_t C = a.x.shape[1];
+  const T *x = a.x.row<T>(row), *dy = a.dy.row<T>(row);
+  const T* dsum = a.dsum.defined() ? a.dsum.row<T>(row) : nullptr;
+  const W* weight = a.weight.as<W>();
+  T* dx = a.dx.row<T>(row);
+  const Vec mean(a.mean.as<float>()[row]), rstd(a.rstd.as<float>()[row]);
+  Vec sum_g, sum_gx;
+  const auto gather = [&](index_t c, auto... n) {
+    const Vec xhat = (Vec::load(x + c, n...) - mean) * rstd, d = Vec::load(dy + c, n...);
+    const Vec g = d * Vec::load(weight + c, n...);  // 0 behind the end
+    sum_g = sum_g + g;
+    sum_gx = fma(g, xhat, sum_gx);
+    fma(d, xhat, Vec::load(dweight + c, n...)).store(dweight + c, n...);
+    (d + Vec::load(dbias + c, n...)).store(dbias + c, n...);
+  };
+  for_each_vec(C, gather, gather);
+  const Vec mean_g(reduce_sum(sum_g) / static_cast<float>(C));
+  const Vec mean_gx(reduce_sum(sum_gx) / static_cast<float>(C));
+  const auto write = [&](index_t c, auto... n) {
+    const Vec xhat = (Vec::load(x + c, n...) - mean) * rstd;
+    const Vec g = Vec::load(dy + c, n...) * Vec::load(weight + c, n...);
+    Vec d = (g - mean_g - xhat * mean_gx) * rstd;
+    if (dsum) d = d + Vec::load(dsum + c, n...);
+    d.store(dx + c, n...);
+  };
+  for_each_vec(C, write, write);
+}
+
+}  // namespace
+
+void layer_norm_forward(const LayerNormForward& args, Context&) {
+  const index_t N = args.x.shape[0];
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int) {
+        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
+        for (index_t row = task * kRowsPerTask; row < end; ++row) {
+          forward_row<decltype(t), decltype(w)>(args, row);
+        }
+      });
+    });
+  });
+}
+
+void layer_norm_backward(const LayerNormBackward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1], tasks = ceil_div(N, kRowsPerTask);
+  float* dweights = ctx.workspace().take<float>(tasks * C);
+  float* dbiases = ctx.workspace().take<float>(tasks * C);
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      parallel_for(tasks, [&](index_t task, int) {
+        float *dweight = dweights + task * C, *dbias = dbiases + task * C;
+        __builtin_memset(dweight, 0, static_cast<size_t>(C) * sizeof(float));
+        __builtin_memset(dbias, 0, static_cast<size_t>(C) * sizeof(float));
+        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
+        for (index_t row = task * kRowsPerTask; row < end; ++row) {
+          backward_row<decltype(t), decltype(w)>(args, row, dweight, dbias);
+        }
+      });
+    });
+  });
+  sum_rows(dweights, tasks, C, args.dweight.as<float>());
+  sum_rows(dbiases, tasks, C, args.dbias.as<float>());
+}
+
+}  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -1,0 +1,28 @@
+#pragma once
+#include "fusedlm/device.h"
+#include "fusedlm/tensor.h"
+
+namespace fusedlm {
+
+/// y = (x - mean) / sqrt(var + eps) * weight + bias, row by row (Ba et al. 2016, arXiv:1607.06450).
+/// With `residual`, first sum = x + residual (rounded to its dtype), and the norm is taken of sum.
+///   x, residual, sum, y  [N, C]  float32 or bfloat16, all the same, rows contiguous
+///   weight, bias         [C]     float32 or bfloat16, the same; bias may be undefined
+///   mean, rstd           [N]     float32, kept for the backward
+/// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
+struct LayerNormForward {
+  TensorView x, residual, weight, bias, y, sum, mean, rstd;
+  float eps;
+};
+void layer_norm_forward(const LayerNormForward& args, Context& ctx);
+
+/// With xhat = (x - mean) * rstd and g = dy * weight:
+/// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum; dweight, dbias [C] float32, in row order.
+///   x     [N, C]  what was normalised: the forward's `sum` where there was a residual
+///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
+struct LayerNormBackward {
+  TensorView dy, x, weight, mean, rstd, dsum, dx, dweight, dbias;
+};
+void layer_norm_backward(const LayerNormBackward& args, Context& ctx);
+
+}  // namespace fusedlm

@@ -1,0 +1,102 @@
+"""Token embedding with the learned position added."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define
+
+
+def _forward(tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype):
+    out = torch.empty((*tokens.shape, weight.shape[1]), dtype=dtype)
+    flat = tokens.reshape(-1).contiguous()
+    core.embedding_forward(
+        flat,
+        weight.contiguous(),
+        None if positions is None else positions.reshape(-1).contiguous(),
+        None if position_weight is None else position_weight.contiguous(),
+        out.view(flat.shape[0], weight.shape[1]),
+    )
+    return out
+
+
+def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype):
+    return weight.new_empty((*tokens.shape, weight.shape[1]), dtype=dtype)
+
+
+def _backward(dout: Tensor, tokens: Tensor, rows: int, padding_idx: int):
+    dweight = torch.empty((rows, dout.shape[-1]), dtype=torch.float32)
+    core.embedding_backward(as_rows(dout), tokens.reshape(-1).contiguous(), dweight, padding_idx)
+    return dweight
+
+
+def _backward_fake(dout, tokens, rows, padding_idx):
+    return dout.new_empty((rows, dout.shape[-1]), dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output):
+    tokens, weight, positions, position_weight, padding_idx, _ = inputs
+    ctx.save_for_backward(tokens, positions)
+    ctx.weight_rows, ctx.weight_dtype, ctx.padding_idx = weight.shape[0], weight.dtype, padding_idx
+    ctx.position_rows = None if position_weight is None else position_weight.shape[0]
+
+
+def _autograd(ctx, dout):
+    tokens, positions = ctx.saved_tensors
+    dweight = dposition = None
+    if ctx.needs_input_grad[1]:
+        dweight = torch.ops.fusedlm.embedding_backward(dout, tokens, ctx.weight_rows, ctx.padding_idx)
+        dweight = dweight.to(ctx.weight_dtype)
+    if ctx.position_rows is not None and ctx.needs_input_grad[3]:
+        dposition = torch.ops.fusedlm.embedding_backward(dout, positions, ctx.position_rows, -1)
+        dposition = dposition.to(ctx.weight_dtype)
+    return None, dweight, None, dposition, None, None
+
+
+define(
+    "embedding(Tensor tokens, Tensor weight, Tensor? positions, Tensor? position_weight,"
+    " int padding_idx, ScalarType dtype) -> Tensor",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "embedding_backward(Tensor dout, Tensor tokens, SymInt rows, int padding_idx) -> Tensor",
+    _backward,
+    _backward_fake,
+)
+
+
+def embedding(
+    tokens: Tensor,
+    weight: Tensor,
+    *,
+    position_weight: Tensor | None = None,
+    positions: Tensor | None = None,
+    padding_idx: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """weight[tokens] + position_weight[positions].
+
+    tokens [...] int64; weight [V, C] and position_weight [P, C] float32 or bfloat16; positions
+    broadcastable to tokens, by default the index in the last dimension; the gradient of row
+    `padding_idx` is 0. Returns [..., C] in `dtype` (default: weight's, or autocast's).
+    Raises ValueError naming a token outside [0, V) or a position outside [0, P).
+    """
+    if dtype is None:
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
+    if padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]:
+        raise ValueError(
+            f"embedding: padding_idx is {padding_idx}, expected within [-{weight.shape[0]}, {weight.shape[0]})"
+        )
+    if position_weight is not None:
+        if positions is None:
+            positions = torch.arange(tokens.shape[-1])
+        positions = positions.expand(tokens.shape)
+    elif positions is not None:
+        raise ValueError("embedding: positions is given without position_weight")
+    padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    return torch.ops.fusedlm.embedding(tokens, weight, positions, position_weight, padding, dtype)

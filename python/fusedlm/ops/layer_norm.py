@@ -1,0 +1,112 @@
+"""Layer norm, with the residual add fused (Ba et al. 2016, arXiv:1607.06450)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define, same_autocast_dtype
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float):
+    rows = as_rows(x)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    mean = torch.empty(rows.shape[0], dtype=torch.float32)
+    rstd = torch.empty(rows.shape[0], dtype=torch.float32)
+    total = torch.empty(x.shape if residual is not None else (0,), dtype=x.dtype)
+    core.layer_norm_forward(
+        rows,
+        None if residual is None else as_rows(residual),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        y.view(rows.shape),
+        None if residual is None else total.view(rows.shape),
+        mean,
+        rstd,
+        eps,
+    )
+    return y, total, mean, rstd
+
+
+def _forward_fake(x, weight, bias, residual, eps):
+    rows = x.numel() // x.shape[-1]
+    total = x.new_empty(x.shape if residual is not None else (0,))
+    statistics = [x.new_empty(rows, dtype=torch.float32) for _ in range(2)]
+    return x.new_empty(x.shape), total, *statistics
+
+
+def _backward(dy, x, weight, mean, rstd, dsum):
+    rows = as_rows(x)
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    dweight = torch.empty(weight.shape, dtype=torch.float32)
+    dbias = torch.empty(weight.shape, dtype=torch.float32)
+    core.layer_norm_backward(
+        as_rows(dy),
+        rows,
+        weight.contiguous(),
+        mean,
+        rstd,
+        None if dsum is None else as_rows(dsum),
+        dx.view(rows.shape),
+        dweight,
+        dbias,
+    )
+    return dx, dweight.to(weight.dtype), dbias.to(weight.dtype)
+
+
+def _backward_fake(dy, x, weight, mean, rstd, dsum):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, residual, _ = inputs
+    _, total, mean, rstd = output
+    ctx.has_residual, ctx.has_bias = residual is not None, bias is not None
+    ctx.save_for_backward(total if ctx.has_residual else x, weight, mean, rstd)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(mean, rstd)
+
+
+def _autograd(ctx, dy, dtotal, _dmean, _drstd):
+    x, weight, mean, rstd = ctx.saved_tensors
+    if not ctx.has_residual:
+        dtotal = None
+    if dy is None:
+        return dtotal, None, None, dtotal, None
+    dx, dweight, dbias = torch.ops.fusedlm.layer_norm_backward(dy, x, weight, mean, rstd, dtotal)
+    return dx, dweight, dbias if ctx.has_bias else None, dx if ctx.has_residual else None, None
+
+
+define(
+    "layer_norm(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "layer_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? dsum)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
+
+    x [..., C] float32 or bfloat16; weight, bias [C] float32 or bfloat16; residual like x. With
+    `residual` returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
+    Raises ValueError naming the argument whose shape or dtype does not fit.
+    """
+    x, residual = same_autocast_dtype(x, residual)
+    y, total, _, _ = torch.ops.fusedlm.layer_norm(x, weight, bias, residual, eps)
+    return y if residual is None else (y, total)
