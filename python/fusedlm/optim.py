@@ -1,0 +1,143 @@
+"""AdamW with clipping by the global gradient norm, in two passes over memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedlm.ops.adamw import adamw_step_, grad_norm
+
+__all__ = ["AdamW"]
+
+# What clip_grad_norm_ adds to the norm, so that both clip by the same factor.
+_CLIP_EPS = 1e-6
+
+
+class AdamW(torch.optim.Optimizer):
+    """AdamW (Loshchilov & Hutter 2019); step() clips by the global norm and updates in one pass.
+
+    Equals clip_grad_norm_(parameters, max_grad_norm) followed by torch.optim.AdamW, for float32 and
+    bfloat16 parameters; the gradients themselves stay as they are. `max_grad_norm` None: no
+    clipping. `last_grad_norm` holds the norm (before clipping) of the last step. A gradient that is
+    not finite makes step() raise FloatingPointError before anything is changed.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"AdamW: max_grad_norm is {max_grad_norm}, expected above 0 or None")
+        self.max_grad_norm = max_grad_norm
+        self.last_grad_norm = math.nan
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _check_options({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # torch casts the state to the parameter's dtype; the averages of a bfloat16 parameter are
+        # float32 and must come back bit for bit.
+        saved_ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        params = chain.from_iterable(g["params"] for g in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            saved = state_dict["state"].get(saved_id)
+            if saved is None:
+                continue
+            state = self.state[param]
+            state["step"] = torch.as_tensor(float(saved["step"]))
+            for name in ("exp_avg", "exp_avg_sq"):
+                # A copy: the two optimizers must not share their averages.
+                state[name] = saved[name].to(device=param.device, dtype=torch.float32, copy=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [
+            (group, param)
+            for group in self.param_groups
+            for param in group["params"]
+            if param.grad is not None
+        ]
+        for _, param in work:
+            _check_gradient(param)
+        norm = grad_norm([param.grad for _, param in work]).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"AdamW: the gradient norm is {norm}; parameters and state were left unchanged"
+            )
+        self.last_grad_norm = norm
+        clip_scale = 1.0
+        if self.max_grad_norm is not None:
+            clip_scale = min(1.0, self.max_grad_norm / (norm + _CLIP_EPS))
+        # One call for all groups that share betas and eps, which is all of them as a rule.
+        shared: dict[tuple, list] = {}
+        for group, param in work:
+            beta1, beta2 = group["betas"]
+            shared.setdefault((float(beta1), float(beta2), group["eps"]), []).append((group, param))
+        for (beta1, beta2, eps), members in shared.items():
+            params = [param for _, param in members]
+            states = [self._state_of(param) for param in params]
+            steps = [int(state["step"]) + 1 for state in states]
+            adamw_step_(
+                params,
+                [param.grad for param in params],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [float(group["lr"]) for group, _ in members],
+                (beta1, beta2),
+                eps,
+                [float(group["weight_decay"]) for group, _ in members],
+                steps,
+                clip_scale,
+            )
+            for state in states:
+                state["step"] += 1
+        return loss
+
+    def _state_of(self, param: Tensor) -> dict[str, Tensor]:
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
+            state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+        return state
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in ("lr", "eps", "weight_decay"):
+        if not 0.0 <= float(options[name]) < math.inf:
+            raise ValueError(f"AdamW: {name} is {options[name]}, expected a finite value >= 0")
+    betas = options["betas"]
+    if len(betas) != 2 or not all(0.0 <= float(beta) < 1.0 for beta in betas):
+        raise ValueError(f"AdamW: betas is {betas}, expected two values in [0, 1)")
+
+
+def _check_gradient(param: Tensor) -> None:
+    grad = param.grad
+    where = f"AdamW: the gradient of a parameter of shape {list(param.shape)}"
+    if grad.layout is not torch.strided:
+        raise NotImplementedError(f"{where} is sparse ({grad.layout}), expected a dense one")
+    for what, tensor in (("gradient", grad), ("parameter", param)):
+        if tensor.dtype not in (torch.float32, torch.bfloat16) or tensor.device.type != "cpu":
+            raise NotImplementedError(
+                f"{where}: {what} is {tensor.dtype} on {tensor.device},"
+                " expected torch.float32 or torch.bfloat16 on cpu"
+            )
