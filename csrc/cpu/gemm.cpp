@@ -7,6 +7,7 @@
 #include "cpu/gemm.h"
 
 #include "cpu/activation.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/gemm_pack.h"
 #include "cpu/switch.h"
 
@@ -22,65 +23,6 @@ constexpr index_t kPackedBytes = index_t{8} << 20;
 constexpr index_t kTaskPanelsM = 8, kTaskPanelsN = 8;
 // Up to so many rows packing B costs more than it saves, and rows of B^T are dotted directly.
 constexpr index_t kDotRows = 4;
-
-template <int MR>
-FUSEDLM_VEC void multiply_float(const float* a, const float* b, index_t K, float* tile) {
-  Vec acc[MR][2];
-  for (index_t k = 0; k < K; ++k, a += kMR, b += kNR) {
-    const Vec b0 = Vec::load(b), b1 = Vec::load(b + Vec::size);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const Vec ai(a[i]);
-      acc[i][0] = fma(ai, b0, acc[i][0]);
-      acc[i][1] = fma(ai, b1, acc[i][1]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    acc[i][0].store(tile + i * kNR);
-    acc[i][1].store(tile + i * kNR + Vec::size);
-  }
-}
-
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-template <int MR>
-FUSEDLM_VEC void multiply_pairs(const uint32_t* a, const uint32_t* b, index_t pairs, float* tile) {
-  __m512 acc[MR][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-  for (index_t k = 0; k < pairs; ++k, a += kMR, b += kNR) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const __m512bh ai = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i]));
-      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], ai, b0);
-      acc[i][1] = _mm512_dpbf16_ps(acc[i][1], ai, b1);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    _mm512_storeu_ps(tile + i * kNR, acc[i][0]);
-    _mm512_storeu_ps(tile + i * kNR + 16, acc[i][1]);
-  }
-}
-#endif
-
-template <int MR>
-void micro_kernel(bool pairs, const uint32_t* a, const uint32_t* b, index_t depth, float* tile) {
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  if (pairs) return multiply_pairs<MR>(a, b, depth, tile);
-#endif
-  (void)pairs;
-  multiply_float<MR>(reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), depth, tile);
-}
-
-using MicroKernel = void (*)(bool, const uint32_t*, const uint32_t*, index_t, float*);
-// One instance for each number of rows, so that the last panel wastes no products.
-template <int... MR>
-MicroKernel kernel_for(index_t rows, std::integer_sequence<int, MR...>) {
-  static constexpr MicroKernel table[] = {micro_kernel<MR + 1>...};
-  return table[rows - 1];
-}
 
 // Where partial sums over earlier blocks of K are kept; null when there is one block.
 struct Partial {
@@ -233,7 +175,7 @@ void gemm(const Gemm& g, Context& ctx) {
             const index_t n = (pn + j) * kNR;
             for (index_t i = m_begin; i < m_end; ++i) {
               const index_t m = (pm + i) * kMR, rows = min_of(kMR, g.M - m);
-              kernel_for(rows, std::make_integer_sequence<int, kMR>{})(
+              kernel_for(rows)(
                   pairs, packed_a + i * depth * kMR, packed_b + j * depth * kNR, lanes, tile);
               finish_tile(g, partial, tile, m, rows, n, min_of(kNR, g.N - n));
             }

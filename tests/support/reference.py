@@ -181,7 +181,7 @@ def attention(
         return torch.cat(parts, dim=1)
     B, T, H, D = query.shape
     S, G = key.shape[1], key.shape[2]
-    q, k, v = (_wide(t).transpose(1, 2) for t in (query, key, value))
+    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
     k, v = (t.repeat_interleave(H // G, dim=1) for t in (k, v))
     scores = q @ k.transpose(-1, -2) * (D**-0.5 if scale is None else scale)
     if softcap:
@@ -206,7 +206,7 @@ def attention(
         keep = keep & mask
     elif mask is not None:
         keep = keep & (mask > float("-inf"))
-        scores = scores + mask.to(scores.dtype).clamp_min(torch.finfo(mask.dtype).min)
+        scores = scores + mask.to(scores.dtype).clamp_min(torch.finfo(scores.dtype).min)
 
     seen = keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep & seen, float("-inf"))
