@@ -32,7 +32,7 @@ DType dtype_from(py::handle dtype) {
   }
   std::string name = py::str(dtype);
   if (name.rfind("torch.", 0) == 0) name = name.substr(6);
-  for (DType known : {DType::float32, DType::bfloat16, DType::float16, DType::int64, DType::int32,
+  for (DType known : {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::int64, DType::int32,
                       DType::boolean}) {
     if (name == name_of(known)) {
       dtype.inc_ref();
@@ -40,7 +40,7 @@ DType dtype_from(py::handle dtype) {
       return known;
     }
   }
-  throw InvalidArgument("dtype " + name + " is not supported, expected float32, bfloat16, float16, int64, int32 or bool");
+  return DType::other;
 }
 
 void copy_dims(py::handle tuple, TensorView& view, std::array<index_t, kMaxDims>& into, index_t divisor) {

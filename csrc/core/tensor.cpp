@@ -10,6 +10,10 @@ const char* name_of(DType dtype) {
       return "bfloat16";
     case DType::float16:
       return "float16";
+    case DType::float64:
+      return "float64";
+    case DType::other:
+      return "(neither a float nor int32, int64 or bool)";
     case DType::int64:
       return "int64";
     case DType::int32:

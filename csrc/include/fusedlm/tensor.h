@@ -14,12 +14,14 @@ namespace fusedlm {
 
 using index_t = int64_t;
 
-enum class DType : uint8_t { float32, bfloat16, float16, int64, int32, boolean };
+/// No function takes `other`: it is there so that the refusal can name the argument.
+enum class DType : uint8_t { float32, bfloat16, float16, float64, int64, int32, boolean, other };
 enum class DeviceType : uint8_t { cpu, cuda };
 
 /// Bytes of one element.
 FUSEDLM_INLINE index_t size_of(DType dtype) {
   switch (dtype) {
+    case DType::float64:
     case DType::int64:
       return 8;
     case DType::float32:
@@ -29,6 +31,7 @@ FUSEDLM_INLINE index_t size_of(DType dtype) {
     case DType::float16:
       return 2;
     case DType::boolean:
+    case DType::other:
       return 1;
   }
   return 0;

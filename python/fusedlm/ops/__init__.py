@@ -2,11 +2,26 @@
 
 import torch  # noqa: F401  (first: both then share torch's OpenMP runtime)
 
+from .adamw import adamw_step_, grad_norm
 from .attention import attention
 from .embedding import embedding
 from .ffn import ffn
 from .layer_norm import layer_norm
 from .linear import linear
+from .linear_cross_entropy import linear_cross_entropy
 from .rms_norm import rms_norm
+from .rope import rope, rope_tables
 
-__all__ = ["attention", "embedding", "ffn", "layer_norm", "linear", "rms_norm"]
+__all__ = [
+    "adamw_step_",
+    "attention",
+    "embedding",
+    "ffn",
+    "grad_norm",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rope",
+    "rope_tables",
+]

@@ -1,0 +1,175 @@
+"""Linear layer and cross-entropy in one, without the whole logits in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._support import as_rows, core, define, same_autocast_dtype
+
+REDUCTIONS = ("mean", "sum", "none")
+_OPTIONS = (
+    "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
+    " float softcap, bool need_dx, bool need_dweight, bool need_dbias"
+)
+
+
+def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore_index, *rest):
+    label_smoothing, z_loss, softcap, need_dx, need_dweight, need_dbias = rest
+    rows = as_rows(x)
+    loss = torch.empty(rows.shape[0] if reduction == "none" else 1, dtype=torch.float32)
+    dx = torch.empty(x.shape if need_dx else (0,), dtype=x.dtype)
+    dweight = torch.empty(weight.shape if need_dweight else (0,), dtype=torch.float32)
+    dbias = torch.empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32)
+    core.linear_cross_entropy(
+        rows,
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        targets.reshape(-1).contiguous(),
+        None if class_weight is None else class_weight.contiguous(),
+        row_grad,
+        loss,
+        dx.view(rows.shape) if need_dx else None,
+        dweight if need_dweight else None,
+        dbias if need_dbias else None,
+        reduction,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap,
+    )
+    return loss.view(targets.shape if reduction == "none" else ()), dx, dweight, dbias
+
+
+def _gradients_fake(x, weight, need_dx, need_dweight, need_dbias):
+    return (
+        x.new_empty(x.shape if need_dx else (0,)),
+        x.new_empty(weight.shape if need_dweight else (0,), dtype=torch.float32),
+        x.new_empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32),
+    )
+
+
+def _forward(x, weight, bias, targets, class_weight, reduction, *rest):
+    if reduction == "none":  # the gradients wait for what arrives at each row
+        rest = (*rest[:-3], False, False, False)
+    return _compute(x, weight, bias, targets, None, class_weight, reduction, *rest)
+
+
+def _forward_fake(x, weight, bias, targets, class_weight, reduction, *rest):
+    loss = x.new_empty(targets.shape if reduction == "none" else (), dtype=torch.float32)
+    needs = (False,) * 3 if reduction == "none" else rest[-3:]
+    return loss, *_gradients_fake(x, weight, *needs)
+
+
+def _backward(drows, x, weight, bias, targets, class_weight, *rest):
+    drows = drows.reshape(-1).contiguous()
+    return _compute(x, weight, bias, targets, drows, class_weight, "none", *rest)[1:]
+
+
+def _backward_fake(drows, x, weight, bias, targets, class_weight, *rest):
+    return _gradients_fake(x, weight, *rest[-3:])
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, targets, class_weight, reduction, *rest = inputs
+    _, *gradients = output
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
+    ctx.reduction = reduction
+    ctx.rest = rest
+    ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+    if reduction == "none":
+        ctx.save_for_backward(x, weight, bias, targets, class_weight)
+    else:
+        ctx.save_for_backward(*gradients)
+
+
+def _autograd(ctx, dloss, *_):
+    nothing = (None,) * 10
+    if dloss is None:
+        return (None,) * 3 + nothing
+    needs = ctx.needs_input_grad[:3]
+    if ctx.reduction == "none":
+        options = (*ctx.rest[:-3], *needs)
+        gradients = torch.ops.fusedlm.linear_cross_entropy_backward(
+            dloss, *ctx.saved_tensors, *options
+        )
+    else:
+        if any(need and not had for need, had in zip(needs, ctx.rest[-3:], strict=True)):
+            raise RuntimeError("linear_cross_entropy: a gradient is wanted that was switched off")
+        gradients = [g * dloss for g in ctx.saved_tensors]
+    return (
+        *(
+            g.to(dtype) if need else None
+            for g, need, dtype in zip(gradients, needs, ctx.dtypes, strict=True)
+        ),
+        *nothing,
+    )
+
+
+define(
+    "linear_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor targets,"
+    f" {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "linear_cross_entropy_backward(Tensor drows, Tensor x, Tensor weight, Tensor? bias,"
+    f" Tensor targets, {_OPTIONS.replace('str reduction, ', '')}) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+    class_weight: Tensor | None = None,
+) -> Tensor:
+    """cross_entropy(x weight^T + bias, targets) with only a chunk of the logits in memory at a time.
+
+    x [..., C] float32 or bfloat16; weight [V, C] and bias [V] float32 or bfloat16; targets [...]
+    int64; class_weight [V]. The options are those of torch's cross_entropy, and: softcap c makes
+    logits c tanh(logits / c); z_loss adds z_loss * logsumexp^2 for each row that counts, weighted
+    by its class. Returns the loss, float32: a scalar, or [...] with reduction "none".
+
+    Sums are float32. With "mean" and "sum" the gradients are computed along with the loss.
+    Raises ValueError naming the argument that does not fit, or the target out of range.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"linear_cross_entropy: reduction is {reduction!r}, expected mean, sum or none"
+        )
+    if targets.shape != x.shape[:-1]:
+        raise ValueError(
+            f"linear_cross_entropy: targets has shape {list(targets.shape)}, expected"
+            f" {list(x.shape[:-1])} as in x"
+        )
+    (x,) = same_autocast_dtype(x)
+    grad = torch.is_grad_enabled()
+    loss, *_ = torch.ops.fusedlm.linear_cross_entropy(
+        x,
+        weight,
+        bias,
+        targets,
+        class_weight,
+        reduction,
+        ignore_index,
+        float(label_smoothing),
+        float(z_loss),
+        float(softcap),
+        grad and x.requires_grad,
+        grad and weight.requires_grad,
+        grad and bias is not None and bias.requires_grad,
+    )
+    return loss

@@ -1,0 +1,112 @@
+"""Rotary position embedding against float64, on every instruction set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusedlm import ops
+from tests.support import reference
+from tests.support.accuracy import assert_as_accurate_as_torch
+
+DTYPES = [torch.float32, torch.bfloat16]
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def run(function, x, dout, dtype, *tables, **options):
+    leaf = x.to(dtype).clone().requires_grad_()
+    out = function(leaf, *(t.to(torch.float64 if dtype == torch.float64 else t.dtype) for t in tables), **options)
+    out.backward(dout.to(dtype))
+    return out.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 17, 3, 6), (1, 113, 2, 64), (3, 5, 1, 130)])
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_equals_float64(isa, shape, part, interleaved, dtype):
+    rotated = max(2, int(shape[3] * part) // 2 * 2)
+    tables = ops.rope_tables(shape[1] + 3, rotated)
+    x, dout = randn(*shape, dtype=dtype), randn(*shape, seed=1, dtype=dtype)
+    positions = torch.arange(shape[1]).flip(0) + 3
+    options = {"interleaved": interleaved, "positions": positions}
+    ours = run(ops.rope, x, dout, dtype, *tables, **options)
+    plain = run(reference.rope, x, dout, dtype, *tables, **options)
+    exact = run(reference.rope, x, dout, torch.float64, *tables, **options)
+    for name, a, b, c in zip(("out", "dx"), ours, plain, exact, strict=True):
+        assert_as_accurate_as_torch(a, b, c, name)
+
+
+def test_positions_count_from_zero_and_may_differ_by_row():
+    tables = ops.rope_tables(20, 8)
+    x = randn(2, 6, 2, 8)
+    assert torch.equal(ops.rope(x, *tables), ops.rope(x, *tables, positions=torch.arange(6)))
+    each = torch.stack([torch.arange(6), torch.arange(6) + 9])
+    both = ops.rope(x, *tables, positions=each)
+    assert torch.equal(both[1:], ops.rope(x[1:], *tables, positions=each[1]))
+    assert not torch.equal(both[1:], ops.rope(x[1:], *tables))
+
+
+@pytest.mark.parametrize(
+    "scaling", [None, {"rope_type": "default"}, {"type": "linear", "factor": 4.0}, LLAMA3]
+)
+def test_tables_follow_the_published_formulas(scaling):
+    for ours, theirs in zip(
+        ops.rope_tables(100, 16, 500.0, scaling=scaling),
+        reference.rope_tables(100, 16, 500.0, scaling=scaling),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-7)
+
+
+def test_same_bits_for_any_number_of_threads(isa):
+    threads, tables, x = torch.get_num_threads(), ops.rope_tables(300, 16), randn(2, 300, 3, 16)
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(ops.rope(x, *tables))
+    torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+def test_views_equal_their_copies_and_empty_is_empty():
+    tables, wide = ops.rope_tables(9, 8), randn(2, 9, 6, 8)
+    part = wide[:, :, 1:4]
+    assert torch.equal(ops.rope(part, *tables), ops.rope(part.contiguous(), *tables))
+    assert ops.rope(wide[:, :0], *tables).shape == (2, 0, 6, 8)
+
+
+def test_bad_arguments_are_named():
+    tables, x = ops.rope_tables(9, 8), randn(2, 9, 6, 8)
+    with pytest.raises(ValueError, match="positions holds 9, expected 0 to 8"):
+        ops.rope(x, *tables, positions=torch.arange(9) + 1)
+    with pytest.raises(ValueError, match="10 tokens, but cos has 9 rows"):
+        ops.rope(randn(1, 10, 1, 8), *tables)
+    with pytest.raises(ValueError, match=r"positions has shape \[3\]"):
+        ops.rope(x, *tables, positions=torch.arange(3))
+    with pytest.raises(ValueError, match="expected at most D / 2 = 3"):
+        ops.rope(randn(1, 9, 1, 6), *tables)
+    with pytest.raises(ValueError, match="x has dtype float64"):
+        ops.rope(x.double(), *tables)
+    with pytest.raises(ValueError, match="dim is 7"):
+        ops.rope_tables(4, 7)
+    with pytest.raises(ValueError, match="lacks 'factor'"):
+        ops.rope_tables(4, 8, scaling={"rope_type": "linear"})
+    with pytest.raises(ValueError, match="rope_type 'yarn'"):
+        ops.rope_tables(4, 8, scaling={"rope_type": "yarn"})
+
+
+def test_opcheck_compile_and_autocast():
+    tables, x = ops.rope_tables(5, 8), randn(1, 5, 2, 8).requires_grad_()
+    torch.library.opcheck(torch.ops.fusedlm.rope.default, (x, *tables, None, True, False))
+    compiled = torch.compile(lambda x: ops.rope(x, *tables), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), ops.rope(x, *tables))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ops.rope(x, *tables).dtype == torch.bfloat16
