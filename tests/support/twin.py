@@ -78,11 +78,12 @@ class Twin:
             else x.unflatten(-1, (2, D // 2)).transpose(-1, -2)
         )  # fmt: skip
         rate = torch.exp(-math.log(self.config.rope_base) * torch.arange(0, D, 2).double() / D)
-        angle = torch.outer(torch.arange(x.shape[-2]).double(), rate).to(x.dtype)
-        turned = torch.view_as_complex(pairs.contiguous()) * torch.polar(
+        wide = x.dtype if x.dtype == torch.float64 else torch.float32  # bfloat16 has no complex type
+        angle = torch.outer(torch.arange(x.shape[-2]).double(), rate).to(wide)
+        turned = torch.view_as_complex(pairs.contiguous().to(wide)) * torch.polar(
             torch.ones_like(angle), angle
         )
-        pairs = torch.view_as_real(turned)
+        pairs = torch.view_as_real(turned).to(x.dtype)
         return pairs.flatten(-2) if self.config.rope_interleaved else pairs.transpose(
             -1, -2
         ).flatten(-2)  # fmt: skip

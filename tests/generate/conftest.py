@@ -1,3 +1,0 @@
-from tests.support import missing_ops
-
-missing_ops.substitute()

@@ -1,0 +1,82 @@
+import dataclasses
+import json
+
+import pytest
+
+from fusedlm.models import ModelConfig
+
+
+def test_defaults_are_filled_in():
+    config = ModelConfig(vocab_size=100)
+    assert (config.kv_heads, config.head_width, config.ffn_width) == (6, 64, 4 * 384)
+
+
+def test_gated_width_is_8_thirds_rounded_up_to_64():
+    assert ModelConfig.llama(vocab_size=100, width=384).ffn_width == 1024
+    assert ModelConfig.llama(vocab_size=100, width=288, heads=6).ffn_width == 768
+
+
+def test_published_sizes():
+    small = ModelConfig.gpt2("small")
+    assert (small.vocab_size, small.context, small.layers, small.width) == (50257, 1024, 12, 768)
+    assert small.norm == "layer_norm" and small.activation == "gelu_tanh" and small.tied
+    smol = ModelConfig.llama("smollm2-135m", context=512)
+    assert (smol.kv_heads, smol.head_width, smol.ffn_width, smol.context) == (3, 64, 1536, 512)
+    assert smol.norm == "rms_norm" and smol.position == "rope" and not smol.bias and smol.tied
+
+
+def test_round_trip_through_json():
+    config = ModelConfig.llama(
+        vocab_size=99, rope_scaling={"rope_type": "linear", "factor": 2.0}, dropout=0.1
+    )
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig(vocab_size=10).width = 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", 0), ("vocab_size", "many"), ("vocab_size", True), ("context", -1),
+        ("layers", 1.5), ("width", 0), ("heads", 5), ("kv_heads", 4), ("head_width", 0),
+        ("ffn_width", -3), ("norm", "batch_norm"), ("norm_eps", 0.0), ("norm_eps", float("nan")),
+        ("activation", "tanh"), ("position", "sine"), ("rope_base", -1.0), ("dropout", 1.0),
+        ("dropout", "no"), ("bias", 1), ("tied", None), ("ignore_index", 0.5),
+    ],
+)  # fmt: skip
+def test_error_names_the_field_and_the_value(field, value):
+    with pytest.raises(ValueError, match=rf"ModelConfig: {field} is .*, expected"):
+        ModelConfig(**{"vocab_size": 100, field: value})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "word"),
+    [
+        ({"rope_type": "yarn"}, "llama3"), ({"rope_type": "linear"}, "factor"),
+        ({"rope_type": "llama3", "factor": 8.0}, "low_freq_factor"), ("twice", "dict"),
+    ],
+)  # fmt: skip
+def test_bad_rope_scaling_says_what_is_expected(scaling, word):
+    with pytest.raises(ValueError, match=f"rope_scaling is .*{word}"):
+        ModelConfig.llama(vocab_size=10, rope_scaling=scaling)
+
+
+def test_rope_scaling_without_rope_and_odd_heads_with_rope_are_refused():
+    with pytest.raises(ValueError, match="rope_scaling"):
+        ModelConfig(vocab_size=10, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    with pytest.raises(ValueError, match="head_width"):
+        ModelConfig(vocab_size=10, head_width=7, position="rope")
+
+
+def test_unknown_and_missing_fields_are_named():
+    with pytest.raises(ValueError, match="unknown field 'depth'"):
+        ModelConfig.from_dict({"vocab_size": 10, "depth": 3})
+    with pytest.raises(ValueError, match="vocab_size is missing"):
+        ModelConfig.from_dict({"width": 10})
+    with pytest.raises(ValueError, match="size is 'huge'"):
+        ModelConfig.gpt2("huge")
+    with pytest.raises(ValueError, match="give vocab_size or size"):
+        ModelConfig.llama(width=64)

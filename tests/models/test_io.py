@@ -1,0 +1,148 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusedlm.errors import CorruptFileError
+from fusedlm.models import ModelConfig, atomic_folder, folder, load, save
+from tests.support.small import CONFIGS, small_model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(tmp_path / "model", small_model("llama"), None, training={"steps": 3})
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_loaded_model_computes_the_same(tmp_path, name):
+    model = small_model(name).train()
+    save(tmp_path / "a" / "b", model, None)
+    state = torch.get_rng_state()
+    again, tokenizer = load(tmp_path / "a" / "b")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tokenizer is None and not again.training and again.config == model.config
+    tokens = torch.arange(20)[None]
+    assert torch.equal(again(tokens), model.eval()(tokens))
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    model = small_model("gpt2")
+    save(tmp_path / "m", model, None)
+    size = (tmp_path / "m" / "model.safetensors").stat().st_size
+    assert size < 4 * model.num_parameters() + 10_000
+
+
+def test_saving_again_replaces_everything_and_leaves_nothing_behind(saved):
+    save(saved, small_model("gpt2"), None)
+    assert load(saved)[0].config == CONFIGS["gpt2"]
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_failed_save_leaves_the_old_model(saved, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr(folder, "_exchange", lambda a, b: False)
+
+    class Full:
+        def save(self, path):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save(saved, small_model("gpt2"), Full())
+    assert load(saved)[0].config == CONFIGS["llama"]
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+    save(saved, small_model("gpt2"), None)
+    assert load(saved)[0].config == CONFIGS["gpt2"]
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(saved):
+    os.rename(saved, saved.with_name(".model.previous"))  # what such a crash leaves
+    assert load(saved)[0].config == CONFIGS["llama"]
+
+
+def test_a_folder_that_is_not_a_model_is_not_overwritten(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="letters is not empty"):
+        save(tmp_path / "letters", small_model("gpt2"), None)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "x"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="file is a file"):
+        save(tmp_path / "file", small_model("gpt2"), None)
+
+
+def test_atomic_folder_is_readable_by_others(tmp_path):
+    with atomic_folder(tmp_path / "new") as new:
+        (new / "config.json").write_text("{}")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name} is missing"):
+        load(saved)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise"])
+def test_a_damaged_file_is_named(saved, name, damage):
+    content = (saved / name).read_bytes()
+    broken = {"empty": b"", "cut": content[: len(content) // 2], "noise": os.urandom(200)}
+    (saved / name).write_bytes(broken[damage])
+    with pytest.raises(CorruptFileError, match=name):
+        load(saved)
+
+
+def change_config(saved: Path, **changes) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    values.update(changes)
+    (saved / "config.json").write_text(json.dumps(values))
+
+
+def test_a_config_that_does_not_fit_is_explained(saved):
+    change_config(saved, width=64)
+    with pytest.raises(CorruptFileError, match=r"safetensors: tensor .* has shape .*, expected"):
+        load(saved)
+    change_config(saved, width=32, layers=3)
+    with pytest.raises(CorruptFileError, match=r"blocks\.2\..* is missing"):
+        load(saved)
+    change_config(saved, layers=1)
+    with pytest.raises(CorruptFileError, match=r"blocks\.1\..* does not belong"):
+        load(saved)
+    change_config(saved, layers=2, width="wide")
+    with pytest.raises(CorruptFileError, match=r"config\.json: ModelConfig: width"):
+        load(saved)
+
+
+def test_a_newer_format_says_so(saved):
+    change_config(saved, format_version=2)
+    with pytest.raises(ValueError, match="a newer fusedlm wrote it"):
+        load(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = small_model(ModelConfig.gpt2(vocab_size=9, layers=1, width=8, heads=1))
+    model.blocks[0].ffn.up_weight.data[0, 0] = float("nan")
+    save(tmp_path / "m", model, None)
+    with pytest.raises(CorruptFileError, match=r"blocks\.0\.ffn\.up_weight.*not finite"):
+        load(tmp_path / "m")
+
+
+def test_a_damaged_tokenizer_is_named(saved):
+    pytest.importorskip("fusedlm.data.tokenizer")
+    (saved / "tokenizer.json").write_text("{}")
+    with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
+        load(saved)
