@@ -1,0 +1,26 @@
+"""Texts, tokenizers and packed token data; loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "CORPORA": "corpus",
+    "load_corpus": "corpus",
+    "Tokenizer": "tokenizer",
+    "train_bpe": "tokenizer",
+    "train_chars": "tokenizer",
+    "PackedData": "packed",
+    "PackedWriter": "packed",
+    "pack_text": "packed",
+    "Batches": "batches",
+    "validation_batches": "batches",
+    "bigram_loss": "bigram",
+}
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fusedlm.data.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fusedlm.data' has no attribute {name!r}")

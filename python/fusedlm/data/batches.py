@@ -1,0 +1,92 @@
+"""Batches of windows of packed tokens, in an order that a seed fixes and a number resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .packed import PackedData
+
+
+class Batches:
+    """Endless training batches: (tokens, targets) [B, T] int64, targets one token ahead.
+
+    An epoch cuts the data into disjoint windows, from an offset drawn for the epoch, and visits
+    them in an order drawn for the epoch. Windows left over from an epoch start the next batch. The
+    state is one number, the windows drawn so far.
+    """
+
+    def __init__(self, data: PackedData, batch: int, context: int, seed: int = 0) -> None:
+        if batch < 1 or context < 1:
+            raise ValueError(f"Batches: batch is {batch}, context {context}, expected at least 1")
+        if len(data) < context + 1:
+            raise ValueError(
+                f"Batches: the data has {len(data)} tokens, expected at least context + 1 ="
+                f" {context + 1}; give more text or a smaller context"
+            )
+        self.data, self.batch, self.context, self.seed = data, batch, context, seed
+        # One window fewer than fits, where possible, leaves room for the offset.
+        whole = (len(data) - 1) // context
+        self.windows = max(1, whole - 1)
+        self._room = len(data) - 1 - self.windows * context
+        self.drawn = 0
+        self._epoch = -1
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.drawn / self.windows
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield self.next()
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        rows = np.stack([self._window(self.drawn + i) for i in range(self.batch)])
+        self.drawn += self.batch
+        both = torch.from_numpy(rows)
+        return both[:, :-1], both[:, 1:]
+
+    def _window(self, number: int) -> np.ndarray:
+        epoch, index = divmod(number, self.windows)
+        if epoch != self._epoch:
+            draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            self._offset = int(draw.integers(0, self._room + 1))
+            self._order = draw.permutation(self.windows)
+            self._epoch = epoch
+        start = self._offset + int(self._order[index]) * self.context
+        return self.data.ids[start : start + self.context + 1].astype(np.int64)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn, "seed": self.seed, "batch": self.batch, "context": self.context}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
+        for name in ("seed", "batch", "context"):
+            if state.get(name) != getattr(self, name):
+                raise ValueError(
+                    f"Batches: the state has {name} {state.get(name)}, expected {getattr(self, name)}"
+                )
+        self.drawn = int(state["drawn"])
+
+
+def validation_batches(
+    data: PackedData, batch: int, context: int, limit: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All windows of the data once, in order, the last ones in a smaller batch; at most `limit`
+    batches, spread evenly. Data shorter than context + 1 gives one shorter window.
+    """
+    if len(data) < 2:
+        raise ValueError(f"validation_batches: the data has {len(data)} tokens, expected at least 2")
+    context = min(context, len(data) - 1)
+    starts = list(range(0, len(data) - context, context))
+    groups = [starts[i : i + batch] for i in range(0, len(starts), batch)]
+    if limit is not None and limit < len(groups):
+        groups = [groups[i * len(groups) // limit] for i in range(limit)]
+    for group in groups:
+        rows = np.stack([data.ids[s : s + context + 1].astype(np.int64) for s in group])
+        both = torch.from_numpy(rows)
+        yield both[:, :-1], both[:, 1:]

@@ -1,0 +1,138 @@
+"""Tokens of a whole corpus in one file, read through a memory map.
+
+The file is a header of 32 bytes (magic, version, bytes a token, vocabulary size, number of tokens)
+and the tokens, little-endian uint16 or uint32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fusedlm.errors import CorruptFileError
+
+from .tokenizer import Tokenizer
+
+_MAGIC = b"FLMTOKEN"
+_HEADER = struct.Struct("<8sIIQQ")
+_VERSION = 1
+
+
+def _dtype_for(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+class PackedWriter:
+    """Writes tokens piece by piece; the file appears, complete, when the `with` block ends.
+
+    with PackedWriter(path, vocab_size) as writer:
+        writer.add([3, 1, 4])
+    """
+
+    def __init__(self, path: str | os.PathLike, vocab_size: int) -> None:
+        self.path = Path(path)
+        self.vocab_size = vocab_size
+        self.count = 0
+        self._dtype = _dtype_for(vocab_size)
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> PackedWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._partial, "wb")
+        self._file.write(bytes(_HEADER.size))
+        return self
+
+    def add(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Appends tokens. Raises ValueError for one outside the vocabulary."""
+        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
+            bad = int(array.min()) if int(array.min()) < 0 else int(array.max())
+            raise ValueError(
+                f"PackedWriter: ids holds {bad}, expected 0 to {self.vocab_size - 1}"
+            )
+        self._file.write(array.astype(self._dtype).tobytes())
+        self.count += array.size
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                header = (_MAGIC, _VERSION, self._dtype.itemsize, self.vocab_size, self.count)
+                self._file.seek(0)
+                self._file.write(_HEADER.pack(*header))
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+            if kind is None:
+                os.replace(self._partial, self.path)
+            else:
+                self._partial.unlink(missing_ok=True)
+
+
+class PackedData:
+    """Tokens as an array that stays on disk, `PackedData(path)`, or in memory, `.of(ids, vocab)`."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing")
+        size = file.stat().st_size
+        with open(file, "rb") as handle:
+            head = handle.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[:8] != _MAGIC:
+            raise CorruptFileError(file, "not a file of packed tokens")
+        _, version, width, vocab_size, count = _HEADER.unpack(head)
+        if version != _VERSION:
+            raise CorruptFileError(file, f"version {version}, this fusedlm reads {_VERSION}")
+        if width not in (2, 4) or size != _HEADER.size + width * count:
+            raise CorruptFileError(
+                file, f"{size} bytes, expected {_HEADER.size} + {width} x {count}: cut short?"
+            )
+        self.vocab_size: int = vocab_size
+        self.ids: np.ndarray = (
+            np.memmap(file, np.dtype(f"<u{width}"), "r", _HEADER.size, (count,))
+            if count
+            else np.empty(0, np.uint16)
+        )
+
+    @classmethod
+    def of(cls, ids: Sequence[int] | np.ndarray, vocab_size: int) -> PackedData:
+        self = cls.__new__(cls)
+        array = np.asarray(ids)
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:
+            raise ValueError(f"PackedData: ids holds tokens outside 0 to {vocab_size - 1}")
+        self.vocab_size = vocab_size
+        self.ids = array.astype(_dtype_for(vocab_size), copy=False)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, validation: float) -> tuple[PackedData, PackedData]:
+        """The first part for training and the last share `validation` of it for validation."""
+        if not 0.0 < validation < 1.0:
+            raise ValueError(f"PackedData: validation is {validation}, expected between 0 and 1")
+        at = len(self) - max(1, int(len(self) * validation))
+        return self._part(self.ids[:at]), self._part(self.ids[at:])
+
+    def _part(self, ids: np.ndarray) -> PackedData:
+        part = PackedData.__new__(PackedData)
+        part.vocab_size, part.ids = self.vocab_size, ids
+        return part
+
+    def fingerprint(self) -> str:
+        """A hash of the tokens, to tell whether a run goes on with the data it began with."""
+        return hashlib.sha256(np.ascontiguousarray(self.ids)).hexdigest()[:32]
+
+
+def pack_text(text: str, tokenizer: Tokenizer) -> PackedData:
+    """The tokens of a text, in memory. Encodes line by line groups, so that long texts are fast."""
+    lines = text.splitlines(keepends=True)
+    groups = ["".join(lines[i : i + 256]) for i in range(0, len(lines), 256)]
+    ids = [np.asarray(part, dtype=np.int64) for part in tokenizer.encode_batch(groups)]
+    return PackedData.of(np.concatenate(ids) if ids else np.empty(0, np.int64), tokenizer.vocab_size)

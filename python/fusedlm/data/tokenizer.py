@@ -1,0 +1,95 @@
+"""Byte-level BPE and character tokenizers, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from fusedlm.errors import CorruptFileError
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
+_BYTES = 256
+
+
+class Tokenizer:
+    """Text to token ids and back; `eos_id` is the end-of-text token, or None."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+        self.eos_id: int | None = inner.token_to_id(END_OF_TEXT)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; special tokens are left out. Raises ValueError for an unknown id."""
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"Tokenizer: ids holds {token}, expected 0 to {self.vocab_size - 1}"
+                )
+        return self._inner.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, path: str | os.PathLike) -> None:
+        Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Tokenizer:
+        """Reads tokenizer.json. Raises FileNotFoundError or CorruptFileError, naming the file."""
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing")
+        try:
+            return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")))
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptFileError(file, f"not a valid tokenizer ({error})") from error
+
+
+def train_bpe(texts: str | Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2): any text survives the round trip.
+
+    vocab_size counts the 256 bytes and the end-of-text token; a small text may give fewer tokens.
+    """
+    if vocab_size <= _BYTES:
+        raise ValueError(f"train_bpe: vocab_size is {vocab_size}, expected at least {_BYTES + 1}")
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=progress,
+    )
+    inner.train_from_iterator(_checked("train_bpe", texts), trainer)
+    return Tokenizer(inner)
+
+
+def train_chars(texts: str | Iterable[str]) -> Tokenizer:
+    """One token for each character of the texts, an end-of-text token, and one for the unknown."""
+    characters = sorted(set().union(*_checked("train_chars", texts)))
+    vocab = {token: i for i, token in enumerate([END_OF_TEXT, UNKNOWN, *characters])}
+    inner = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
+    inner.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    inner.decoder = decoders.Fuse()
+    inner.add_special_tokens([END_OF_TEXT, UNKNOWN])
+    return Tokenizer(inner)
+
+
+def _checked(function: str, texts: str | Iterable[str]) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not any(text.strip() for text in texts):
+        raise ValueError(f"{function}: texts is empty, expected some text")
+    return texts
