@@ -17,7 +17,7 @@ _HOME = {
     "validation_batches": "batches",
     "bigram_loss": "bigram",
 }
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str):

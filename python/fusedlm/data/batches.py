@@ -61,7 +61,12 @@ class Batches:
         return self.data.ids[start : start + self.context + 1].astype(np.int64)
 
     def state_dict(self) -> dict[str, int]:
-        return {"drawn": self.drawn, "seed": self.seed, "batch": self.batch, "context": self.context}
+        return {
+            "drawn": self.drawn,
+            "seed": self.seed,
+            "batch": self.batch,
+            "context": self.context,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on where the state was taken. Raises ValueError if it is of other settings."""
@@ -80,7 +85,9 @@ def validation_batches(
     batches, spread evenly. Data shorter than context + 1 gives one shorter window.
     """
     if len(data) < 2:
-        raise ValueError(f"validation_batches: the data has {len(data)} tokens, expected at least 2")
+        raise ValueError(
+            f"validation_batches: the data has {len(data)} tokens, expected at least 2"
+        )
     context = min(context, len(data) - 1)
     starts = list(range(0, len(data) - context, context))
     groups = [starts[i : i + batch] for i in range(0, len(starts), batch)]

@@ -28,6 +28,4 @@ def bigram_loss(train: PackedData, validation: PackedData) -> float:
     at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     seen = np.where(pairs[at] == wanted, counts[at], 0)
     paired = seen / np.maximum(starts[held[:-1]], 1)
-    return min(
-        float(-np.log((1 - m) * paired + m * single[held[1:]]).mean()) for m in _MIXES
-    )
+    return min(float(-np.log((1 - m) * paired + m * single[held[1:]]).mean()) for m in _MIXES)

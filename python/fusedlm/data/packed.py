@@ -52,9 +52,7 @@ class PackedWriter:
         array = np.asarray(ids, dtype=np.int64).reshape(-1)
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
             bad = int(array.min()) if int(array.min()) < 0 else int(array.max())
-            raise ValueError(
-                f"PackedWriter: ids holds {bad}, expected 0 to {self.vocab_size - 1}"
-            )
+            raise ValueError(f"PackedWriter: ids holds {bad}, expected 0 to {self.vocab_size - 1}")
         self._file.write(array.astype(self._dtype).tobytes())
         self.count += array.size
 
@@ -135,4 +133,6 @@ def pack_text(text: str, tokenizer: Tokenizer) -> PackedData:
     lines = text.splitlines(keepends=True)
     groups = ["".join(lines[i : i + 256]) for i in range(0, len(lines), 256)]
     ids = [np.asarray(part, dtype=np.int64) for part in tokenizer.encode_batch(groups)]
-    return PackedData.of(np.concatenate(ids) if ids else np.empty(0, np.int64), tokenizer.vocab_size)
+    return PackedData.of(
+        np.concatenate(ids) if ids else np.empty(0, np.int64), tokenizer.vocab_size
+    )

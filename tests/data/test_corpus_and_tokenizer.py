@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from fusedlm.data import CORPORA, Tokenizer, load_corpus, train_bpe, train_chars
+from fusedlm.errors import CorruptFileError
+
+HARD = "Zoë naïve ☃ 你好\r\n\t  two  spaces 👩‍👩‍👧 \x00 end"
+
+
+def test_the_shipped_corpus_is_a_megabyte_of_plain_text():
+    assert "shakespeare" in CORPORA
+    text = load_corpus("shakespeare")
+    assert len(text) > 1_000_000 and "To be, or not to be" in text
+    assert not set(text) & set("*_#<>\r")
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "a.md").write_text("first")
+    (tmp_path / "c.png").write_bytes(b"\xff")
+    assert load_corpus(tmp_path) == "first\n\nsecond"
+
+
+def test_byte_order_mark_and_dos_line_ends_are_taken_off(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\ntwo".encode())
+    assert load_corpus(tmp_path / "a.txt") == "one\ntwo"
+
+
+def test_bad_texts_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt is neither .*shakespeare"):
+        load_corpus("nothing.txt")
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=r"empty\.txt holds no text"):
+        load_corpus(tmp_path / "empty.txt")
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8: byte 0xef at offset 2"):
+        load_corpus(tmp_path / "latin.txt")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="none holds no"):
+        load_corpus(tmp_path / "none")
+
+
+def test_bpe_returns_any_text_unchanged():
+    tokenizer = train_bpe("the cat sat on the mat " * 20, 300)
+    assert tokenizer.decode(tokenizer.encode(HARD)) == HARD
+    assert tokenizer.vocab_size <= 300
+    assert len(tokenizer.encode("the cat")) < len("the cat")
+
+
+def test_characters_are_one_token_each_and_unknown_ones_are_left_out():
+    tokenizer = train_chars("abc\n")
+    assert tokenizer.vocab_size == 6
+    ids = tokenizer.encode("ca\nx b")
+    assert len(ids) == 6
+    assert tokenizer.decode(ids) == "ca\nb"
+
+
+@pytest.mark.parametrize("train", [lambda t: train_bpe(t, 280), train_chars])
+def test_saving_and_loading_changes_nothing(tmp_path, train):
+    tokenizer = train("so many words, so many worlds")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again.encode("so many worms") == tokenizer.encode("so many worms")
+    assert (again.vocab_size, again.eos_id) == (tokenizer.vocab_size, tokenizer.eos_id)
+
+
+def test_the_end_of_text_token_is_never_part_of_a_text():
+    tokenizer = train_bpe("plain words", 270)
+    assert tokenizer.eos_id is not None
+    assert tokenizer.decode([*tokenizer.encode("plain"), tokenizer.eos_id]) == "plain"
+
+
+def test_bad_arguments_and_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="train_bpe: vocab_size is 256"):
+        train_bpe("text", 256)
+    with pytest.raises(ValueError, match="train_chars: texts is empty"):
+        train_chars("")
+    with pytest.raises(ValueError, match="ids holds 9999"):
+        train_chars("ab").decode([9999])
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(CorruptFileError, match=r"tokenizer\.json: not a valid tokenizer"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
