@@ -124,8 +124,15 @@ class PackedData:
         return part
 
     def fingerprint(self) -> str:
-        """A hash of the tokens, to tell whether a run goes on with the data it began with."""
-        return hashlib.sha256(np.ascontiguousarray(self.ids)).hexdigest()[:32]
+        """A hash of the tokens (of samples, where there are many), to know the data again."""
+        pieces, size = 64, 2**18
+        digest = hashlib.sha256(f"{self.vocab_size} {len(self)}".encode())
+        if len(self) <= pieces * size:
+            digest.update(np.ascontiguousarray(self.ids))
+        else:
+            for start in np.linspace(0, len(self) - size, pieces, dtype=np.int64):
+                digest.update(np.ascontiguousarray(self.ids[start : start + size]))
+        return digest.hexdigest()[:32]
 
 
 def pack_text(text: str, tokenizer: Tokenizer) -> PackedData:

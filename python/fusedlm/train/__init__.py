@@ -1,0 +1,23 @@
+"""Training: settings, schedule, loop, checkpoints, metrics and plots; loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "TrainConfig": "config",
+    "TrainResult": "loop",
+    "evaluate": "evaluate",
+    "learning_rate": "schedule",
+    "load_checkpoint": "checkpoint",
+    "plot_curve": "plot",
+    "read_metrics": "metrics",
+    "train": "loop",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fusedlm.train.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fusedlm.train' has no attribute {name!r}")

@@ -1,0 +1,208 @@
+"""Checkpoints: a model folder and, beside its files, what resuming needs.
+
+    last/  config.json model.safetensors tokenizer.json training.json optimizer.safetensors state.json
+    best/  the model folder alone
+
+A checkpoint is written whole or not at all: the folder takes its place in one step. Nothing is
+pickled. optimizer.safetensors holds "<parameter>.exp_avg", "<parameter>.exp_avg_sq" and "rng", the
+state of torch's generator.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fusedlm.data.batches import Batches
+from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.errors import CorruptFileError
+from fusedlm.models.decoder import Decoder
+from fusedlm.models.folder import atomic_folder
+from fusedlm.models.io import load, read_json, write_model
+from fusedlm.optim import AdamW
+
+from .config import TrainConfig
+
+# What may differ between the run that wrote a checkpoint and the one that goes on from it.
+FREE_FIELDS = ("steps", "eval_every", "eval_batches", "save_every", "log_every")
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` steps."""
+
+    step: int = 0
+    best_val_loss: float | None = None
+    best_step: int = 0
+    tokens: int = 0
+
+
+def save_checkpoint(
+    path: Path,
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    optimizer: AdamW,
+    batches: Batches,
+    config: TrainConfig,
+    progress: Progress,
+    data_fingerprint: str,
+) -> None:
+    """Writes `path` anew. Raises OSError naming it; the checkpoint before stays as it was."""
+    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        for key in ("exp_avg", "exp_avg_sq"):
+            if key in state:
+                tensors[f"{name}.{key}"] = state[key]
+    state = {
+        "step": progress.step,
+        "best_val_loss": progress.best_val_loss,
+        "best_step": progress.best_step,
+        "tokens": progress.tokens,
+        "batches": batches.state_dict(),
+        "data": data_fingerprint,
+        "config": config.to_dict(),
+    }
+    with _whole(path) as folder:
+        write_model(folder, model, tokenizer, training=_training(config, progress))
+        save_file(tensors, folder / "optimizer.safetensors")
+        (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+
+
+def save_best(
+    path: Path,
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    config: TrainConfig,
+    progress: Progress,
+) -> None:
+    with _whole(path) as folder:
+        write_model(folder, model, tokenizer, training=_training(config, progress))
+
+
+class _whole:
+    """atomic_folder, whose failures name the checkpoint and what is left on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folder = atomic_folder(path)
+
+    def __enter__(self) -> Path:
+        try:
+            return self._folder.__enter__()
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def __exit__(self, kind, error, trace) -> bool:
+        try:
+            self._folder.__exit__(kind, error, trace)
+        except (OSError, SafetensorError) as failure:
+            raise self._explained(failure) from failure
+        return False
+
+    def _explained(self, error: Exception) -> OSError:
+        parent = self._path.parent
+        free = shutil.disk_usage(parent).free if parent.exists() else 0
+        before = "the one before is untouched" if self._path.exists() else "there was none before"
+        number = error.errno if isinstance(error, OSError) else None
+        return OSError(
+            number,
+            f"checkpoint {self._path} was not written ({error}); {before};"
+            f" {free / 2**20:.0f} MiB are free there",
+        )
+
+
+def _training(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    return {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "best_val_loss": progress.best_val_loss,
+        "best_step": progress.best_step,
+        **config.to_dict(),
+    }
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint as read from its folder."""
+
+    path: Path
+    model: Decoder
+    tokenizer: Tokenizer | None
+    config: TrainConfig
+    progress: Progress
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def restore(self, model: Decoder, optimizer: AdamW, batches: Batches, data: str) -> None:
+        """Puts weights, optimizer, generator and data position into the objects of a new run.
+
+        Raises ValueError where model or data are not those of the checkpoint.
+        """
+        if self.model.config != model.config:
+            ours, theirs = model.config.to_dict(), self.model.config.to_dict()
+            name = next(n for n in ours if ours[n] != theirs[n])
+            raise ValueError(
+                f"{self.path}: the checkpoint's model has {name} {theirs[name]!r}, this one"
+                f" {ours[name]!r}"
+            )
+        if self.state["data"] != data:
+            raise ValueError(
+                f"{self.path}: the checkpoint was trained on other data; give the same text and"
+                " tokenizer, or start a new run in another folder"
+            )
+        model.load_state_dict(self.model.state_dict())
+        batches.load_state_dict(self.state["batches"])
+        for name, parameter in model.named_parameters():
+            found = {k: self.tensors.get(f"{name}.{k}") for k in ("exp_avg", "exp_avg_sq")}
+            for key, value in found.items():
+                if value is None or value.shape != parameter.shape:
+                    raise CorruptFileError(
+                        self.path / "optimizer.safetensors", f"{name}.{key} is missing or misshapen"
+                    )
+            optimizer.state[parameter] = {"step": torch.tensor(float(self.progress.step)), **found}
+        torch.set_rng_state(self.tensors["rng"])
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file."""
+    folder = Path(path)
+    model, tokenizer = load(folder)
+    state = read_json(folder / "state.json")
+    try:
+        progress = Progress(
+            int(state["step"]), state["best_val_loss"], int(state["best_step"]), int(state["tokens"])
+        )
+        config = TrainConfig.from_dict(state["config"])
+        assert isinstance(state["data"], str) and isinstance(state["batches"], dict)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise CorruptFileError(folder / "state.json", f"bad or missing entry ({error!r})") from error
+    file = folder / "optimizer.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
+    if "rng" not in tensors:
+        raise CorruptFileError(file, "the generator's state is missing")
+    return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)
+
+
+def check_same_settings(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Raises ValueError naming a setting that would make the run another one."""
+    saved, given = checkpoint.config.to_dict(), config.to_dict()
+    for name, value in saved.items():
+        if name not in FREE_FIELDS and value != given[name]:
+            raise ValueError(
+                f"{checkpoint.path}: the checkpoint was trained with {name} {value!r}, not"
+                f" {given[name]!r}; resume with the same settings, or start a new run"
+            )

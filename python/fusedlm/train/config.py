@@ -1,0 +1,90 @@
+"""Settings of a training run: one frozen dataclass that checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the model has its own `ModelConfig`.
+
+    A step reads batch x accumulate windows of `context` tokens (None: the model's). The learning
+    rate rises linearly over `warmup` steps to `lr` and falls along a cosine to lr * min_lr_ratio at
+    `steps`. weight_decay holds for matrices, not for norms and biases. Gradients are clipped to a
+    global norm of `clip` (None: not). precision "bfloat16" computes activations in bfloat16; the
+    weights, their gradients and the optimizer stay float32. eval_batches None evaluates on all of
+    the validation data. Raises ValueError naming the field that does not fit.
+    """
+
+    steps: int = 1000
+    batch: int = 16
+    context: int | None = None
+    accumulate: int = 1
+    lr: float = 1e-3
+    min_lr_ratio: float = 0.1
+    warmup: int = 50
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+    precision: str = "float32"
+    seed: int = 0
+    eval_every: int = 200
+    eval_batches: int | None = None
+    save_every: int = 200
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "eval_every", "save_every", "log_every"):
+            self._whole(name, 1)
+        for name in ("warmup", "seed"):
+            self._whole(name, 0)
+        for name in ("context", "eval_batches"):
+            if getattr(self, name) is not None:
+                self._whole(name, 1)
+        for name in ("lr", "eps"):
+            if not self._number(getattr(self, name)) or not getattr(self, name) > 0:
+                self._bad(name, "a number above 0")
+        if not self._number(self.weight_decay) or self.weight_decay < 0:
+            self._bad("weight_decay", "a number of at least 0")
+        if not self._number(self.min_lr_ratio) or not 0 <= self.min_lr_ratio <= 1:
+            self._bad("min_lr_ratio", "a number from 0 to 1")
+        if self.clip is not None and (not self._number(self.clip) or not self.clip > 0):
+            self._bad("clip", "a number above 0 or None")
+        if self.precision not in PRECISIONS:
+            self._bad("precision", " or ".join(PRECISIONS))
+        betas = self.betas
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            self._bad("betas", "two numbers in [0, 1)")
+        if not all(self._number(b) and 0 <= b < 1 for b in betas):
+            self._bad("betas", "two numbers in [0, 1)")
+        object.__setattr__(self, "betas", tuple(float(b) for b in betas))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`; unknown fields are errors."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"TrainConfig: unknown field {unknown[0]!r}, known are {sorted(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "betas": list(self.betas)}
+
+    def _whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or value < least:
+            self._bad(name, f"an integer of at least {least}")
+
+    @staticmethod
+    def _number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    def _bad(self, name: str, expected: str) -> None:
+        raise ValueError(f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected}")

@@ -1,0 +1,54 @@
+"""Metrics of a run, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fusedlm.errors import CorruptFileError
+
+
+class MetricsFile:
+    """Appends to metrics.jsonl; every line is on its way to the disk when `add` returns.
+
+    Going on after `step`, later lines of an interrupted run are dropped: they will come again.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        kept = [line for line in _lines(path) if line.get("step", 0) <= step] if step else []
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def add(self, **values: Any) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl. Raises FileNotFoundError or CorruptFileError naming the file."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    return _lines(file)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    values = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # a run was cut off in the middle of its last line
+                break
+            raise CorruptFileError(path, f"line {number} is not JSON ({error})") from error
+    return values
