@@ -7,7 +7,7 @@ import importlib
 _HOME = {
     "TrainConfig": "config",
     "TrainResult": "loop",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "learning_rate": "schedule",
     "load_checkpoint": "checkpoint",
     "plot_curve": "plot",

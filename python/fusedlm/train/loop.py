@@ -29,7 +29,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .evaluate import evaluate
+from .evaluation import evaluate
 from .metrics import MetricsFile, read_metrics
 from .plot import plot_curve
 from .schedule import learning_rate

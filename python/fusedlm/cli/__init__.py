@@ -1,0 +1,5 @@
+"""The command line: `fusedlm quickstart`, `train`, `generate`, `eval`, `info`."""
+
+from .app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,71 @@
+"""fusedlm generate: text from a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ConfigFile, Precision, Threads, load_model, set_threads
+
+
+def generate(
+    model: Annotated[Path, typer.Argument(help="A model folder or a training run.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="The text to continue; '-' reads it from stdin.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token, 1 draws as trained.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest that make up this share.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Leave out tokens this much less likely than the best.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: repeat less.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be given several times.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many continuations.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="For the same text again.", show_default="random")
+    ] = None,
+    precision: Precision = "auto",
+    threads: Threads = None,
+    config: ConfigFile = None,
+) -> None:
+    """Continue a text; it appears as it is made.
+
+    \b
+    Examples:
+      fusedlm generate runs/quickstart "ROMEO"
+      fusedlm generate runs/mine "It was" --temperature 0 --max-new-tokens 50
+      fusedlm generate runs/mine "Q:" --count 4 --stop "Q:" --seed 7
+      cat start.txt | fusedlm generate runs/mine -
+    """
+    from fusedlm.generate import generate_text, stream_text
+
+    set_threads(threads)
+    text = sys.stdin.read() if prompt == "-" else (prompt or "")
+    loaded, tokenizer = load_model(model, precision)
+    options = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
+        "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty,
+        "stop": stop or None, "seed": seed,
+    }  # fmt: skip
+    if count == 1:
+        typer.echo(text, nl=False)
+        for piece in stream_text(loaded, tokenizer, text, **options):
+            typer.echo(piece, nl=False)
+        typer.echo()
+        return
+    for number, new in enumerate(generate_text(loaded, tokenizer, [text] * count, **options), 1):
+        typer.echo(f"--- {number} ---\n{text}{new}")

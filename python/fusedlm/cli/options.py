@@ -1,0 +1,121 @@
+"""What several commands share: options from a file, threads, precision, finding a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def read_options(context: typer.Context, file: Path | None) -> Path | None:
+    """Takes the defaults of a command's options from a YAML or TOML file."""
+    if file is None:
+        return None
+    values = _parse(file)
+    names = {
+        option.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in context.command.params
+        for option in parameter.opts
+        if parameter.name not in ("config", "help")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            raise typer.BadParameter(
+                f"{file}: unknown option {key!r}, known are {', '.join(sorted(names))}"
+            )
+        defaults[names[name]] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return file
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise typer.BadParameter(f"{file} is missing")
+    text = file.read_text(encoding="utf-8")
+    try:
+        if file.suffix.lower() == ".toml":
+            import tomllib
+
+            values = tomllib.loads(text)
+        elif file.suffix.lower() in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(text) or {}
+        else:
+            raise typer.BadParameter(f"{file}: expected a .yaml, .yml or .toml file")
+    except typer.BadParameter:
+        raise
+    except Exception as error:  # the parsers have no common exception
+        raise typer.BadParameter(f"{file}: {error}") from error
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{file}: expected options by name")
+    return values
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Read options from a YAML or TOML file; those on the command line win.",
+        callback=read_options,
+        is_eager=True,
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the CPU multiplies it."),
+]
+
+
+def given(context: typer.Context) -> set[str]:
+    """Names of the options that the command line or a file sets."""
+    sources = {p.name: context.get_parameter_source(p.name) for p in context.command.params}
+    return {name for name, source in sources.items() if source and source.name != "DEFAULT"}
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def choose_precision(precision: str) -> str:
+    import fusedlm
+
+    if precision == "auto":
+        return "bfloat16" if fusedlm.isa() == "avx512_bf16" else "float32"
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}, expected auto, float32 or bfloat16")
+    return precision
+
+
+def model_folder(path: Path) -> Path:
+    """A model folder, or the best (else the last) one of a training run."""
+    for folder in (path, path / "best", path / "last"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a model or a training run")
+    raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
+
+
+def load_model(path: Path, precision: str):
+    """(model, tokenizer) of a folder, with its compute dtype set."""
+    import torch
+
+    from fusedlm.models import load
+
+    folder = model_folder(path)
+    model, tokenizer = load(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    model.compute_dtype = getattr(torch, choose_precision(precision))
+    return model, tokenizer

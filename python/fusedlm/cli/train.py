@@ -1,0 +1,121 @@
+"""fusedlm train: a model on one's own text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ConfigFile, Precision, Threads, choose_precision, given, set_threads
+
+# What may be given with --resume.
+_ON_RESUME = {
+    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "threads", "quiet",
+    "config",
+}  # fmt: skip
+
+
+def train(
+    context: typer.Context,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="A text file, a folder of .txt and .md files, or 'shakespeare'.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/train"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    style: Annotated[str, typer.Option(help="gpt2 or llama.")] = "llama",
+    layers: Annotated[int, typer.Option(min=1, help="Transformer blocks.")] = 6,
+    width: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 384,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 6,
+    kv_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Key-value heads, a divisor of --heads.", show_default="heads"),
+    ] = None,
+    block: Annotated[
+        int, typer.Option("--context", min=2, help="Longest sequence in tokens.")
+    ] = 256,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")] = 0.0,
+    tokenizer: Annotated[
+        str, typer.Option(help="bpe, chars, or the path of a tokenizer.json.")
+    ] = "bpe",
+    vocab_size: Annotated[int, typer.Option(help="Tokens of a new BPE vocabulary.")] = 4096,
+    validation: Annotated[
+        float, typer.Option(help="Share of the text, at its end, to validate on.")
+    ] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 16,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    min_lr_ratio: Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")] = 0.1,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 100,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's decay of matrices.")] = 0.1,
+    clip: Annotated[float, typer.Option(help="Largest global gradient norm.")] = 1.0,
+    precision: Precision = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")] = 0,
+    eval_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
+    eval_batches: Annotated[
+        int | None, typer.Option(min=1, help="Batches per validation.", show_default="all")
+    ] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.")] = 1,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train a language model on a text.
+
+    Writes the best and the last model, metrics.jsonl and curve.png into --out. Ctrl-C saves and
+    ends; --resume goes on as if nothing had happened.
+
+    \b
+    Examples:
+      fusedlm train my_text.txt --out runs/mine
+      fusedlm train shakespeare --style gpt2 --tokenizer chars --steps 5000
+      fusedlm train --resume --out runs/mine
+      fusedlm train --config settings.yaml
+    """
+    from fusedlm.train import TrainConfig
+
+    from .run import Recipe, again, begin, carry_out
+
+    set_threads(threads)
+    if resume:
+        fixed = sorted(given(context) - _ON_RESUME)
+        if fixed:
+            raise ValueError(
+                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
+                " the settings it began with"
+            )
+        prepared, settings = again(out, text)
+        values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
+        values["log_every"] = log_every
+        settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
+        recipe = Recipe(text or "", out, progress=not quiet)
+        carry_out(prepared, settings, recipe, resume=True)
+        return
+    if text is None:
+        raise ValueError("text is missing: give a file, a folder or 'shakespeare' (or --resume)")
+    settings = TrainConfig(
+        steps=steps, batch=batch, accumulate=accumulate, lr=lr, min_lr_ratio=min_lr_ratio,
+        warmup=warmup, weight_decay=weight_decay, clip=clip,
+        precision=choose_precision(precision), seed=seed, eval_every=eval_every,
+        eval_batches=eval_batches, save_every=save_every, log_every=log_every,
+    )  # fmt: skip
+    recipe = Recipe(
+        text, out, style, tokenizer, vocab_size, validation,
+        {
+            "layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads,
+            "context": block, "dropout": dropout, "tied": True,
+        },
+        progress=not quiet,
+    )  # fmt: skip
+    result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
+    if not result.interrupted:
+        typer.echo(f'\nTry next:\n  fusedlm generate {out} "Once"')

@@ -1,0 +1,164 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fusedlm.cli import main
+
+TINY = (
+    "--layers 1 --width 32 --heads 2 --context 32 --tokenizer chars --batch 4 --steps 6"
+    " --eval-every 3 --save-every 3 --warmup 2 --precision float32 --quiet"
+).split()
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 100
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("train", ...) -> (exit code, stdout, stderr)"""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fusedlm", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    (tmp_path / "fox.txt").write_text(TEXT)
+    return tmp_path / "fox.txt"
+
+
+@pytest.fixture
+def trained(run, text, tmp_path) -> Path:
+    code, _, err = run("train", text, "--out", tmp_path / "run", *TINY)
+    assert code == 0, err
+    return tmp_path / "run"
+
+
+def weights(run_folder: Path) -> bytes:
+    return (run_folder / "last" / "model.safetensors").read_bytes()
+
+
+def test_quickstart_trains_shows_a_sample_and_says_what_comes_next(run, tmp_path):
+    out = tmp_path / "quick"
+    code, stdout, err = run("quickstart", "--out", out, "--steps", 2, "--quiet")
+    assert code == 0, err
+    for expected in ("bigram", "a sample", "loss curve", "last checkpoint", "Try next"):
+        assert expected in stdout
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("quickstart", "--out", out)
+    assert code == 1 and "holds a training run already" in err and "--resume" in err
+
+
+def test_train_then_resume_equals_one_run(run, text, trained, tmp_path):
+    long = [*TINY[: TINY.index("--steps")], "--steps", 6, *TINY[TINY.index("--steps") + 2 :]]
+    assert run("train", text, "--out", tmp_path / "again", *long)[0] == 0
+    assert weights(trained) == weights(tmp_path / "again")
+    code, stdout, _ = run("train", "--resume", "--out", trained, "--steps", 8, "--quiet")
+    assert code == 0 and "8 steps" in stdout
+    steps = [json.loads(line)["step"] for line in (trained / "metrics.jsonl").open()]
+    assert max(steps) == 8
+
+
+def test_generate_is_the_same_for_a_seed(run, trained):
+    a = run("generate", trained, "the ", "--seed", 3, "--max-new-tokens", 20)
+    b = run("generate", trained, "the ", "--seed", 3, "--max-new-tokens", 20)
+    assert a == b and a[0] == 0 and a[1].startswith("the ") and len(a[1]) > 10
+    several = run("generate", trained / "best", "the ", "--count", 2, "--max-new-tokens", 5)
+    assert several[0] == 0 and "--- 2 ---" in several[1]
+
+
+def test_eval_prints_loss_perplexity_and_bits(run, text, trained):
+    code, stdout, _ = run("eval", trained, text, "--json")
+    values = json.loads(stdout)
+    assert code == 0 and values["bytes"] == len(TEXT) and 0 < values["loss"] < 5
+    assert "perplexity" in run("eval", trained, text, "--validation", 0.1)[1]
+
+
+def test_info_names_version_and_instruction_set(run):
+    values = json.loads(run("info", "--json")[1])
+    assert values["isa"] in values["isas_available"] and values["cuda_compiled"] is False
+    assert "instruction set in use" in run("info")[1]
+
+
+@pytest.mark.parametrize("command", [[], ["quickstart"], ["train"], ["generate"], ["eval"], ["info"]])
+def test_every_command_has_help_with_examples(run, command):
+    code, stdout, _ = run(*command, "--help")
+    assert code == 0 and "Usage" in stdout
+    assert not command or "Examples:" in stdout
+
+
+@pytest.mark.parametrize("kind", ["yaml", "toml"])
+def test_options_come_from_a_file_and_the_command_line_wins(run, text, tmp_path, kind):
+    values = {"layers": 1, "width": 32, "heads": 2, "context": 32, "steps": 2, "batch": 2,
+              "tokenizer": "chars", "warmup": 1, "quiet": True, "eval-every": 2}  # fmt: skip
+    lines = {
+        "yaml": [f"{k}: {json.dumps(v)}" for k, v in values.items()],
+        "toml": [f"{k} = {json.dumps(v)}" for k, v in values.items()],
+    }[kind]
+    (tmp_path / f"settings.{kind}").write_text("\n".join(lines))
+    code, stdout, err = run(
+        "train", text, "--config", tmp_path / f"settings.{kind}", "--out", tmp_path / "r", "--steps", 3
+    )
+    assert code == 0, err
+    assert "1 layers, width 32" in stdout and "3 steps of 2 x 32" in stdout
+
+
+def test_mistakes_are_one_clear_line(run, text, trained, tmp_path):
+    def error(*arguments) -> str:
+        code, _, err = run(*arguments)
+        assert code != 0 and "Traceback" not in err
+        return err
+
+    assert "neither a file or folder" in error("train", tmp_path / "no.txt", "--out", tmp_path / "x")
+    assert "text is missing" in error("train", "--out", tmp_path / "x")
+    (tmp_path / "empty.txt").write_text("")
+    assert "holds no text" in error("train", tmp_path / "empty.txt", "--out", tmp_path / "x")
+    assert "style is 'bert'" in error("train", text, "--style", "bert", "--out", tmp_path / "x")
+    assert "divisor of width" in error("train", text, "--heads", 5, "--out", tmp_path / "x")
+    assert "--lr cannot be given with --resume" in error(
+        "train", "--resume", "--out", trained, "--lr", 1
+    )
+    assert "holds no training run" in error("train", "--resume", "--out", tmp_path / "x")
+    assert "does not exist" in error("generate", tmp_path / "nowhere", "x")
+    assert "temperature" in error("generate", trained, "x", "--temperature", -1)
+    assert "top_p" in error("generate", trained, "x", "--top-p", 2)
+    (tmp_path / "bad.yaml").write_text("colour: blue")
+    assert "unknown option 'colour'" in error("train", text, "--config", tmp_path / "bad.yaml")
+    (trained / "best" / "model.safetensors").write_bytes(b"damaged")
+    assert "model.safetensors" in error("generate", trained, "x")
+    assert not (tmp_path / "x" / "last").exists()
+
+
+def test_ctrl_c_saves_and_resume_goes_on(text, tmp_path):
+    long = [*TINY[: TINY.index("--steps")], "--steps", "100000"]
+    command = [sys.executable, "-m", "fusedlm.cli", "train", str(text), "--out", str(tmp_path / "r"), *long]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 5:
+            break
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate(timeout=60)
+    assert child.returncode == 0, stderr
+    assert "stopped and saved at step" in stdout
+    saved = json.loads((tmp_path / "r" / "last" / "state.json").read_text())["step"]
+    assert saved == max(json.loads(line)["step"] for line in metrics.open())
