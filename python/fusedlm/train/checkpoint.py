@@ -106,6 +106,8 @@ class _whole:
             self._folder.__exit__(kind, error, trace)
         except (OSError, SafetensorError) as failure:
             raise self._explained(failure) from failure
+        if isinstance(error, (OSError, SafetensorError)):
+            raise self._explained(error) from error
         return False
 
     def _explained(self, error: Exception) -> OSError:
