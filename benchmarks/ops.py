@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import fusedlm
 import torch
 import torch.nn.functional as F
-
-import fusedlm
-from benchmarks.timing import alternate, roof
 from fusedlm import ops
+
+from benchmarks.timing import alternate, roof
 
 
 def leaf(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -30,54 +30,82 @@ def both_ways(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor]) -> C
 
 def layer_norm(dtype):
     x, w, b = leaf(4096, 768, dtype=dtype), leaf(768, dtype=dtype), leaf(768, dtype=dtype)
-    yield "layer_norm 4096x768", [x, w, b], lambda: ops.layer_norm(x, w, b), (
-        lambda: F.layer_norm(x, (768,), w, b)
-    ), 0.0
+    yield (
+        "layer_norm 4096x768",
+        [x, w, b],
+        lambda: ops.layer_norm(x, w, b),
+        (lambda: F.layer_norm(x, (768,), w, b)),
+        0.0,
+    )
 
 
 def add_layer_norm(dtype):
     x, r = leaf(4096, 768, dtype=dtype), leaf(4096, 768, dtype=dtype)
     w, b = leaf(768, dtype=dtype), leaf(768, dtype=dtype)
-    yield "add + layer_norm 4096x768", [x, r, w, b], (
-        lambda: ops.layer_norm(x, w, b, residual=r)[0]
-    ), (lambda: F.layer_norm(x + r, (768,), w, b)), 0.0
+    yield (
+        "add + layer_norm 4096x768",
+        [x, r, w, b],
+        (lambda: ops.layer_norm(x, w, b, residual=r)[0]),
+        (lambda: F.layer_norm(x + r, (768,), w, b)),
+        0.0,
+    )
 
 
 def rms_norm(dtype):
     x, w = leaf(4096, 768, dtype=dtype), leaf(768, dtype=dtype)
-    yield "rms_norm 4096x768", [x, w], lambda: ops.rms_norm(x, w), (
-        lambda: F.rms_norm(x, (768,), w, 1e-6)
-    ), 0.0
+    yield (
+        "rms_norm 4096x768",
+        [x, w],
+        lambda: ops.rms_norm(x, w),
+        (lambda: F.rms_norm(x, (768,), w, 1e-6)),
+        0.0,
+    )
 
 
 def linear(dtype):
     x, w, b = leaf(1024, 768, dtype=dtype), leaf(2304, 768, dtype=dtype), leaf(2304, dtype=dtype)
-    yield "linear 1024x768x2304", [x, w, b], lambda: ops.linear(x, w, b), (
-        lambda: F.linear(x, w, b)
-    ), 6.0 * 1024 * 768 * 2304
+    yield (
+        "linear 1024x768x2304",
+        [x, w, b],
+        lambda: ops.linear(x, w, b),
+        (lambda: F.linear(x, w, b)),
+        6.0 * 1024 * 768 * 2304,
+    )
 
 
 def ffn_gelu(dtype):
     x, up, down = (leaf(*s, dtype=dtype) for s in ((1024, 768), (3072, 768), (768, 3072)))
-    yield "ffn gelu 1024x768x3072", [x, up, down], lambda: ops.ffn(x, up, down), (
-        lambda: F.linear(F.gelu(F.linear(x, up)), down)
-    ), 12.0 * 1024 * 768 * 3072
+    yield (
+        "ffn gelu 1024x768x3072",
+        [x, up, down],
+        lambda: ops.ffn(x, up, down),
+        (lambda: F.linear(F.gelu(F.linear(x, up)), down)),
+        12.0 * 1024 * 768 * 3072,
+    )
 
 
 def ffn_swiglu(dtype):
     x, up, gate = (leaf(*s, dtype=dtype) for s in ((1024, 768), (2048, 768), (2048, 768)))
     down = leaf(768, 2048, dtype=dtype)
-    yield "ffn swiglu 1024x768x2048", [x, up, gate, down], (
-        lambda: ops.ffn(x, up, down, gate_weight=gate, activation="swiglu")
-    ), (lambda: F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)), 18.0 * 1024 * 768 * 2048
+    yield (
+        "ffn swiglu 1024x768x2048",
+        [x, up, gate, down],
+        (lambda: ops.ffn(x, up, down, gate_weight=gate, activation="swiglu")),
+        (lambda: F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)),
+        18.0 * 1024 * 768 * 2048,
+    )
 
 
 def embedding(dtype):
     tokens = torch.randint(50257, (8, 1024))
     w = leaf(50257, 768, dtype=dtype)
-    yield "embedding 8x1024 of 50257x768", [w], lambda: ops.embedding(tokens, w), (
-        lambda: F.embedding(tokens, w)
-    ), 0.0
+    yield (
+        "embedding 8x1024 of 50257x768",
+        [w],
+        lambda: ops.embedding(tokens, w),
+        (lambda: F.embedding(tokens, w)),
+        0.0,
+    )
 
 
 def rope(dtype):
@@ -104,19 +132,37 @@ def attention(dtype):
             return ops.attention(q, k, v, causal=True)
 
         # 4 B H T^2 D forward and 10 backward, halved by the causal mask.
-        yield f"attention causal B{B} H{H} T{T} D{D}", [q, k, v], ours, plain, 7.0 * B * H * T * T * D
+        yield (
+            f"attention causal B{B} H{H} T{T} D{D}",
+            [q, k, v],
+            ours,
+            plain,
+            7.0 * B * H * T * T * D,
+        )
 
 
 def linear_cross_entropy(dtype):
     x, w = leaf(1024, 768, dtype=dtype), leaf(50257, 768, dtype=dtype)
     targets = torch.randint(50257, (1024,))
-    yield "linear_cross_entropy 1024x768x50257", [x, w], (
-        lambda: ops.linear_cross_entropy(x, w, targets)
-    ), (lambda: F.cross_entropy(F.linear(x, w).float(), targets)), 6.0 * 1024 * 768 * 50257
+    yield (
+        "linear_cross_entropy 1024x768x50257",
+        [x, w],
+        (lambda: ops.linear_cross_entropy(x, w, targets)),
+        (lambda: F.cross_entropy(F.linear(x, w).float(), targets)),
+        6.0 * 1024 * 768 * 50257,
+    )
 
 
 CASES = [
-    embedding, layer_norm, add_layer_norm, rms_norm, rope, linear, ffn_gelu, ffn_swiglu, attention,
+    embedding,
+    layer_norm,
+    add_layer_norm,
+    rms_norm,
+    rope,
+    linear,
+    ffn_gelu,
+    ffn_swiglu,
+    attention,
     linear_cross_entropy,
 ]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 import fusedlm
+import pytest
 
 
 @pytest.fixture(params=fusedlm.available_isas())

@@ -14,7 +14,8 @@ inline Activation activation_from_name(const std::string& op, const std::string&
   if (name == "gelu") return Activation::gelu;
   if (name == "gelu_tanh") return Activation::gelu_tanh;
   if (name == "silu") return Activation::silu;
-  throw InvalidArgument(op + ": activation is '" + name + "', expected none, relu, gelu, gelu_tanh or silu");
+  throw InvalidArgument(op + ": activation is '" + name +
+                        "', expected none, relu, gelu, gelu_tanh or silu");
 }
 
 }  // namespace fusedlm::bindings

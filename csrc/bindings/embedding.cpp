@@ -9,9 +9,10 @@ static const Registration embedding([](pybind11::module_& m) {
                                 TensorView position_weight, TensorView out) {
     run(embedding_forward, EmbeddingForward{tokens, weight, positions, position_weight, out});
   });
-  m.def("embedding_backward", [](TensorView dout, TensorView tokens, TensorView dweight, index_t padding_idx) {
-    run(embedding_backward, EmbeddingBackward{dout, tokens, dweight, padding_idx});
-  });
+  m.def("embedding_backward",
+        [](TensorView dout, TensorView tokens, TensorView dweight, index_t padding_idx) {
+          run(embedding_backward, EmbeddingBackward{dout, tokens, dweight, padding_idx});
+        });
 });
 
 }  // namespace fusedlm::bindings

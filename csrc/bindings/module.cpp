@@ -16,8 +16,8 @@ std::vector<void (*)(py::module_&)>& registrations() {
 
 // Attribute names are looked up millions of times; interned strings make each a pointer comparison.
 struct Names {
-  py::str data_ptr{"data_ptr"}, shape{"shape"}, stride{"stride"}, strides{"strides"}, dtype{"dtype"},
-      is_cpu{"is_cpu"}, ctypes{"ctypes"}, data{"data"};
+  py::str data_ptr{"data_ptr"}, shape{"shape"}, stride{"stride"}, strides{"strides"},
+      dtype{"dtype"}, is_cpu{"is_cpu"}, ctypes{"ctypes"}, data{"data"};
 };
 const Names& names() {
   static const Names* instance = new Names;  // lives as long as the interpreter
@@ -32,8 +32,8 @@ DType dtype_from(py::handle dtype) {
   }
   std::string name = py::str(dtype);
   if (name.rfind("torch.", 0) == 0) name = name.substr(6);
-  for (DType known : {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::int64, DType::int32,
-                      DType::boolean}) {
+  for (DType known : {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::int64,
+                      DType::int32, DType::boolean}) {
     if (name == name_of(known)) {
       dtype.inc_ref();
       seen->emplace_back(dtype.ptr(), known);
@@ -43,10 +43,12 @@ DType dtype_from(py::handle dtype) {
   return DType::other;
 }
 
-void copy_dims(py::handle tuple, TensorView& view, std::array<index_t, kMaxDims>& into, index_t divisor) {
+void copy_dims(py::handle tuple, TensorView& view, std::array<index_t, kMaxDims>& into,
+               index_t divisor) {
   const Py_ssize_t count = PyTuple_GET_SIZE(tuple.ptr());
   if (count > kMaxDims) {
-    throw InvalidArgument("a tensor has " + std::to_string(count) + " dimensions, expected at most 5");
+    throw InvalidArgument("a tensor has " + std::to_string(count) +
+                          " dimensions, expected at most 5");
   }
   view.ndim = static_cast<int>(count);
   for (Py_ssize_t i = 0; i < count; ++i) {

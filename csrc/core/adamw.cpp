@@ -10,7 +10,9 @@ FUSEDLM_CPU_KERNEL(adamw_step, AdamwStep)
 
 namespace {
 
-std::string indexed(const char* list, size_t i) { return std::string(list) + "[" + std::to_string(i) + "]"; }
+std::string indexed(const char* list, size_t i) {
+  return std::string(list) + "[" + std::to_string(i) + "]";
+}
 
 void dense(const char* op, const std::string& name, const TensorView& view,
            std::initializer_list<DType> dtypes) {
@@ -18,13 +20,13 @@ void dense(const char* op, const std::string& name, const TensorView& view,
   check::contiguous(op, name.c_str(), view);
 }
 
-void same_shape(const char* op, const std::string& name, const TensorView& view, const TensorView& param,
-                size_t i) {
+void same_shape(const char* op, const std::string& name, const TensorView& view,
+                const TensorView& param, size_t i) {
   bool same = view.ndim == param.ndim;
   for (int d = 0; same && d < view.ndim; ++d) same = view.shape[d] == param.shape[d];
   if (!same) {
-    check::fail(op, name + " has shape " + shape_string(view) + ", expected " + shape_string(param) +
-                        " as in " + indexed("params", i));
+    check::fail(op, name + " has shape " + shape_string(view) + ", expected " +
+                        shape_string(param) + " as in " + indexed("params", i));
   }
 }
 
@@ -61,7 +63,8 @@ void adamw_step(const AdamwStep& args, Context& ctx) {
     same_shape(op, indexed("exp_avgs", i), args.exp_avgs[i], args.params[i], i);
     same_shape(op, indexed("exp_avg_sqs", i), args.exp_avg_sqs[i], args.params[i], i);
     if (args.steps[i] < 1) {
-      check::fail(op, indexed("steps", i) + " is " + std::to_string(args.steps[i]) + ", expected at least 1");
+      check::fail(op, indexed("steps", i) + " is " + std::to_string(args.steps[i]) +
+                          ", expected at least 1");
     }
   }
   dispatch_adamw_step(args, ctx);

@@ -10,18 +10,20 @@ FUSEDLM_CPU_KERNEL(attention_backward, AttentionBackward)
 
 namespace {
 
-void heads_like(const char* op, const char* argument, const TensorView& view, const TensorView& like,
-                const char* like_name) {
+void heads_like(const char* op, const char* argument, const TensorView& view,
+                const TensorView& like, const char* like_name) {
   check::tensor(op, argument, view, 4, {like.dtype});
   for (int d = 0; d < 4; ++d) check::dim(op, argument, view, d, like.shape[d], like_name);
   check::last_contiguous(op, argument, view);
 }
 
-void offsets(const char* op, const char* argument, const TensorView& view, index_t tokens, const char* like) {
+void offsets(const char* op, const char* argument, const TensorView& view, index_t tokens,
+             const char* like) {
   check::tensor(op, argument, view, 1, {DType::int32});
   check::contiguous(op, argument, view);
   const int32_t* at = view.as<int32_t>();
-  if (view.shape[0] < 1 || at[0] != 0) check::fail(op, std::string(argument) + " must start with 0");
+  if (view.shape[0] < 1 || at[0] != 0)
+    check::fail(op, std::string(argument) + " must start with 0");
   for (index_t i = 1; i < view.shape[0]; ++i) {
     if (at[i] < at[i - 1]) {
       check::fail(op, std::string(argument) + " falls from " + std::to_string(at[i - 1]) + " to " +
@@ -43,10 +45,12 @@ void inputs(const char* op, const TensorView& query, const TensorView& key, cons
   check::dim(op, "key", key, 0, query.shape[0], "query");
   check::dim(op, "key", key, 3, query.shape[3], "query");
   heads_like(op, "value", value, key, "key");
-  if (query.shape[3] == 0) check::fail(op, "query has shape " + shape_string(query) + ", expected D > 0");
+  if (query.shape[3] == 0)
+    check::fail(op, "query has shape " + shape_string(query) + ", expected D > 0");
   if (query.shape[2] && (key.shape[2] == 0 || query.shape[2] % key.shape[2])) {
-    check::fail(op, "key has " + std::to_string(key.shape[2]) + " heads, expected a divisor of the " +
-                        std::to_string(query.shape[2]) + " heads of query");
+    check::fail(op, "key has " + std::to_string(key.shape[2]) +
+                        " heads, expected a divisor of the " + std::to_string(query.shape[2]) +
+                        " heads of query");
   }
   check::tensor(op, "lse", lse, 3, {DType::float32});
   check::dim(op, "lse", lse, 0, query.shape[0], "query");
@@ -55,10 +59,13 @@ void inputs(const char* op, const TensorView& query, const TensorView& key, cons
   check::contiguous(op, "lse", lse);
 }
 
-void check_options(const char* op, const AttentionOptions& o, const TensorView& query, const TensorView& key) {
+void check_options(const char* op, const AttentionOptions& o, const TensorView& query,
+                   const TensorView& key) {
   const index_t B = query.shape[0], T = query.shape[1], H = query.shape[2], S = key.shape[1];
-  if (o.window < 0) check::fail(op, "window is " + std::to_string(o.window) + ", expected at least 1");
-  if (!(o.softcap >= 0)) check::fail(op, "softcap is " + std::to_string(o.softcap) + ", expected at least 0");
+  if (o.window < 0)
+    check::fail(op, "window is " + std::to_string(o.window) + ", expected at least 1");
+  if (!(o.softcap >= 0))
+    check::fail(op, "softcap is " + std::to_string(o.softcap) + ", expected at least 0");
   if (!(o.dropout_p >= 0 && o.dropout_p < 1)) {
     check::fail(op, "dropout_p is " + std::to_string(o.dropout_p) + ", expected 0 <= p < 1");
   }
@@ -84,7 +91,9 @@ void check_options(const char* op, const AttentionOptions& o, const TensorView& 
     offsets(op, "cu_seqlens_q", o.cu_seqlens_q, T, "query");
     offsets(op, "cu_seqlens_k", o.cu_seqlens_k, S, "key");
     check::dim(op, "cu_seqlens_k", o.cu_seqlens_k, 0, o.cu_seqlens_q.shape[0], "cu_seqlens_q");
-    if (B != 1) check::fail(op, "query has shape " + shape_string(query) + ", expected B = 1 with cu_seqlens_q");
+    if (B != 1)
+      check::fail(op,
+                  "query has shape " + shape_string(query) + ", expected B = 1 with cu_seqlens_q");
     if (o.mask.defined() || o.key_padding_mask.defined() || o.kv_lengths.defined()) {
       check::fail(op, "mask, key_padding_mask and kv_lengths do not go with cu_seqlens_q");
     }

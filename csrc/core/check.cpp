@@ -12,7 +12,8 @@ void tensor(const char* op, const char* argument, const TensorView& view, int nd
   if (!view.defined()) fail(op, name + " is missing");
   if (view.device != DeviceType::cpu) fail(op, name + " is on cuda, expected cpu");
   if (view.ndim != ndim) {
-    fail(op, name + " has shape " + shape_string(view) + ", expected " + std::to_string(ndim) + " dimensions");
+    fail(op, name + " has shape " + shape_string(view) + ", expected " + std::to_string(ndim) +
+                 " dimensions");
   }
   std::string wanted;
   for (DType dtype : dtypes) {
@@ -26,11 +27,14 @@ void dim(const char* op, const char* argument, const TensorView& view, int dim, 
          const char* like) {
   if (view.shape[dim] == expected) return;
   fail(op, std::string(argument) + " has shape " + shape_string(view) + ", expected " +
-               std::to_string(expected) + " in dimension " + std::to_string(dim) + " as in " + like);
+               std::to_string(expected) + " in dimension " + std::to_string(dim) + " as in " +
+               like);
 }
 
 void last_contiguous(const char* op, const char* argument, const TensorView& view) {
-  if (view.ndim == 0 || view.numel() == 0 || view.shape[view.ndim - 1] <= 1 || view.strides[view.ndim - 1] == 1) return;
+  if (view.ndim == 0 || view.numel() == 0 || view.shape[view.ndim - 1] <= 1 ||
+      view.strides[view.ndim - 1] == 1)
+    return;
   fail(op, std::string(argument) + " has stride " + std::to_string(view.strides[view.ndim - 1]) +
                " in its last dimension, expected 1");
 }

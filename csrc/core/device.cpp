@@ -18,8 +18,9 @@ bool machine_has(Isa isa) {
 #if defined(FUSEDLM_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
   switch (isa) {
     case Isa::scalar:
       return true;
@@ -38,7 +39,8 @@ Isa choose_isa() {
   if (const char* wanted = std::getenv("FUSEDLM_ISA"); wanted && *wanted) {
     Isa isa = isa_from_name(wanted);
     if (!machine_has(isa)) {
-      throw Unsupported(std::string("FUSEDLM_ISA=") + wanted + ": this machine lacks these instructions");
+      throw Unsupported(std::string("FUSEDLM_ISA=") + wanted +
+                        ": this machine lacks these instructions");
     }
     return isa;
   }
@@ -102,7 +104,8 @@ int num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
 
 void set_num_threads(int threads) {
   if (threads < 1) {
-    throw InvalidArgument("set_num_threads: threads is " + std::to_string(threads) + ", expected at least 1");
+    throw InvalidArgument("set_num_threads: threads is " + std::to_string(threads) +
+                          ", expected at least 1");
   }
   omp_set_num_threads(threads);
 }
@@ -123,7 +126,8 @@ void* Workspace::take_bytes(size_t bytes) {
   }
   if (block_ == blocks_.size()) {
     size_t size = std::max({bytes, kSmallestBlock, capacity_});
-    auto* data = static_cast<char*>(::operator new(size, std::align_val_t{kAlignment}, std::nothrow));
+    auto* data =
+        static_cast<char*>(::operator new(size, std::align_val_t{kAlignment}, std::nothrow));
     if (!data) {
       throw OutOfMemory("workspace: " + std::to_string(size) + " bytes could not be allocated");
     }
@@ -139,7 +143,8 @@ void* Workspace::take_bytes(size_t bytes) {
 void Workspace::fold() noexcept {
   const size_t total = capacity_;
   release();
-  if (auto* data = static_cast<char*>(::operator new(total, std::align_val_t{kAlignment}, std::nothrow))) {
+  if (auto* data =
+          static_cast<char*>(::operator new(total, std::align_val_t{kAlignment}, std::nothrow))) {
     blocks_.push_back({data, total});
     capacity_ = total;
   }
@@ -153,7 +158,8 @@ Workspace::Scope::Scope(Workspace& workspace)
 Workspace::Scope::~Scope() {
   workspace_.block_ = block_;
   workspace_.used_ = used_;
-  // The outermost scope folds several blocks into one, so that the next call finds a single large one.
+  // The outermost scope folds several blocks into one, so that the next call finds a single large
+  // one.
   if (--workspace_.depth_ == 0 && workspace_.blocks_.size() > 1) {
     workspace_.fold();
   }

@@ -10,14 +10,15 @@ FUSEDLM_CPU_KERNEL(embedding_backward, EmbeddingBackward)
 
 namespace {
 
-void indices(const char* op, const char* argument, const TensorView& view, index_t count, index_t limit,
-             const char* limit_name) {
+void indices(const char* op, const char* argument, const TensorView& view, index_t count,
+             index_t limit, const char* limit_name) {
   check::vector_of(op, argument, view, count, "tokens", {DType::int64});
   const index_t* ids = view.as<index_t>();
   for (index_t n = 0; n < count; ++n) {
     if (ids[n] < 0 || ids[n] >= limit) {
-      check::fail(op, std::string(argument) + " has " + std::to_string(ids[n]) + " at [" + std::to_string(n) +
-                          "], expected 0 <= id < " + limit_name + " = " + std::to_string(limit));
+      check::fail(op, std::string(argument) + " has " + std::to_string(ids[n]) + " at [" +
+                          std::to_string(n) + "], expected 0 <= id < " + limit_name + " = " +
+                          std::to_string(limit));
     }
   }
 }
@@ -37,7 +38,8 @@ void embedding_forward(const EmbeddingForward& a, Context& ctx) {
     check::fail(op, "positions and position_weight are given together or not at all");
   }
   if (a.positions.defined()) {
-    check::weight_of(op, "position_weight", a.position_weight, -1, "", C, "weight", {a.weight.dtype});
+    check::weight_of(op, "position_weight", a.position_weight, -1, "", C, "weight",
+                     {a.weight.dtype});
     indices(op, "positions", a.positions, N, a.position_weight.shape[0], "P");
   }
   dispatch_embedding_forward(a, ctx);

@@ -48,8 +48,10 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
   }
-  const auto dweight = [&](const char* name, const TensorView& view, index_t rows, index_t columns) {
-    if (view.defined()) check::weight_of(op, name, view, rows, "up_weight", columns, "x", {DType::float32});
+  const auto dweight = [&](const char* name, const TensorView& view, index_t rows,
+                           index_t columns) {
+    if (view.defined())
+      check::weight_of(op, name, view, rows, "up_weight", columns, "x", {DType::float32});
   };
   const auto dbias = [&](const char* name, const TensorView& view, index_t size) {
     if (view.defined()) check::vector_of(op, name, view, size, "up_weight", {DType::float32});

@@ -18,7 +18,8 @@ void linear_forward(const LinearForward& a, Context& ctx) {
   if (a.residual.defined()) check::rows_of(op, "residual", a.residual, a.x, outputs, "weight");
   if (a.preactivation.defined()) {
     check::rows_of(op, "preactivation", a.preactivation, a.x, outputs, "weight");
-    if (a.preactivation.strides[0] != a.y.strides[0]) check::fail(op, "preactivation has other strides than y");
+    if (a.preactivation.strides[0] != a.y.strides[0])
+      check::fail(op, "preactivation has other strides than y");
   }
   dispatch_linear_forward(a, ctx);
 }
@@ -34,9 +35,11 @@ void linear_backward(const LinearBackward& a, Context& ctx) {
   }
   if (a.dx.defined()) check::rows_of(op, "dx", a.dx, a.x, a.x.shape[1], "x");
   if (a.dweight.defined()) {
-    check::weight_of(op, "dweight", a.dweight, outputs, "weight", a.x.shape[1], "x", {DType::float32});
+    check::weight_of(op, "dweight", a.dweight, outputs, "weight", a.x.shape[1], "x",
+                     {DType::float32});
   }
-  if (a.dbias.defined()) check::vector_of(op, "dbias", a.dbias, outputs, "weight", {DType::float32});
+  if (a.dbias.defined())
+    check::vector_of(op, "dbias", a.dbias, outputs, "weight", {DType::float32});
   dispatch_linear_backward(a, ctx);
 }
 

@@ -6,8 +6,8 @@
 namespace fusedlm::check {
 
 /// [N, columns] with contiguous rows and N and dtype as in x.
-inline void rows_of(const char* op, const char* argument, const TensorView& view, const TensorView& x,
-                    index_t columns, const char* like) {
+inline void rows_of(const char* op, const char* argument, const TensorView& view,
+                    const TensorView& x, index_t columns, const char* like) {
   tensor(op, argument, view, 2, {x.dtype});
   dim(op, argument, view, 0, x.shape[0], "x");
   dim(op, argument, view, 1, columns, like);

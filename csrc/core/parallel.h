@@ -1,6 +1,6 @@
 #pragma once
-// Deals numbered tasks to OpenMP's threads. What a task computes never depends on who runs it: work is
-// split by shape alone, so results are the same bits for any number of threads.
+// Deals numbered tasks to OpenMP's threads. What a task computes never depends on who runs it: work
+// is split by shape alone, so results are the same bits for any number of threads.
 
 #include <type_traits>
 
@@ -11,7 +11,8 @@ namespace detail {
 void run_tasks(index_t tasks, void (*call)(void* body, index_t task, int thread), void* body);
 }
 
-/// body(task, thread) for task in [0, tasks), thread in [0, num_threads()). An exception must not leave it.
+/// body(task, thread) for task in [0, tasks), thread in [0, num_threads()). An exception must not
+/// leave it.
 template <class Body>
 FUSEDLM_INLINE void parallel_for(index_t tasks, Body&& body) {
   using Plain = std::remove_reference_t<Body>;

@@ -10,7 +10,8 @@ FUSEDLM_CPU_KERNEL(rms_norm_backward, RmsNormBackward)
 
 namespace {
 
-void rows_like(const char* op, const char* argument, const TensorView& view, const TensorView& like) {
+void rows_like(const char* op, const char* argument, const TensorView& view,
+               const TensorView& like) {
   check::tensor(op, argument, view, 2, {like.dtype});
   check::dim(op, argument, view, 0, like.shape[0], "x");
   check::dim(op, argument, view, 1, like.shape[1], "x");
@@ -30,7 +31,8 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
   constexpr const char* op = "rms_norm";
   check::tensor(op, "x", args.x, 2, {DType::float32, DType::bfloat16});
   check::last_contiguous(op, "x", args.x);
-  if (args.x.shape[1] == 0) check::fail(op, "x has shape " + shape_string(args.x) + ", expected C > 0");
+  if (args.x.shape[1] == 0)
+    check::fail(op, "x has shape " + shape_string(args.x) + ", expected C > 0");
   vector_like(op, "weight", args.weight, args.x.shape[1], {DType::float32, DType::bfloat16});
   rows_like(op, "y", args.y, args.x);
   vector_like(op, "rstd", args.rstd, args.x.shape[0], {DType::float32});

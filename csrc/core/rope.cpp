@@ -31,9 +31,11 @@ void rope(const Rope& args, Context& ctx) {
     for (index_t b = 0; b < args.x.shape[0]; ++b) {
       for (index_t t = 0; t < args.x.shape[1]; ++t) {
         const int64_t at =
-            args.positions.as<int64_t>()[b * args.positions.strides[0] + t * args.positions.strides[1]];
+            args.positions
+                .as<int64_t>()[b * args.positions.strides[0] + t * args.positions.strides[1]];
         if (at < 0 || at >= P) {
-          check::fail(op, "positions holds " + std::to_string(at) + ", expected 0 to " + std::to_string(P - 1));
+          check::fail(op, "positions holds " + std::to_string(at) + ", expected 0 to " +
+                              std::to_string(P - 1));
         }
       }
     }

@@ -6,8 +6,8 @@
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-/// The standard normal distribution function, from a rational Chebyshev fit of erfc(z) with a relative
-/// error of 1.2e-7 everywhere, so that the far negative side does not cancel.
+/// The standard normal distribution function, from a rational Chebyshev fit of erfc(z) with a
+/// relative error of 1.2e-7 everywhere, so that the far negative side does not cancel.
 FUSEDLM_VEC Vec normal_cdf(Vec x) {
   const Vec z = abs(x) * Vec(0.70710678118654752f);
   const Vec t = Vec(1.0f) / fma(z, Vec(0.5f), Vec(1.0f));

@@ -1,7 +1,8 @@
-// Global gradient norm and AdamW (Loshchilov & Hutter 2019) over many tensors. Both cut every tensor into
-// blocks of kBlock elements and deal the blocks of all tensors as one list of tasks. The norm adds each
-// block's squares on its own and then the blocks in order; the step reads and writes everything once, with
-// the clip factor folded in, which is all that memory bandwidth allows.
+// Global gradient norm and AdamW (Loshchilov & Hutter 2019) over many tensors. Both cut every
+// tensor into blocks of kBlock elements and deal the blocks of all tensors as one list of tasks.
+// The norm adds each block's squares on its own and then the blocks in order; the step reads and
+// writes everything once, with the clip factor folded in, which is all that memory bandwidth
+// allows.
 
 #include "fusedlm/adamw.h"
 
@@ -51,7 +52,8 @@ double piece_squares(const T* x, index_t count) {
       sums[u] = fma(v, v, sums[u]);
     }
   }
-  for (; c + Vec::size <= count; c += Vec::size) sums[0] = fma(Vec::load(x + c), Vec::load(x + c), sums[0]);
+  for (; c + Vec::size <= count; c += Vec::size)
+    sums[0] = fma(Vec::load(x + c), Vec::load(x + c), sums[0]);
   if (c < count) {
     const Vec v = Vec::load(x + c, count - c);
     sums[1] = fma(v, v, sums[1]);
@@ -73,7 +75,8 @@ struct Rule {
 };
 
 template <class P, class G>
-void update(P* param, const G* grad, float* exp_avg, float* exp_avg_sq, index_t count, const Rule& rule) {
+void update(P* param, const G* grad, float* exp_avg, float* exp_avg_sq, index_t count,
+            const Rule& rule) {
   const auto body = [&](index_t c, auto... n) {
     const Vec g = Vec::load(grad + c, n...) * rule.clip;
     const Vec m0 = Vec::load(exp_avg + c, n...);
@@ -82,14 +85,16 @@ void update(P* param, const G* grad, float* exp_avg, float* exp_avg_sq, index_t 
     const Vec p = Vec::load(param + c, n...) * rule.decay;
     m.store(exp_avg + c, n...);
     v.store(exp_avg_sq + c, n...);
-    (p - rule.step_size * (m / fma(sqrt(v), rule.root_correction, rule.eps))).store(param + c, n...);
+    (p - rule.step_size * (m / fma(sqrt(v), rule.root_correction, rule.eps)))
+        .store(param + c, n...);
   };
   for_each_vec(count, body, body);
 }
 
 Rule rule_for(const AdamwStep& a, index_t i) {
   const double step = static_cast<double>(a.steps[i]);
-  const double correction1 = 1.0 - __builtin_pow(a.beta1, step), correction2 = 1.0 - __builtin_pow(a.beta2, step);
+  const double correction1 = 1.0 - __builtin_pow(a.beta1, step),
+               correction2 = 1.0 - __builtin_pow(a.beta2, step);
   const auto wide = [](double x) { return Vec(static_cast<float>(x)); };
   return {wide(a.clip_scale),
           wide(1.0 - a.beta1),
@@ -132,7 +137,8 @@ void adamw_step(const AdamwStep& a, Context& ctx) {
     switch_float(a.params[i].dtype, [&](auto p) {
       switch_float(a.grads[i].dtype, [&](auto g) {
         update(a.params[i].as<decltype(p)>() + first, a.grads[i].as<decltype(g)>() + first,
-               a.exp_avgs[i].as<float>() + first, a.exp_avg_sqs[i].as<float>() + first, block.count, rule);
+               a.exp_avgs[i].as<float>() + first, a.exp_avg_sqs[i].as<float>() + first, block.count,
+               rule);
       });
     });
   });

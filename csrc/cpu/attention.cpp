@@ -1,10 +1,10 @@
-// Flash attention, forward (Dao 2023). Keys and values of a (batch, key-value head) are packed once into
-// panels for the micro-kernels of the matrix multiply; a task is one tile of kTileQ queries of one head,
-// which walks over tiles of kTileK keys: scores = Q K^T, a running maximum m and sum l for each row (the
-// online softmax of Milakov & Gimelshein 2018), out = out * exp(m_old - m) + P V. Scores, weights and the
-// sums of out stay in L1 and L2. Tiles that causality or the window hide are skipped, and the last one is
-// cut to what is visible. A few queries (decoding) read K and V where they lie, since packing would cost
-// more than it saves.
+// Flash attention, forward (Dao 2023). Keys and values of a (batch, key-value head) are packed once
+// into panels for the micro-kernels of the matrix multiply; a task is one tile of kTileQ queries of
+// one head, which walks over tiles of kTileK keys: scores = Q K^T, a running maximum m and sum l
+// for each row (the online softmax of Milakov & Gimelshein 2018), out = out * exp(m_old - m) + P V.
+// Scores, weights and the sums of out stay in L1 and L2. Tiles that causality or the window hide
+// are skipped, and the last one is cut to what is visible. A few queries (decoding) read K and V
+// where they lie, since packing would cost more than it saves.
 
 #include "fusedlm/attention.h"
 
@@ -57,8 +57,8 @@ Sizes sizes_of(const AttentionForward& a) {
 }
 
 // scores -> weights in place for one row; returns the factor for what was summed before.
-float softmax_row(const AttentionOptions& o, const float* bias, const float* keep, index_t count, float* row,
-                  float& maximum, float& sum) {
+float softmax_row(const AttentionOptions& o, const float* bias, const float* keep, index_t count,
+                  float* row, float& maximum, float& sum) {
   const Vec scale(o.scale), cap(o.softcap), inverse_cap(o.softcap > 0 ? 1.0f / o.softcap : 0.0f);
   Vec top(maximum);
   for (index_t j = 0; j < count; j += Vec::size) {
@@ -86,13 +86,15 @@ float softmax_row(const AttentionOptions& o, const float* bias, const float* kee
 template <class T>
 void write_row(const float* sums, float maximum, float sum, index_t D, T* out, float* lse) {
   const Vec inverse(sum > 0 || sum != sum ? 1.0f / sum : 0.0f);
-  const auto body = [&](index_t d, auto... n) { (Vec::load(sums + d) * inverse).store(out + d, n...); };
+  const auto body = [&](index_t d, auto... n) {
+    (Vec::load(sums + d) * inverse).store(out + d, n...);
+  };
   for_each_vec(D, body, body);
   *lse = sum > 0 || sum != sum ? maximum + __builtin_logf(sum) : kInfinity;
 }
 
-void write_out(const AttentionForward& a, const Sequence& s, index_t h, index_t t, const float* sums,
-               float maximum, float sum) {
+void write_out(const AttentionForward& a, const Sequence& s, index_t h, index_t t,
+               const float* sums, float maximum, float sum) {
   const index_t D = a.query.shape[3];
   const index_t at = s.b * a.out.strides[0] + (s.q0 + t) * a.out.strides[1] + h * a.out.strides[2];
   float* lse = a.lse.as<float>() + (s.b * a.query.shape[2] + h) * a.query.shape[1] + s.q0 + t;
@@ -113,23 +115,27 @@ void query_tile(const AttentionForward& a, const Sizes& z, const Sequence& s, in
   const index_t query_step = kMR * pack.lanes(z.D), key_step = kNR * pack.lanes(z.D);
   for (index_t j0 = low / kTileK * kTileK; j0 < high; j0 += kTileK) {
     const index_t used = min_of(kTileK, high - j0), columns = ceil_div(used, kNR) * kNR;
-    const index_t in_tile = min_of(kTileK, s.S - j0);  // how deep the values of this tile were packed
-    multiply_tile(pack.pairs, w.query, query_step, keys + j0 / kNR * key_step, key_step, pack.lanes(z.D), rows,
-                  columns, false, w.scores, kTileK);
+    const index_t in_tile =
+        min_of(kTileK, s.S - j0);  // how deep the values of this tile were packed
+    multiply_tile(pack.pairs, w.query, query_step, keys + j0 / kNR * key_step, key_step,
+                  pack.lanes(z.D), rows, columns, false, w.scores, kTileK);
     for (index_t r = 0; r < rows; ++r) {
       float* row = w.scores + r * kTileK;
       const bool biased = score_bias(o, s, h, t0 + r, j0, columns, w.bias);
       if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t0 + r, j0, columns, w.keep);
-      const float factor = softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
-                                       columns, row, w.maximum[r], w.sum[r]);
+      const float factor =
+          softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr, columns,
+                      row, w.maximum[r], w.sum[r]);
       if (factor == 1.0f) continue;
       float* sums = w.out + r * z.out_stride;
-      for (index_t d = 0; d < z.out_stride; d += Vec::size) (Vec::load(sums + d) * Vec(factor)).store(sums + d);
+      for (index_t d = 0; d < z.out_stride; d += Vec::size)
+        (Vec::load(sums + d) * Vec(factor)).store(sums + d);
     }
     const Matrix weights{w.scores, DType::float32, kTileK, 1};
     pack.pack<kMR>(weights.transposed(), 0, used, 0, rows, w.weights);
-    multiply_tile(pack.pairs, w.weights, kMR * pack.lanes(used), values + j0 / kTileK * z.value_tile_lanes,
-                  kNR * pack.lanes(in_tile), pack.lanes(used), rows, z.out_stride, true, w.out, z.out_stride);
+    multiply_tile(pack.pairs, w.weights, kMR * pack.lanes(used),
+                  values + j0 / kTileK * z.value_tile_lanes, kNR * pack.lanes(in_tile),
+                  pack.lanes(used), rows, z.out_stride, true, w.out, z.out_stride);
   }
   for (index_t r = 0; r < rows; ++r) {
     write_out(a, s, h, t0 + r, w.out + r * z.out_stride, w.maximum[r], w.sum[r]);
@@ -151,7 +157,8 @@ Scratch take_scratch(const Sizes& z, Context& ctx) {
 void tiled(const AttentionForward& a, const Sizes& z, Context& ctx) {
   Workspace& ws = ctx.workspace();
   const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G;
-  const index_t value_lanes = z.key_tiles * z.value_tile_lanes, unit_lanes = z.key_lanes + value_lanes;
+  const index_t value_lanes = z.key_tiles * z.value_tile_lanes,
+                unit_lanes = z.key_lanes + value_lanes;
   const index_t threads = num_threads();
   const index_t some = min_of(units, max_of(threads, kPackedBytes / max_of(1, unit_lanes * 4)));
   auto* packed = ws.take<uint32_t>(some * unit_lanes);
@@ -173,31 +180,36 @@ void tiled(const AttentionForward& a, const Sizes& z, Context& ctx) {
     });
     // The last queries see the most keys under causality, so they go first.
     parallel_for(query_tiles * count * z.R, [&](index_t task, int thread) {
-      const index_t head = task % (count * z.R), t0 = (query_tiles - 1 - task / (count * z.R)) * kTileQ;
+      const index_t head = task % (count * z.R),
+                    t0 = (query_tiles - 1 - task / (count * z.R)) * kTileQ;
       const index_t unit = first + head / z.R;
       const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
       if (t0 >= s.T) return;
       const uint32_t* keys = packed + (unit - first) * unit_lanes;
-      query_tile(a, z, s, unit % z.G * z.R + head % z.R, t0, keys, keys + z.key_lanes, scratch[thread]);
+      query_tile(a, z, s, unit % z.G * z.R + head % z.R, t0, keys, keys + z.key_lanes,
+                 scratch[thread]);
     });
   }
 }
 
 // All queries of one head that share one pass over its keys and values.
 template <class T>
-void direct_head(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t h, float* scores,
-                 const Scratch& w) {
+void direct_head(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t h,
+                 float* scores, const Scratch& w) {
   const AttentionOptions& o = a.options;
   const Matrix query = head_rows(a.query, s.b, s.q0, h), key = head_rows(a.key, s.b, s.k0, h / z.R),
                value = head_rows(a.value, s.b, s.k0, h / z.R);
   const index_t stride = z.key_tiles * kTileK;
-  const index_t low = s.T ? visible(o, s, 0).low / kTileK * kTileK : 0, high = s.T ? visible(o, s, s.T - 1).high : 0;
+  const index_t low = s.T ? visible(o, s, 0).low / kTileK * kTileK : 0,
+                high = s.T ? visible(o, s, s.T - 1).high : 0;
   for (index_t j = low; j < high; ++j) {
     const T* k = static_cast<const T*>(key.data) + j * key.row_stride;
     for (index_t t = 0; t < s.T; ++t) {
       const T* q = static_cast<const T*>(query.data) + t * query.row_stride;
       Vec dot;
-      const auto add = [&](index_t d, auto... n) { dot = fma(Vec::load(q + d, n...), Vec::load(k + d, n...), dot); };
+      const auto add = [&](index_t d, auto... n) {
+        dot = fma(Vec::load(q + d, n...), Vec::load(k + d, n...), dot);
+      };
       for_each_vec(z.D, add, add);
       scores[t * stride + j] = reduce_sum(dot);
     }
@@ -211,10 +223,12 @@ void direct_head(const AttentionForward& a, const Sizes& z, const Sequence& s, i
       for (index_t j = used; j < columns; ++j) row[j] = 0.0f;
       const bool biased = score_bias(o, s, h, t, j0, columns, w.bias);
       if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t, j0, columns, w.keep);
-      const float factor = softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
-                                       columns, row, maximum, sum);
+      const float factor =
+          softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr, columns,
+                      row, maximum, sum);
       if (factor != 1.0f) {
-        for (index_t d = 0; d < z.out_stride; d += Vec::size) (Vec::load(sums + d) * Vec(factor)).store(sums + d);
+        for (index_t d = 0; d < z.out_stride; d += Vec::size)
+          (Vec::load(sums + d) * Vec(factor)).store(sums + d);
       }
       for (index_t j = 0; j < used; ++j) {
         const T* v = static_cast<const T*>(value.data) + (j0 + j) * value.row_stride;

@@ -1,9 +1,11 @@
-// Flash attention, backward (Dao 2023). A task is one head and one chunk of keys: for each tile of kTileK
-// keys it walks over the tiles of queries that see it, recomputes P = exp(scores - lse), and adds
+// Flash attention, backward (Dao 2023). A task is one head and one chunk of keys: for each tile of
+// kTileK keys it walks over the tiles of queries that see it, recomputes P = exp(scores - lse), and
+// adds
 //   dV += P^T dO    dP = dO V^T    dS = P * (dP - delta) * scale    dK += dS^T Q    dQ += dS K
-// with delta = sum(dO * O) for each query. All operands are packed once beforehand. dK and dV of each
-// head and dQ of each chunk are float32 sums of their own, added in a fixed order at the end. The number
-// of chunks follows from the shapes alone, so results do not depend on the number of threads.
+// with delta = sum(dO * O) for each query. All operands are packed once beforehand. dK and dV of
+// each head and dQ of each chunk are float32 sums of their own, added in a fixed order at the end.
+// The number of chunks follows from the shapes alone, so results do not depend on the number of
+// threads.
 
 #include "cpu/attention_tiles.h"
 
@@ -25,9 +27,9 @@ struct Sizes {
 
 // Packed operands and sums of one (sequence, key-value head).
 struct Unit {
-  uint32_t *key_t, *value_t, *key_n;                  // for each key tile
-  uint32_t *query_t, *dout_t, *query_n, *dout_n;      // for each head and query tile
-  float *delta, *dquery, *dkey, *dvalue;              // [R][T], [R][chunks][T][stride], [R][S][stride] twice
+  uint32_t *key_t, *value_t, *key_n;              // for each key tile
+  uint32_t *query_t, *dout_t, *query_n, *dout_n;  // for each head and query tile
+  float *delta, *dquery, *dkey, *dvalue;  // [R][T], [R][chunks][T][stride], [R][S][stride] twice
 };
 
 struct Scratch {
@@ -85,20 +87,22 @@ index_t lay_out(const Sizes& z, uint32_t* base, Unit& u) {
   return used;
 }
 
-void pack_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g, index_t tile,
-               const Unit& u) {
+void pack_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
+               index_t tile, const Unit& u) {
   const index_t j0 = tile * kTileK, count = min_of(kTileK, s.S - j0);
-  const Matrix key = head_rows(a.key, s.b, s.k0 + j0, g), value = head_rows(a.value, s.b, s.k0 + j0, g);
+  const Matrix key = head_rows(a.key, s.b, s.k0 + j0, g),
+               value = head_rows(a.value, s.b, s.k0 + j0, g);
   z.packing.pack<kNR>(key.transposed(), 0, z.D, 0, count, u.key_t + tile * z.key_t);
   z.packing.pack<kNR>(value.transposed(), 0, z.D, 0, count, u.value_t + tile * z.value_t);
   z.packing.pack<kNR>(key, 0, count, 0, z.D, u.key_n + tile * z.key_n);
 }
 
-void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h, index_t tile,
-                  const Unit& u) {
+void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
+                  index_t tile, const Unit& u) {
   const index_t t0 = tile * kTileQ, rows = min_of(kTileQ, s.T - t0), r = h % z.R;
   const index_t slot = r * z.query_tiles + tile;
-  const Matrix query = head_rows(a.query, s.b, s.q0 + t0, h), dout = head_rows(a.dout, s.b, s.q0 + t0, h),
+  const Matrix query = head_rows(a.query, s.b, s.q0 + t0, h),
+               dout = head_rows(a.dout, s.b, s.q0 + t0, h),
                out = head_rows(a.out, s.b, s.q0 + t0, h);
   z.packing.pack<kMR>(query.transposed(), 0, z.D, 0, rows, u.query_t + slot * z.query_t);
   z.packing.pack<kMR>(dout.transposed(), 0, z.D, 0, rows, u.dout_t + slot * z.query_t);
@@ -110,7 +114,9 @@ void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s,
       const T *d = static_cast<const T*>(dout.data) + i * dout.row_stride,
               *o = static_cast<const T*>(out.data) + i * out.row_stride;
       Vec dot;
-      const auto add = [&](index_t c, auto... n) { dot = fma(Vec::load(d + c, n...), Vec::load(o + c, n...), dot); };
+      const auto add = [&](index_t c, auto... n) {
+        dot = fma(Vec::load(d + c, n...), Vec::load(o + c, n...), dot);
+      };
       for_each_vec(z.D, add, add);
       u.delta[r * z.T + t0 + i] = reduce_sum(dot);
     }
@@ -118,8 +124,8 @@ void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s,
 }
 
 // scores and dP of one row become P (with dropout) and dS.
-void differentiate_row(const AttentionOptions& o, const float* bias, const float* keep, float lse, float delta,
-                       index_t columns, float* weights, float* slopes) {
+void differentiate_row(const AttentionOptions& o, const float* bias, const float* keep, float lse,
+                       float delta, index_t columns, float* weights, float* slopes) {
   const Vec scale(o.scale), cap(o.softcap), inverse_cap(o.softcap > 0 ? 1.0f / o.softcap : 0.0f);
   const Vec shift(lse), mean(delta);
   for (index_t j = 0; j < columns; j += Vec::size) {
@@ -138,8 +144,8 @@ void differentiate_row(const AttentionOptions& o, const float* bias, const float
   }
 }
 
-void key_tile(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h, index_t chunk,
-              index_t tile, const Unit& u, const Scratch& w) {
+void key_tile(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
+              index_t chunk, index_t tile, const Unit& u, const Scratch& w) {
   const AttentionOptions& o = a.options;
   const Packing& pack = z.packing;
   const bool pairs = pack.pairs;
@@ -153,27 +159,30 @@ void key_tile(const AttentionBackward& a, const Sizes& z, const Sequence& s, ind
   for (index_t t0 = 0; t0 < s.T; t0 += kTileQ) {
     const index_t rows = min_of(kTileQ, s.T - t0), slot = r * z.query_tiles + t0 / kTileQ;
     if (visible(o, s, t0).low >= j0 + count || visible(o, s, t0 + rows - 1).high <= j0) continue;
-    multiply_tile(pairs, u.query_t + slot * z.query_t, kMR * depth, u.key_t + tile * z.key_t, kNR * depth, depth,
-                  rows, columns, false, w.weights, kTileK);
-    multiply_tile(pairs, u.dout_t + slot * z.query_t, kMR * depth, u.value_t + tile * z.value_t, kNR * depth,
-                  depth, rows, columns, false, w.slopes, kTileK);
+    multiply_tile(pairs, u.query_t + slot * z.query_t, kMR * depth, u.key_t + tile * z.key_t,
+                  kNR * depth, depth, rows, columns, false, w.weights, kTileK);
+    multiply_tile(pairs, u.dout_t + slot * z.query_t, kMR * depth, u.value_t + tile * z.value_t,
+                  kNR * depth, depth, rows, columns, false, w.slopes, kTileK);
     for (index_t i = 0; i < rows; ++i) {
       const bool biased = score_bias(o, s, h, t0 + i, j0, columns, w.bias);
       if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t0 + i, j0, columns, w.keep);
-      differentiate_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr, lse[t0 + i],
-                        u.delta[r * z.T + t0 + i], columns, w.weights + i * kTileK, w.slopes + i * kTileK);
+      differentiate_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
+                        lse[t0 + i], u.delta[r * z.T + t0 + i], columns, w.weights + i * kTileK,
+                        w.slopes + i * kTileK);
     }
-    const Matrix weights{w.weights, DType::float32, kTileK, 1}, slopes{w.slopes, DType::float32, kTileK, 1};
+    const Matrix weights{w.weights, DType::float32, kTileK, 1},
+        slopes{w.slopes, DType::float32, kTileK, 1};
     const index_t row_lanes = pack.lanes(rows), key_lanes = pack.lanes(count);
     pack.pack<kMR>(weights, 0, rows, 0, count, w.by_key);
-    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.dout_n + slot * z.query_n, kNR * row_lanes, row_lanes, count,
-                  z.stride, true, dvalue, z.stride);
+    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.dout_n + slot * z.query_n, kNR * row_lanes,
+                  row_lanes, count, z.stride, true, dvalue, z.stride);
     pack.pack<kMR>(slopes, 0, rows, 0, count, w.by_key);
-    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.query_n + slot * z.query_n, kNR * row_lanes, row_lanes, count,
-                  z.stride, true, dkey, z.stride);
+    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.query_n + slot * z.query_n, kNR * row_lanes,
+                  row_lanes, count, z.stride, true, dkey, z.stride);
     pack.pack<kMR>(slopes.transposed(), 0, count, 0, rows, w.by_query);
-    multiply_tile(pairs, w.by_query, kMR * key_lanes, u.key_n + tile * z.key_n, kNR * key_lanes, key_lanes, rows,
-                  z.stride, true, u.dquery + ((r * z.chunks + chunk) * z.T + t0) * z.stride, z.stride);
+    multiply_tile(pairs, w.by_query, kMR * key_lanes, u.key_n + tile * z.key_n, kNR * key_lanes,
+                  key_lanes, rows, z.stride, true,
+                  u.dquery + ((r * z.chunks + chunk) * z.T + t0) * z.stride, z.stride);
   }
 }
 
@@ -188,7 +197,8 @@ void add_parts(const float* first, index_t parts, index_t step, index_t D, T* ou
   for_each_vec(D, body, body);
 }
 
-void write_gradients(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g, const Unit& u) {
+void write_gradients(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
+                     const Unit& u) {
   switch_float(a.query.dtype, [&](auto type) {
     using T = decltype(type);
     for (index_t r = 0; r < z.R; ++r) {
@@ -223,14 +233,18 @@ void attention_backward(const AttentionBackward& a, Context& ctx) {
   for (index_t i = 0; i < some; ++i) lay_out(z, memory + i * unit_lanes, list[i]);
   auto* scratch = ws.take<Scratch>(threads);
   for (index_t i = 0; i < threads; ++i) {
-    const index_t by_key = z.packing.size<kMR>(kTileQ, kTileK), by_query = z.packing.size<kMR>(kTileK, kTileQ);
-    scratch[i] = {ws.take<float>(kTileQ * kTileK), ws.take<float>(kTileQ * kTileK), ws.take<float>(kTileK),
-                  ws.take<float>(kTileK), ws.take<uint32_t>(by_key), ws.take<uint32_t>(by_query)};
+    const index_t by_key = z.packing.size<kMR>(kTileQ, kTileK),
+                  by_query = z.packing.size<kMR>(kTileK, kTileQ);
+    scratch[i] = {ws.take<float>(kTileQ * kTileK), ws.take<float>(kTileQ * kTileK),
+                  ws.take<float>(kTileK),          ws.take<float>(kTileK),
+                  ws.take<uint32_t>(by_key),       ws.take<uint32_t>(by_query)};
   }
   const index_t packs = max_of(z.key_tiles, z.R * z.query_tiles);
   for (index_t first = 0; first < units; first += some) {
     const index_t count = min_of(some, units - first);
-    const auto sequence = [&](index_t i) { return sequence_at(a.options, a.query, a.key, (first + i) / z.G); };
+    const auto sequence = [&](index_t i) {
+      return sequence_at(a.options, a.query, a.key, (first + i) / z.G);
+    };
     parallel_for(count * packs, [&](index_t task, int) {
       const index_t i = task / packs, n = task % packs, g = (first + i) % z.G;
       const Sequence s = sequence(i);

@@ -1,5 +1,6 @@
 #pragma once
-// What forward and backward share: which queries meet which keys, and what is added to their scores.
+// What forward and backward share: which queries meet which keys, and what is added to their
+// scores.
 
 #include "cpu/gemm_kernel.h"
 #include "cpu/philox.h"
@@ -8,7 +9,8 @@
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-// About 56 query rows: scores of a tile (56 x 128 x 4 B = 28 KiB) stay in L1, and an A panel is kMR rows.
+// About 56 query rows: scores of a tile (56 x 128 x 4 B = 28 KiB) stay in L1, and an A panel is kMR
+// rows.
 constexpr index_t kTileQ = kMR * (56 / kMR);
 // Keys of a tile: the depth of the second product, deep enough to hide the writing of its result.
 constexpr index_t kTileK = 128;
@@ -33,8 +35,8 @@ FUSEDLM_VEC Visible visible(const AttentionOptions& o, const Sequence& s, index_
 inline index_t sequence_count(const AttentionOptions& o, index_t B) {
   return o.cu_seqlens_q.defined() ? o.cu_seqlens_q.shape[0] - 1 : B;
 }
-inline Sequence sequence_at(const AttentionOptions& o, const TensorView& query, const TensorView& key,
-                            index_t i) {
+inline Sequence sequence_at(const AttentionOptions& o, const TensorView& query,
+                            const TensorView& key, index_t i) {
   if (o.cu_seqlens_q.defined()) {
     const int32_t *q = o.cu_seqlens_q.as<int32_t>(), *k = o.cu_seqlens_k.as<int32_t>();
     return {0, q[i], q[i + 1] - q[i], k[i], k[i + 1] - k[i]};
@@ -57,30 +59,33 @@ void add_mask(const M* mask, index_t step, index_t count, float* bias) {
 }
 }  // namespace detail
 
-/// Writes what is added to the scores of query t, head h, keys [j0, j0 + count): -inf where dropped.
-/// False, with nothing written, where that is 0 throughout.
-inline bool score_bias(const AttentionOptions& o, const Sequence& s, index_t h, index_t t, index_t j0,
-                       index_t count, float* bias) {
+/// Writes what is added to the scores of query t, head h, keys [j0, j0 + count): -inf where
+/// dropped. False, with nothing written, where that is 0 throughout.
+inline bool score_bias(const AttentionOptions& o, const Sequence& s, index_t h, index_t t,
+                       index_t j0, index_t count, float* bias) {
   const Visible v = visible(o, s, t);
   const bool inside = v.low <= j0 && v.high >= j0 + count;
   const bool extras = o.mask.defined() || o.key_padding_mask.defined() || o.alibi_slopes.defined();
   if (inside && !extras) return false;
-  const index_t first = min_of(count, max_of(0, v.low - j0)), last = max_of(first, min_of(count, v.high - j0));
+  const index_t first = min_of(count, max_of(0, v.low - j0)),
+                last = max_of(first, min_of(count, v.high - j0));
   constexpr float kDropped = -__builtin_inff();
   for (index_t j = 0; j < first; ++j) bias[j] = kDropped;
   for (index_t j = last; j < count; ++j) bias[j] = kDropped;
   const float slope = o.alibi_slopes.defined() ? o.alibi_slopes.as<float>()[h] : 0.0f;
   const float at = static_cast<float>(t + s.S - s.T - j0);
-  for (index_t j = first; j < last; ++j) bias[j] = -slope * __builtin_fabsf(at - static_cast<float>(j));
+  for (index_t j = first; j < last; ++j)
+    bias[j] = -slope * __builtin_fabsf(at - static_cast<float>(j));
   if (!extras) return true;
   if (o.key_padding_mask.defined()) {
     const TensorView& m = o.key_padding_mask;
-    detail::add_mask(m.as<uint8_t>() + s.b * m.strides[0] + (j0 + first) * m.strides[1], m.strides[1],
-                     last - first, bias + first);
+    detail::add_mask(m.as<uint8_t>() + s.b * m.strides[0] + (j0 + first) * m.strides[1],
+                     m.strides[1], last - first, bias + first);
   }
   if (o.mask.defined()) {
     const TensorView& m = o.mask;
-    const index_t at_row = s.b * m.strides[0] + h * m.strides[1] + t * m.strides[2] + (j0 + first) * m.strides[3];
+    const index_t at_row =
+        s.b * m.strides[0] + h * m.strides[1] + t * m.strides[2] + (j0 + first) * m.strides[3];
     if (m.dtype == DType::boolean) {
       detail::add_mask(m.as<uint8_t>() + at_row, m.strides[3], last - first, bias + first);
     } else {
@@ -93,11 +98,11 @@ inline bool score_bias(const AttentionOptions& o, const Sequence& s, index_t h, 
 }
 
 /// Factors of dropout for the same stretch: 0 or 1 / (1 - p).
-inline void dropout_keep(const AttentionOptions& o, const Sequence& s, index_t h, index_t H, index_t t,
-                         index_t j0, index_t count, float* keep) {
+inline void dropout_keep(const AttentionOptions& o, const Sequence& s, index_t h, index_t H,
+                         index_t t, index_t j0, index_t count, float* keep) {
   const auto threshold = static_cast<uint32_t>(static_cast<double>(o.dropout_p) * 4294967296.0);
-  philox_keep(o.seed, static_cast<uint32_t>(s.b * H + h), static_cast<uint32_t>(s.q0 + t), j0, count,
-              threshold, 1.0f / (1.0f - o.dropout_p), keep);
+  philox_keep(o.seed, static_cast<uint32_t>(s.b * H + h), static_cast<uint32_t>(s.q0 + t), j0,
+              count, threshold, 1.0f / (1.0f - o.dropout_p), keep);
 }
 
 /// Rows of one head, [rows, D] of a [B, N, heads, D] tensor from row `first` on.
@@ -117,17 +122,19 @@ struct Packing {
   }
   /// Columns [c0, c0 + columns) and rows [k0, k0 + depth) of m.
   template <index_t W>
-  void pack(const Matrix& m, index_t k0, index_t depth, index_t c0, index_t columns, uint32_t* out) const {
+  void pack(const Matrix& m, index_t k0, index_t depth, index_t c0, index_t columns,
+            uint32_t* out) const {
     for (index_t c = 0; c < columns; c += W, out += W * lanes(depth)) {
       pack_panel<W>(m, pairs, k0, depth, c0 + c, min_of(W, columns - c), out);
     }
   }
 };
 
-/// sums [rows][stride] = a * b (+ sums) of packed panels `depth` lanes deep; `columns` in whole panels.
-/// a_step and b_step are the lanes from one panel to the next.
-inline void multiply_tile(bool pairs, const uint32_t* a, index_t a_step, const uint32_t* b, index_t b_step,
-                          index_t depth, index_t rows, index_t columns, bool add, float* sums, index_t stride) {
+/// sums [rows][stride] = a * b (+ sums) of packed panels `depth` lanes deep; `columns` in whole
+/// panels. a_step and b_step are the lanes from one panel to the next.
+inline void multiply_tile(bool pairs, const uint32_t* a, index_t a_step, const uint32_t* b,
+                          index_t b_step, index_t depth, index_t rows, index_t columns, bool add,
+                          float* sums, index_t stride) {
   alignas(64) float tile[kMR * kNR];
   for (index_t j = 0; j < columns; j += kNR, b += b_step) {
     const uint32_t* panel = a;

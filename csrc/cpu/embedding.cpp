@@ -1,5 +1,6 @@
-// Embedding. The forward copies (and adds) rows. The backward sorts positions by token (counting sort,
-// stable), so that each row of the gradient is owned by one task and summed in order of position.
+// Embedding. The forward copies (and adds) rows. The backward sorts positions by token (counting
+// sort, stable), so that each row of the gradient is owned by one task and summed in order of
+// position.
 
 #include "fusedlm/embedding.h"
 

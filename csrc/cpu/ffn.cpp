@@ -1,6 +1,7 @@
-// Feed-forward block. The up product writes its preactivation and, in the same epilogue, the activated h;
-// a gated block multiplies act(gate) * up in one pass over rows. The backward keeps only the
-// preactivations: one pass over dh makes h again and dup (and dgate), and the products follow.
+// Feed-forward block. The up product writes its preactivation and, in the same epilogue, the
+// activated h; a gated block multiplies act(gate) * up in one pass over rows. The backward keeps
+// only the preactivations: one pass over dh makes h again and dup (and dgate), and the products
+// follow.
 
 #include "fusedlm/ffn.h"
 
@@ -32,14 +33,16 @@ void multiply_gate(const FfnForward& a, const TensorView& hidden) {
       const T *up = a.up.row<T>(r), *gate = a.gate.row<T>(r);
       T* h = hidden.row<T>(r);
       const auto body = [&](index_t c, auto... n) {
-        (activate(a.activation, Vec::load(gate + c, n...)) * Vec::load(up + c, n...)).store(h + c, n...);
+        (activate(a.activation, Vec::load(gate + c, n...)) * Vec::load(up + c, n...))
+            .store(h + c, n...);
       };
       for_each_vec(hidden.shape[1], body, body);
     });
   });
 }
 
-// In: dh. Out: h in `hidden`, the gradient of up in `dup` (which may be dh's own memory) and of gate.
+// In: dh. Out: h in `hidden`, the gradient of up in `dup` (which may be dh's own memory) and of
+// gate.
 void hidden_backward(const FfnBackward& a, const TensorView& dh, const TensorView& hidden,
                      const TensorView& dgate) {
   switch_float(a.x.dtype, [&](auto type) {
@@ -51,7 +54,8 @@ void hidden_backward(const FfnBackward& a, const TensorView& dh, const TensorVie
         const T* gate = a.gate.row<T>(r);
         T* dg = dgate.row<T>(r);
         const auto body = [&](index_t c, auto... n) {
-          const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...), e = Vec::load(d + c, n...);
+          const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...),
+                    e = Vec::load(d + c, n...);
           const Vec active = activate(a.activation, g);
           (active * u).store(h + c, n...);
           (e * active).store(d + c, n...);
@@ -80,7 +84,8 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
   const bool low = a.x.dtype == DType::bfloat16, gated = a.gate_weight.defined();
   const index_t C = a.x.shape[1], F = a.up_weight.shape[0];
   const TensorView hidden = scratch_like(a.up, ctx);
-  Gemm up = product(matrix_of(a.x), matrix_of(a.up_weight).transposed(), gated ? a.up : hidden, C, low);
+  Gemm up =
+      product(matrix_of(a.x), matrix_of(a.up_weight).transposed(), gated ? a.up : hidden, C, low);
   add_bias(up, a.up_bias);
   if (!gated) {
     up.activation = a.activation;
@@ -95,7 +100,8 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
   }
   Gemm down = product(matrix_of(hidden), matrix_of(a.down_weight).transposed(), a.y, F, low);
   add_bias(down, a.down_bias);
-  if (a.residual.defined()) down.residual = a.residual.data, down.residual_stride = a.residual.strides[0];
+  if (a.residual.defined())
+    down.residual = a.residual.data, down.residual_stride = a.residual.strides[0];
   gemm(down, ctx);
 }
 
@@ -107,7 +113,8 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
   gemm(product(matrix_of(a.dy), matrix_of(a.down_weight), dh, C, low), ctx);
   hidden_backward(a, dh, hidden, dgate);
   const auto dweight = [&](const TensorView& out, const TensorView& left, const TensorView& right) {
-    if (out.defined()) gemm(product(matrix_of(left).transposed(), matrix_of(right), out, N, low), ctx);
+    if (out.defined())
+      gemm(product(matrix_of(left).transposed(), matrix_of(right), out, N, low), ctx);
   };
   const auto dbias = [&](const TensorView& out, const TensorView& rows) {
     if (out.defined()) column_sums(rows, out.as<float>(), ctx);
@@ -133,7 +140,9 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
     for_rows(N, [&](index_t r) {
       const float* from = through_up.row<float>(r);
       T* to = a.dx.row<T>(r);
-      const auto body = [&](index_t c, auto... n) { Vec::load(from + c, n...).store(to + c, n...); };
+      const auto body = [&](index_t c, auto... n) {
+        Vec::load(from + c, n...).store(to + c, n...);
+      };
       for_each_vec(C, body, body);
     });
   });

@@ -1,8 +1,8 @@
 // Packed matrix multiply after Goto & van de Geijn (2008) and BLIS (Van Zee & van de Geijn 2015).
-// B is packed into panels of kNR columns and A into panels of kMR rows, both [K][panel]; with bfloat16
-// products two neighbours in K share a 32-bit lane. A micro-kernel holds a kMR x kNR tile of C in
-// registers over a block of K, then the epilogue (bias, activation, residual) reads it from L1.
-// Each element of C is summed in one order that depends on K alone.
+// B is packed into panels of kNR columns and A into panels of kMR rows, both [K][panel]; with
+// bfloat16 products two neighbours in K share a 32-bit lane. A micro-kernel holds a kMR x kNR tile
+// of C in registers over a block of K, then the epilogue (bias, activation, residual) reads it from
+// L1. Each element of C is summed in one order that depends on K alone.
 
 #include "cpu/gemm.h"
 
@@ -18,8 +18,8 @@ namespace {
 constexpr index_t kBlockK = 3072;
 // What is packed at once, per matrix: a share of the L3 that both cores read.
 constexpr index_t kPackedBytes = index_t{8} << 20;
-// A task is kTaskPanelsM x kTaskPanelsN tiles: large enough to reuse its A panels from L2, small enough
-// that a 1024 x 768 product still gives 30 tasks.
+// A task is kTaskPanelsM x kTaskPanelsN tiles: large enough to reuse its A panels from L2, small
+// enough that a 1024 x 768 product still gives 30 tasks.
 constexpr index_t kTaskPanelsM = 8, kTaskPanelsN = 8;
 // Up to so many rows packing B costs more than it saves, and rows of B^T are dotted directly.
 constexpr index_t kDotRows = 4;
@@ -32,7 +32,8 @@ struct Partial {
 };
 
 template <class T>
-void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t columns, bool bias_float) {
+void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t columns,
+                bool bias_float) {
   T* c = static_cast<T*>(g.C) + m * g.c_stride + n0;
   T* pre = g.preactivation ? static_cast<T*>(g.preactivation) + m * g.c_stride + n0 : nullptr;
   const T* residual =
@@ -55,8 +56,8 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
   for_each_vec(columns, body, body);
 }
 
-void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0, index_t rows, index_t n0,
-                 index_t columns) {
+void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0, index_t rows,
+                 index_t n0, index_t columns) {
   for (index_t i = 0; i < rows; ++i) {
     float* sums = tile + i * kNR;
     if (partial.data) {
@@ -101,7 +102,8 @@ void multiply_few_rows(const Gemm& g) {
             for (; k + 4 * Vec::size <= g.K; k += 4 * Vec::size) {
 #pragma GCC unroll 4
               for (int u = 0; u < 4; ++u) {
-                dot[u] = fma(Vec::load(a + k + u * Vec::size), Vec::load(b + k + u * Vec::size), dot[u]);
+                dot[u] =
+                    fma(Vec::load(a + k + u * Vec::size), Vec::load(b + k + u * Vec::size), dot[u]);
               }
             }
             for (; k + Vec::size <= g.K; k += Vec::size) {
@@ -163,20 +165,23 @@ void gemm(const Gemm& g, Context& ctx) {
         const index_t count_m = min_of(some_m, panels_m - pm);
         parallel_for(count_m, [&](index_t p, int) {
           const index_t m = (pm + p) * kMR;
-          pack_panel<kMR>(a_by_k, pairs, k0, K, m, min_of(kMR, g.M - m), packed_a + p * depth * kMR);
+          pack_panel<kMR>(a_by_k, pairs, k0, K, m, min_of(kMR, g.M - m),
+                          packed_a + p * depth * kMR);
         });
-        const index_t tasks_m = ceil_div(count_m, kTaskPanelsM), tasks_n = ceil_div(count_n, kTaskPanelsN);
+        const index_t tasks_m = ceil_div(count_m, kTaskPanelsM),
+                      tasks_n = ceil_div(count_n, kTaskPanelsN);
         parallel_for(tasks_m * tasks_n, [&](index_t task, int) {
           alignas(64) float tile[kMR * kNR];
-          const index_t m_begin = task % tasks_m * kTaskPanelsM, n_begin = task / tasks_m * kTaskPanelsN;
+          const index_t m_begin = task % tasks_m * kTaskPanelsM,
+                        n_begin = task / tasks_m * kTaskPanelsN;
           const index_t m_end = min_of(count_m, m_begin + kTaskPanelsM);
           const index_t n_end = min_of(count_n, n_begin + kTaskPanelsN);
           for (index_t j = n_begin; j < n_end; ++j) {
             const index_t n = (pn + j) * kNR;
             for (index_t i = m_begin; i < m_end; ++i) {
               const index_t m = (pm + i) * kMR, rows = min_of(kMR, g.M - m);
-              kernel_for(rows)(
-                  pairs, packed_a + i * depth * kMR, packed_b + j * depth * kNR, lanes, tile);
+              kernel_for(rows)(pairs, packed_a + i * depth * kMR, packed_b + j * depth * kNR, lanes,
+                               tile);
               finish_tile(g, partial, tile, m, rows, n, min_of(kNR, g.N - n));
             }
           }

@@ -15,11 +15,10 @@ struct Matrix {
   Matrix transposed() const { return {data, dtype, col_stride, row_stride}; }
 };
 
-
-/// C [M, N] = activation(A [M, K] * B [K, N] + bias [N]) + residual [M, N]   (+ C before, with accumulate).
-/// A and B may be float32 or bfloat16 in any mix. Products are taken in bfloat16 (sums in float32) where
-/// `low_precision` and the machine has the instructions, else in float32.
-/// For each element the sum over K runs in one fixed order, whatever the number of threads.
+/// C [M, N] = activation(A [M, K] * B [K, N] + bias [N]) + residual [M, N]   (+ C before, with
+/// accumulate). A and B may be float32 or bfloat16 in any mix. Products are taken in bfloat16 (sums
+/// in float32) where `low_precision` and the machine has the instructions, else in float32. For
+/// each element the sum over K runs in one fixed order, whatever the number of threads.
 struct Gemm {
   index_t M, N, K;
   Matrix A, B;
@@ -33,7 +32,8 @@ struct Gemm {
   Activation activation = Activation::none;
   const void* residual = nullptr;  // dtype and contiguity as C
   index_t residual_stride = 0;
-  void* preactivation = nullptr;  // if given, A * B + bias is written here too; dtype and stride as C
+  void* preactivation =
+      nullptr;  // if given, A * B + bias is written here too; dtype and stride as C
 };
 
 /// Runs on all threads; takes its packing buffers from the workspace, inside a scope of its own.

@@ -1,5 +1,6 @@
 #pragma once
-// The micro-kernels: a tile of rows x kNR sums, held in registers over the whole depth of two packed panels.
+// The micro-kernels: a tile of rows x kNR sums, held in registers over the whole depth of two
+// packed panels.
 
 #include "cpu/gemm_pack.h"
 
@@ -54,7 +55,8 @@ void micro_kernel(bool pairs, const uint32_t* a, const uint32_t* b, index_t dept
   if (pairs) return multiply_pairs<MR>(a, b, depth, tile);
 #endif
   (void)pairs;
-  multiply_float<MR>(reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), depth, tile);
+  multiply_float<MR>(reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), depth,
+                     tile);
 }
 
 using MicroKernel = void (*)(bool, const uint32_t*, const uint32_t*, index_t, float*);
@@ -67,8 +69,8 @@ MicroKernel kernel_from(index_t rows, std::integer_sequence<int, MR...>) {
 }  // namespace detail
 
 /// The kernel for `rows` in [1, kMR]: one instance each, so that the last panel wastes no products.
-/// kernel(pairs, a, b, depth, tile): tile [rows][kNR] = sum over depth lanes of panels a [depth][kMR] and
-/// b [depth][kNR].
+/// kernel(pairs, a, b, depth, tile): tile [rows][kNR] = sum over depth lanes of panels a
+/// [depth][kMR] and b [depth][kNR].
 inline detail::MicroKernel kernel_for(index_t rows) {
   return detail::kernel_from(rows, std::make_integer_sequence<int, kMR>{});
 }

@@ -8,8 +8,8 @@
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-// A tile of kMR x kNR sums fills the registers: 14 x 2 of 32 (AVX-512), 6 x 2 of 16 (AVX2, SSE2), which
-// leaves room for the two vectors of B and one of A.
+// A tile of kMR x kNR sums fills the registers: 14 x 2 of 32 (AVX-512), 6 x 2 of 16 (AVX2, SSE2),
+// which leaves room for the two vectors of B and one of A.
 #if defined(FUSEDLM_HAS_AVX512)
 constexpr index_t kMR = 14;
 #else
@@ -70,7 +70,8 @@ FUSEDLM_VEC __m512i lanes_along_k(const T* p, bool pairs) {
   if constexpr (sizeof(T) == 2) {
     return _mm512_loadu_si512(p);
   } else {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(Vec::load(p).rounded()), Vec::load(p + 16).rounded(), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(Vec::load(p).rounded()),
+                              Vec::load(p + 16).rounded(), 1);
   }
 }
 
@@ -94,7 +95,8 @@ void pack_transposing(const T* base, index_t column_stride, bool pairs, index_t 
     }
   }
   for (; k < K; k += pairs ? 2 : 1, out += W) {
-    for (index_t c = 0; c < W; ++c) out[c] = c < columns ? lane(m, pairs, k0 + k, k0 + K, c0 + c) : 0;
+    for (index_t c = 0; c < W; ++c)
+      out[c] = c < columns ? lane(m, pairs, k0 + k, k0 + K, c0 + c) : 0;
   }
 }
 
@@ -108,7 +110,8 @@ FUSEDLM_VEC __m512i half_lanes(const T* p, index_t n) {
 }
 
 template <class T, index_t W>
-void pack_rows(const T* base, index_t row_stride, bool pairs, index_t K, index_t columns, uint32_t* out) {
+void pack_rows(const T* base, index_t row_stride, bool pairs, index_t K, index_t columns,
+               uint32_t* out) {
   for (index_t k = 0; k < K; k += pairs ? 2 : 1, out += W) {
     const T* row = base + k * row_stride;
     for (index_t c = 0; c < W; c += 16) {
@@ -119,7 +122,8 @@ void pack_rows(const T* base, index_t row_stride, bool pairs, index_t K, index_t
       } else {
         lanes = half_lanes(row + c, n);
         if (k + 1 < K) {
-          lanes = _mm512_or_si512(lanes, _mm512_slli_epi32(half_lanes(row + row_stride + c, n), 16));
+          lanes =
+              _mm512_or_si512(lanes, _mm512_slli_epi32(half_lanes(row + row_stride + c, n), 16));
         }
       }
       _mm512_mask_storeu_epi32(out + c, Vec::mask(min_of(16, W - c)), lanes);

@@ -12,7 +12,13 @@ inline Matrix matrix_of(const TensorView& view) {
 
 /// c = a * b where the shapes say so: a [M, K], b [K, N], c [M, N]. Products in bfloat16 if `low`.
 inline Gemm product(const Matrix& a, const Matrix& b, const TensorView& c, index_t K, bool low) {
-  Gemm g{.M = c.shape[0], .N = c.shape[1], .K = K, .A = a, .B = b, .C = c.data, .c_dtype = c.dtype,
+  Gemm g{.M = c.shape[0],
+         .N = c.shape[1],
+         .K = K,
+         .A = a,
+         .B = b,
+         .C = c.data,
+         .c_dtype = c.dtype,
          .c_stride = c.strides[0]};
   g.low_precision = low;
   return g;

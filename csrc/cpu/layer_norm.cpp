@@ -1,6 +1,7 @@
-// Layer norm with the residual add (Ba et al. 2016). A row is read three times from L1: mean (with the
-// residual added on the way), centred squares, scale. Centring first keeps the variance accurate where
-// the mean is large. Rows are dealt and parameter gradients added as in rms_norm.cpp.
+// Layer norm with the residual add (Ba et al. 2016). A row is read three times from L1: mean (with
+// the residual added on the way), centred squares, scale. Centring first keeps the variance
+// accurate where the mean is large. Rows are dealt and parameter gradients added as in
+// rms_norm.cpp.
 
 #include "fusedlm/layer_norm.h"
 
@@ -10,7 +11,8 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N = 512.
+// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N
+// = 512.
 constexpr index_t kRowsPerTask = 64;
 
 template <class T, class W>
@@ -31,22 +33,29 @@ void forward_row(const LayerNormForward& a, index_t row) {
     const auto add = [&](index_t c, auto... n) { total = total + Vec::load(x + c, n...); };
     for_each_vec(C, add, add);
   }
-  const float mean = reduce_sum(total) / static_cast<float>(C);
-  Vec squares;
+  // A float32 sum of large values misses their mean by a little; the centred pass finds by how
+  // much.
+  const float rough = reduce_sum(total) / static_cast<float>(C);
+  Vec squares, rest;
   for_each_vec(
       C,
       [&](index_t c) {
-        const Vec d = Vec::load(x + c) - Vec(mean);
+        const Vec d = Vec::load(x + c) - Vec(rough);
         squares = fma(d, d, squares);
+        rest = rest + d;
       },
       [&](index_t c, index_t n) {
-        // Lanes behind the end hold -mean here; their squares are not part of the sum.
+        // Lanes behind the end hold -rough here; they are not part of the sums.
         float d[Vec::size];
-        (Vec::load(x + c, n) - Vec(mean)).store(d);
+        (Vec::load(x + c, n) - Vec(rough)).store(d);
         const Vec inside = Vec::load(d, n);
         squares = fma(inside, inside, squares);
+        rest = rest + inside;
       });
-  const float rstd = 1.0f / __builtin_sqrtf(reduce_sum(squares) / static_cast<float>(C) + a.eps);
+  const float off = reduce_sum(rest) / static_cast<float>(C), mean = rough + off;
+  float variance = reduce_sum(squares) / static_cast<float>(C) - off * off;
+  if (variance < 0.0f) variance = 0.0f;  // by rounding, in a row of equal values
+  const float rstd = 1.0f / __builtin_sqrtf(variance + a.eps);
   a.mean.as<float>()[row] = mean;
   a.rstd.as<float>()[row] = rstd;
   const W* weight = a.weight.as<W>();

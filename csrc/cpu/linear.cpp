@@ -1,5 +1,5 @@
-// Linear layer: one product whose epilogue adds the bias, activates and adds the residual while the tile
-// is in L1. The backward forms dpre = dy * activation'(preactivation) once, then dx = dpre W,
+// Linear layer: one product whose epilogue adds the bias, activates and adds the residual while the
+// tile is in L1. The backward forms dpre = dy * activation'(preactivation) once, then dx = dpre W,
 // dW = dpre^T x and dbias = column sums of dpre.
 
 #include "fusedlm/linear.h"

@@ -1,6 +1,7 @@
-// Linear + cross-entropy in chunks of rows: logits of a chunk by the packed product, then each row's loss
-// and, in place, the gradient of its logits, then at once that chunk's share of dx, dweight and dbias. The
-// whole logits never exist, and the forward leaves nothing for the backward to recompute.
+// Linear + cross-entropy in chunks of rows: logits of a chunk by the packed product, then each
+// row's loss and, in place, the gradient of its logits, then at once that chunk's share of dx,
+// dweight and dbias. The whole logits never exist, and the forward leaves nothing for the backward
+// to recompute.
 
 #include "fusedlm/linear_cross_entropy.h"
 
@@ -9,8 +10,8 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Logits of a chunk: few enough to be small beside the weights of a large vocabulary, rows enough that
-// packing the weights again for each chunk costs little (at V = 50257: 166 rows).
+// Logits of a chunk: few enough to be small beside the weights of a large vocabulary, rows enough
+// that packing the weights again for each chunk costs little (at V = 50257: 166 rows).
 constexpr index_t kChunkBytes = index_t{32} << 20;
 constexpr index_t kLeastRows = 64;
 
@@ -63,9 +64,10 @@ Row reduce_row(const LinearCrossEntropy& a, float* row, index_t V) {
 }
 
 // l -> gradient of the loss with respect to the logits, in place.
-void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t target, float lse, float all_weights,
-               float scale) {
-  const float w = class_weight_of(a, target), e = a.label_smoothing, each = e / static_cast<float>(V);
+void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t target, float lse,
+               float all_weights, float scale) {
+  const float w = class_weight_of(a, target), e = a.label_smoothing,
+              each = e / static_cast<float>(V);
   const Vec by_softmax(scale * ((1.0f - e) * w + each * all_weights + 2.0f * a.z_loss * w * lse));
   const Vec by_class(-scale * each), shift(lse), inverse(a.softcap > 0 ? 1.0f / a.softcap : 0.0f);
   const float* weights = a.class_weight.defined() ? a.class_weight.as<float>() : nullptr;
@@ -102,13 +104,15 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
     all_weights = 0.0;
     for (index_t v = 0; v < V; ++v) all_weights += a.class_weight.as<float>()[v];
   }
-  const auto mean_scale = static_cast<float>(a.reduction == Reduction::mean ? 1.0 / row_weights : 1.0);
+  const auto mean_scale =
+      static_cast<float>(a.reduction == Reduction::mean ? 1.0 / row_weights : 1.0);
   const index_t chunk = max_of(1, min_of(N, max_of(kLeastRows, kChunkBytes / (V * 4))));
   float* logits = ws.take<float>(chunk * V);
   float* losses = each ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
   if (a.dbias.defined()) __builtin_memset(a.dbias.data, 0, static_cast<size_t>(V) * sizeof(float));
-  if (a.dweight.defined() && N == 0) __builtin_memset(a.dweight.data, 0, static_cast<size_t>(V * C) * sizeof(float));
+  if (a.dweight.defined() && N == 0)
+    __builtin_memset(a.dweight.data, 0, static_cast<size_t>(V * C) * sizeof(float));
   for (index_t n0 = 0; n0 < N; n0 += chunk) {
     const index_t rows = min_of(chunk, N - n0);
     TensorView x = a.x;
@@ -127,10 +131,13 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
         return;
       }
       const Row reduced = reduce_row(a, row, V);
-      const float lse = reduced.maximum + __builtin_logf(reduced.sum), w = class_weight_of(a, target);
+      const float lse = reduced.maximum + __builtin_logf(reduced.sum),
+                  w = class_weight_of(a, target);
       const float e = a.label_smoothing;
       float loss = (1.0f - e) * w * (lse - row[target]) + a.z_loss * w * lse * lse;
-      if (e > 0) loss += e / static_cast<float>(V) * (static_cast<float>(all_weights) * lse - reduced.weighted);
+      if (e > 0)
+        loss +=
+            e / static_cast<float>(V) * (static_cast<float>(all_weights) * lse - reduced.weighted);
       losses[n] = loss;
       if (!gradients) return;
       slope_row(a, row, V, target, lse, static_cast<float>(all_weights),
@@ -160,7 +167,8 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   if (each) return;
   double total = 0.0;
   for (index_t n = 0; n < N; ++n) total += losses[n];
-  *a.loss.as<float>() = static_cast<float>(a.reduction == Reduction::mean ? total / row_weights : total);
+  *a.loss.as<float>() =
+      static_cast<float>(a.reduction == Reduction::mean ? total / row_weights : total);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -1,13 +1,13 @@
 #pragma once
-// Philox4x32-10 (Salmon et al. 2011): random bits as a function of a counter and a key, so that backward
-// redraws what forward drew, and any thread draws the same.
+// Philox4x32-10 (Salmon et al. 2011): random bits as a function of a counter and a key, so that
+// backward redraws what forward drew, and any thread draws the same.
 
 #include "cpu/vec.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-/// keep[i] = scale or 0 for columns [column, column + count) of row (row, stream); column and count are
-/// multiples of 4. A column is dropped where its 32 bits are below `threshold`.
+/// keep[i] = scale or 0 for columns [column, column + count) of row (row, stream); column and count
+/// are multiples of 4. A column is dropped where its 32 bits are below `threshold`.
 inline void philox_keep(uint64_t seed, uint32_t stream, uint32_t row, index_t column, index_t count,
                         uint32_t threshold, float scale, float* keep) {
   constexpr index_t kLanes = 16;

@@ -1,7 +1,8 @@
-// RMSNorm with the residual add (Zhang & Sennrich 2019). One row at a time, two passes over a row that
-// stays in L1: sum of squares (with the residual added and written on the way), then scale. The backward
-// reads a row twice too. Rows are dealt in fixed blocks; each block adds its dweight in row order into a
-// row of its own, and those are added in block order: the same bits for any number of threads.
+// RMSNorm with the residual add (Zhang & Sennrich 2019). One row at a time, two passes over a row
+// that stays in L1: sum of squares (with the residual added and written on the way), then scale.
+// The backward reads a row twice too. Rows are dealt in fixed blocks; each block adds its dweight
+// in row order into a row of its own, and those are added in block order: the same bits for any
+// number of threads.
 
 #include "fusedlm/rms_norm.h"
 
@@ -11,7 +12,8 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N = 512.
+// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N
+// = 512.
 constexpr index_t kRowsPerTask = 64;
 
 template <class T, class W>
@@ -38,7 +40,9 @@ void forward_row(const RmsNormForward& a, index_t row) {
   } else {
     for_each_vec(
         C, [&](index_t c) { squares = fma(Vec::load(x + c), Vec::load(x + c), squares); },
-        [&](index_t c, index_t n) { squares = fma(Vec::load(x + c, n), Vec::load(x + c, n), squares); });
+        [&](index_t c, index_t n) {
+          squares = fma(Vec::load(x + c, n), Vec::load(x + c, n), squares);
+        });
   }
   const float rstd = 1.0f / __builtin_sqrtf(reduce_sum(squares) / static_cast<float>(C) + a.eps);
   a.rstd.as<float>()[row] = rstd;

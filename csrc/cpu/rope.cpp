@@ -1,5 +1,5 @@
-// Rotary position embedding: one pass over the heads of a token, whose row of cosines and sines stays in
-// L1. The backward is the same rotation with the sign of the sine changed.
+// Rotary position embedding: one pass over the heads of a token, whose row of cosines and sines
+// stays in L1. The backward is the same rotation with the sign of the sine changed.
 
 #include "fusedlm/rope.h"
 
@@ -23,7 +23,8 @@ void rotate_halves(const T* x, const float* cos, const float* sin, Vec sign, ind
 }
 
 template <class T>
-void rotate_neighbours(const T* x, const float* cos, const float* sin, float sign, index_t half, T* y) {
+void rotate_neighbours(const T* x, const float* cos, const float* sin, float sign, index_t half,
+                       T* y) {
   for (index_t i = 0; i < half; ++i) {
     const float a = to_float(x[2 * i]), b = to_float(x[2 * i + 1]), c = cos[i], s = sin[i] * sign;
     y[2 * i] = from_float<T>(a * c - b * s);
@@ -43,9 +44,10 @@ void rope(const Rope& a, Context&) {
       const index_t end = min_of(tokens, (task + 1) * kTokens);
       for (index_t n = task * kTokens; n < end; ++n) {
         const index_t b = n / T, t = n % T;
-        const index_t at = a.positions.defined()
-                               ? a.positions.as<int64_t>()[b * a.positions.strides[0] + t * a.positions.strides[1]]
-                               : t;
+        const index_t at =
+            a.positions.defined()
+                ? a.positions.as<int64_t>()[b * a.positions.strides[0] + t * a.positions.strides[1]]
+                : t;
         const float *cos = a.cos.as<float>() + at * half, *sin = a.sin.as<float>() + at * half;
         for (index_t h = 0; h < H; ++h) {
           const E* x = a.x.as<E>() + b * a.x.strides[0] + t * a.x.strides[1] + h * a.x.strides[2];

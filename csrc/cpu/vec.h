@@ -1,7 +1,8 @@
 #pragma once
-// One vector of float32 for each instruction set, and the few operations the kernels need. Every kernel
-// file is compiled once per set, inside the namespace FUSEDLM_ISA (avx512_bf16, avx512, avx2, scalar).
-// bfloat16 is widened on load and rounded to nearest even on store; sums are always float32.
+// One vector of float32 for each instruction set, and the few operations the kernels need. Every
+// kernel file is compiled once per set, inside the namespace FUSEDLM_ISA (avx512_bf16, avx512,
+// avx2, scalar). bfloat16 is widened on load and rounded to nearest even on store; sums are always
+// float32.
 
 #include <cmath>
 #include <cstdint>
@@ -60,7 +61,9 @@ struct Vec {
   }
   FUSEDLM_VEC static __mmask16 mask(index_t n) { return static_cast<__mmask16>((1u << n) - 1); }
   // The first n < size elements, the rest 0; nothing behind them is read or written.
-  FUSEDLM_VEC static Vec load(const float* p, index_t n) { return _mm512_maskz_loadu_ps(mask(n), p); }
+  FUSEDLM_VEC static Vec load(const float* p, index_t n) {
+    return _mm512_maskz_loadu_ps(mask(n), p);
+  }
   FUSEDLM_VEC static Vec load(const bfloat16* p, index_t n) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(n), p)), 16));
@@ -83,7 +86,9 @@ struct Vec {
   FUSEDLM_VEC void store(bfloat16* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded());
   }
-  FUSEDLM_VEC void store(bfloat16* p, index_t n) const { _mm256_mask_storeu_epi16(p, mask(n), rounded()); }
+  FUSEDLM_VEC void store(bfloat16* p, index_t n) const {
+    _mm256_mask_storeu_epi16(p, mask(n), rounded());
+  }
 };
 FUSEDLM_VEC Vec operator+(Vec a, Vec b) { return _mm512_add_ps(a.v, b.v); }
 FUSEDLM_VEC Vec operator-(Vec a, Vec b) { return _mm512_sub_ps(a.v, b.v); }
@@ -227,7 +232,8 @@ FUSEDLM_VEC Vec sqrt(Vec a) {
 }
 FUSEDLM_VEC Vec abs(Vec a) { return a.v < 0 ? -a.v : a.v; }
 FUSEDLM_VEC Vec round(Vec a) {
-  // Adding 1.5 * 2^23 pushes the fraction out of the mantissa; enough for |a| < 2^22, all that exp needs.
+  // Adding 1.5 * 2^23 pushes the fraction out of the mantissa; enough for |a| < 2^22, all that exp
+  // needs.
   const Vec::Lanes magic = Vec(12582912.0f).v;
   return (a.v + magic) - magic;
 }
@@ -283,7 +289,8 @@ FUSEDLM_VEC Vec tanh(Vec x) {
 
 FUSEDLM_VEC Vec sigmoid(Vec x) { return Vec(1.0f) / (Vec(1.0f) + exp(Vec(0.0f) - x)); }
 
-/// fn(c, n) over [0, count): n == Vec::size but for a shorter last piece, so a body is written once.
+/// fn(c, n) over [0, count): n == Vec::size but for a shorter last piece, so a body is written
+/// once.
 template <class Full, class Part>
 FUSEDLM_VEC void for_each_vec(index_t count, Full&& full, Part&& part) {
   index_t c = 0;

@@ -12,7 +12,16 @@ except PackageNotFoundError:  # run from a source tree
 
 # Loaded on first use, so that `import fusedlm` stays fast and works without torch.
 _SUBMODULES = {
-    "ops", "nn", "models", "data", "train", "generate", "optim", "errors", "cli", "numpy",
+    "ops",
+    "nn",
+    "models",
+    "data",
+    "train",
+    "generate",
+    "optim",
+    "errors",
+    "cli",
+    "numpy",
 }
 
 

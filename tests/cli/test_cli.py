@@ -96,7 +96,9 @@ def test_info_names_version_and_instruction_set(run):
     assert "instruction set in use" in run("info")[1]
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["train"], ["generate"], ["eval"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["quickstart"], ["train"], ["generate"], ["eval"], ["info"]]
+)
 def test_every_command_has_help_with_examples(run, command):
     code, stdout, _ = run(*command, "--help")
     assert code == 0 and "Usage" in stdout
@@ -113,7 +115,14 @@ def test_options_come_from_a_file_and_the_command_line_wins(run, text, tmp_path,
     }[kind]
     (tmp_path / f"settings.{kind}").write_text("\n".join(lines))
     code, stdout, err = run(
-        "train", text, "--config", tmp_path / f"settings.{kind}", "--out", tmp_path / "r", "--steps", 3
+        "train",
+        text,
+        "--config",
+        tmp_path / f"settings.{kind}",
+        "--out",
+        tmp_path / "r",
+        "--steps",
+        3,
     )
     assert code == 0, err
     assert "1 layers, width 32" in stdout and "3 steps of 2 x 32" in stdout
@@ -125,7 +134,9 @@ def test_mistakes_are_one_clear_line(run, text, trained, tmp_path):
         assert code != 0 and "Traceback" not in err
         return err
 
-    assert "neither a file or folder" in error("train", tmp_path / "no.txt", "--out", tmp_path / "x")
+    assert "neither a file or folder" in error(
+        "train", tmp_path / "no.txt", "--out", tmp_path / "x"
+    )
     assert "text is missing" in error("train", "--out", tmp_path / "x")
     (tmp_path / "empty.txt").write_text("")
     assert "holds no text" in error("train", tmp_path / "empty.txt", "--out", tmp_path / "x")
@@ -147,9 +158,20 @@ def test_mistakes_are_one_clear_line(run, text, trained, tmp_path):
 
 def test_ctrl_c_saves_and_resume_goes_on(text, tmp_path):
     long = [*TINY[: TINY.index("--steps")], "--steps", "100000"]
-    command = [sys.executable, "-m", "fusedlm.cli", "train", str(text), "--out", str(tmp_path / "r"), *long]
+    command = [
+        sys.executable,
+        "-m",
+        "fusedlm.cli",
+        "train",
+        str(text),
+        "--out",
+        str(tmp_path / "r"),
+        *long,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     metrics = tmp_path / "r" / "metrics.jsonl"
     for _ in range(600):
         if metrics.exists() and len(metrics.read_text().splitlines()) > 5:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-
 from fusedlm.models import Decoder, ModelConfig
+
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.small import CONFIGS, small_model
 from tests.support.twin import Twin
@@ -65,7 +65,9 @@ def test_bfloat16_is_as_accurate_as_torch_in_bfloat16(name):
     assert all(p.dtype == torch.float32 for p in model.parameters())
     logits = model(tokens)
     in_bf16 = Twin(model.config, weights, torch.bfloat16).logits(tokens)
-    assert_as_accurate_as_torch(logits, in_bf16, Twin(model.config, weights).logits(tokens), "logits")
+    assert_as_accurate_as_torch(
+        logits, in_bf16, Twin(model.config, weights).logits(tokens), "logits"
+    )
     loss = model(tokens, targets)
     loss.backward()
     assert loss.dtype == torch.float32
@@ -147,5 +149,5 @@ def test_bad_arguments_are_named():
         model(torch.zeros(1, 30, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"targets has shape \[3, 5\]"):
         model(tokens, targets[:, :5])
-    with pytest.raises(ValueError, match="compute_dtype is torch.float16"):
+    with pytest.raises(ValueError, match=r"compute_dtype is torch\.float16"):
         Decoder(CONFIGS["gpt2"], torch.float16)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from fusedlm import ops
+
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 
@@ -39,13 +39,13 @@ def compare(ours, theirs, inputs, grad, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_linear_equals_float64(isa, shape, dtype):
-    N, K, O = shape
-    inputs = {"x": randn(N, K, seed=0), "weight": randn(O, K, seed=1, scale=K**-0.5)}
+    N, K, outputs = shape
+    inputs = {"x": randn(N, K, seed=0), "weight": randn(outputs, K, seed=1, scale=K**-0.5)}
     compare(
         lambda t: ops.linear(t["x"], t["weight"]),
         lambda t: reference.linear(t["x"], t["weight"]),
         inputs,
-        randn(N, O, seed=2),
+        randn(N, outputs, seed=2),
         dtype,
     )
 

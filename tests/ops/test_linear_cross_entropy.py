@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from fusedlm import ops
+
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 
@@ -23,7 +23,9 @@ def problem(N, C, V, dtype):
 
 
 def run(function, x, weight, bias, targets, dtype, dloss=None, **options):
-    leaves = [None if t is None else t.to(dtype).clone().requires_grad_() for t in (x, weight, bias)]
+    leaves = [
+        None if t is None else t.to(dtype).clone().requires_grad_() for t in (x, weight, bias)
+    ]
     loss = function(leaves[0], leaves[1], targets, bias=leaves[2], **options)
     loss.backward(None if dloss is None else dloss.to(loss.dtype))
     return [loss.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]
@@ -105,13 +107,17 @@ def test_large_logits_stay_finite(isa):
     x, weight = torch.eye(3) * 1e4, torch.tensor([[1.0, 0, 0], [0, -1.0, 0], [0, 0, 1.0]])
     targets = torch.tensor([0, 1, 0])
     loss = ops.linear_cross_entropy(x, weight, targets, reduction="none")
-    torch.testing.assert_close(loss, reference.linear_cross_entropy(x, weight, targets, reduction="none"))
+    torch.testing.assert_close(
+        loss, reference.linear_cross_entropy(x, weight, targets, reduction="none")
+    )
 
 
 def test_nan_shows_in_the_loss(isa):
     for V in (3, 16, 35):
         x = torch.tensor([[float("nan")], [1.0]])
-        loss = ops.linear_cross_entropy(x, torch.ones(V, 1), torch.zeros(2).long(), reduction="none")
+        loss = ops.linear_cross_entropy(
+            x, torch.ones(V, 1), torch.zeros(2).long(), reduction="none"
+        )
         assert loss[0].isnan() and loss[1].isfinite()
 
 
@@ -140,7 +146,9 @@ def test_bad_arguments_are_named():
     x, weight, bias, targets = problem(10, 8, 6, torch.float32)
     wrong = targets.clone()
     wrong[4] = 6
-    with pytest.raises(ValueError, match=r"targets\[4\] is 6, expected 0 to 5 or ignore_index -100"):
+    with pytest.raises(
+        ValueError, match=r"targets\[4\] is 6, expected 0 to 5 or ignore_index -100"
+    ):
         ops.linear_cross_entropy(x, weight, wrong)
     with pytest.raises(ValueError, match=r"targets has shape \[9\]"):
         ops.linear_cross_entropy(x, weight, targets[:9])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from fusedlm import ops
+
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 
@@ -22,7 +22,11 @@ def randn(*shape, seed=0, dtype=torch.float32):
 
 def run(function, x, dout, dtype, *tables, **options):
     leaf = x.to(dtype).clone().requires_grad_()
-    out = function(leaf, *(t.to(torch.float64 if dtype == torch.float64 else t.dtype) for t in tables), **options)
+    out = function(
+        leaf,
+        *(t.to(torch.float64 if dtype == torch.float64 else t.dtype) for t in tables),
+        **options,
+    )
     out.backward(dout.to(dtype))
     return out.detach(), leaf.grad
 

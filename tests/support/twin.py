@@ -10,9 +10,8 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from fusedlm.models import ModelConfig
+from torch import Tensor
 
 
 class Twin:
@@ -78,7 +77,9 @@ class Twin:
             else x.unflatten(-1, (2, D // 2)).transpose(-1, -2)
         )  # fmt: skip
         rate = torch.exp(-math.log(self.config.rope_base) * torch.arange(0, D, 2).double() / D)
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32  # bfloat16 has no complex type
+        wide = (
+            x.dtype if x.dtype == torch.float64 else torch.float32
+        )  # bfloat16 has no complex type
         angle = torch.outer(torch.arange(x.shape[-2]).double(), rate).to(wide)
         turned = torch.view_as_complex(pairs.contiguous().to(wide)) * torch.polar(
             torch.ones_like(angle), angle

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from fusedlm.data import PackedData, pack_text, train_chars
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import Decoder, ModelConfig, load
 from fusedlm.train import TrainConfig, evaluate, learning_rate, read_metrics, train
 from fusedlm.train import checkpoint as checkpoints
 from fusedlm.train.loop import make_optimizer
+from safetensors.torch import load_file
 
 TEXT = "a stitch in time saves nine; " * 150
 TOKENIZER = train_chars(TEXT)
@@ -146,7 +145,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     subject = model()
     plain = subject.forward
     subject.forward = lambda *a, **k: plain(*a, **k) * math.nan
-    with pytest.raises(FloatingPointError, match=r"step 5: the loss is nan \(windows 12 to 14.*last"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 5: the loss is nan \(windows 12 to 14.*last"
+    ):
         run(tmp_path / "r", replace(config, steps=8), resume=True, model=subject)
     assert contents(tmp_path / "r/last") == before
 
@@ -169,14 +170,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, failing)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, failing, full)
-    with pytest.raises(OSError, match=r"r/.* was not written .*No space left.*untouched.*MiB") as caught:
+    with pytest.raises(
+        OSError, match=r"r/.* was not written .*No space left.*untouched.*MiB"
+    ) as caught:
         run(tmp_path / "r", replace(CONFIG, steps=8), resume=True)
     assert caught.value.errno == errno.ENOSPC
     assert contents(tmp_path / "r/last") == before
     assert not [p.name for p in (tmp_path / "r").iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"]
+)
 @pytest.mark.parametrize("damage", ["cut", "missing"])
 def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, name, damage):
     run(tmp_path / "r", replace(CONFIG, steps=4))

@@ -28,9 +28,7 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option(help="Leave out tokens this much less likely than the best.")
     ] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1: repeat less.")
-    ] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be given several times.")
     ] = None,

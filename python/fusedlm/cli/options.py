@@ -65,9 +65,7 @@ ConfigFile = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")
-]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Precision = Annotated[
     str,
     typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the CPU multiplies it."),

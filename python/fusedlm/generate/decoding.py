@@ -105,9 +105,7 @@ class Decoding:
         self._cache = KVCache(model.config, len(rows), capacity, model.compute_dtype)
         self._cached_rows = list(self.active)
         ragged = min(lengths) != longest
-        return model(
-            tokens, cache=self._cache, lengths=torch.tensor(lengths) if ragged else None
-        )
+        return model(tokens, cache=self._cache, lengths=torch.tensor(lengths) if ragged else None)
 
 
 def check_prompts(model: Decoder, prompts: Prompts) -> list[list[int]]:

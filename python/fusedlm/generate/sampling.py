@@ -33,7 +33,9 @@ class Sampling:
         _check(self.temperature, "temperature", "a number of at least 0", lambda v: v >= 0)
         _check(self.repetition_penalty, "repetition_penalty", "a number above 0", lambda v: v > 0)
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ValueError(f"generate: top_k is {self.top_k!r}, expected an integer of at least 1")
+            raise ValueError(
+                f"generate: top_k is {self.top_k!r}, expected an integer of at least 1"
+            )
         if self.top_p is not None:
             _check(self.top_p, "top_p", "a number in (0, 1]", lambda v: 0 < v <= 1)
         if self.min_p is not None:

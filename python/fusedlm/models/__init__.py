@@ -12,7 +12,7 @@ _HOME = {
     "write_model": "io",
     "atomic_folder": "folder",
 }
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str):

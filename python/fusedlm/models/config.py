@@ -94,7 +94,9 @@ class ModelConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"ModelConfig: unknown field {unknown[0]!r}, known are {sorted(known)}")
+            raise ValueError(
+                f"ModelConfig: unknown field {unknown[0]!r}, known are {sorted(known)}"
+            )
         if "vocab_size" not in values:
             raise ValueError("ModelConfig: vocab_size is missing")
         return cls(**values)

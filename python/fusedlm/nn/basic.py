@@ -47,9 +47,7 @@ class Linear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return ops.linear(
-            x, self.weight, self.bias, activation=self.activation, residual=residual
-        )
+        return ops.linear(x, self.weight, self.bias, activation=self.activation, residual=residual)
 
 
 class RMSNorm(nn.Module):

@@ -17,9 +17,22 @@ def define(schema: str, impl, fake, *, setup_context=None, backward=None) -> Non
     name = "fusedlm::" + schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(name, "cpu", impl, lib=_library)
-    torch.library.register_fake(name, fake, lib=_library)
+    torch.library.register_fake(name, _on_one_device(name, fake), lib=_library)
     if backward is not None:
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
+
+
+def _on_one_device(name: str, fake):
+    """Real tensors of two devices reach no kernel, but meta ones beside them would: refuse those."""
+
+    def checked(*args):
+        tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,))]
+        devices = sorted({str(t.device) for t in tensors if isinstance(t, Tensor)})
+        if len(devices) > 1:
+            raise ValueError(f"{name}: tensors are on {' and '.join(devices)}, expected one device")
+        return fake(*args)
+
+    return checked
 
 
 def dense_last(x: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ def _autograd(ctx, dout):
     tokens, positions = ctx.saved_tensors
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
-        dweight = torch.ops.fusedlm.embedding_backward(dout, tokens, ctx.weight_rows, ctx.padding_idx)
+        dweight = torch.ops.fusedlm.embedding_backward(
+            dout, tokens, ctx.weight_rows, ctx.padding_idx
+        )
         dweight = dweight.to(ctx.weight_dtype)
     if ctx.position_rows is not None and ctx.needs_input_grad[3]:
         dposition = torch.ops.fusedlm.embedding_backward(dout, positions, ctx.position_rows, -1)

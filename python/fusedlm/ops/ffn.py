@@ -21,7 +21,9 @@ def _dense(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.contiguous()
 
 
-def _forward(x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str):
+def _forward(
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str
+):
     rows = as_rows(x)
     hidden = (rows.shape[0], up_weight.shape[0])
     y = torch.empty(x.shape, dtype=x.dtype)
@@ -44,7 +46,9 @@ def _forward(x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bi
     return y, up, gate
 
 
-def _forward_fake(x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation):
+def _forward_fake(
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation
+):
     hidden = (x.numel() // x.shape[-1], up_weight.shape[0])
     gate = x.new_empty(hidden if gate_weight is not None else (0,))
     return x.new_empty(x.shape), x.new_empty(hidden), gate
@@ -65,11 +69,17 @@ def _gradients(new_empty, up_weight, gate_weight, down_weight, biases: list[bool
     return [new_empty(shape) for shape in shapes]
 
 
-def _backward(dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str):
+def _backward(
+    dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str
+):
     rows = as_rows(x)
     dx = torch.empty(x.shape, dtype=x.dtype)
     grads = _gradients(
-        lambda shape: torch.empty(shape, dtype=torch.float32), up_weight, gate_weight, down_weight, biases
+        lambda shape: torch.empty(shape, dtype=torch.float32),
+        up_weight,
+        gate_weight,
+        down_weight,
+        biases,
     )
     present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
     core.ffn_backward(
@@ -89,13 +99,19 @@ def _backward(dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list
 
 def _backward_fake(dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation):
     grads = _gradients(
-        lambda shape: x.new_empty(shape, dtype=torch.float32), up_weight, gate_weight, down_weight, biases
+        lambda shape: x.new_empty(shape, dtype=torch.float32),
+        up_weight,
+        gate_weight,
+        down_weight,
+        biases,
     )
     return x.new_empty(x.shape), *grads
 
 
 def _setup_context(ctx, inputs, output):
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation = inputs
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation = (
+        inputs
+    )
     _, up, gate = output
     ctx.activation = activation
     ctx.dtypes = [

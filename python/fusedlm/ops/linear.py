@@ -31,7 +31,9 @@ def _forward_fake(x, weight, bias, residual, activation):
     return y, x.new_empty(y.shape if activation != "none" else (0,))
 
 
-def _backward(dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool):
+def _backward(
+    dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool
+):
     rows, outputs = as_rows(x), weight.shape[0]
     dx = torch.empty(x.shape if need_dx else (0,), dtype=x.dtype)
     dweight = torch.empty(weight.shape if need_dweight else (0,), dtype=torch.float32)
@@ -117,6 +119,8 @@ def linear(
     Raises ValueError naming the argument that does not fit.
     """
     if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(f"linear: activation is {activation!r}, expected None or one of {ACTIVATIONS}")
+        raise ValueError(
+            f"linear: activation is {activation!r}, expected None or one of {ACTIVATIONS}"
+        )
     x, residual = same_autocast_dtype(x, residual)
     return torch.ops.fusedlm.linear(x, weight, bias, residual, activation or "none")[0]

@@ -181,12 +181,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     state = read_json(folder / "state.json")
     try:
         progress = Progress(
-            int(state["step"]), state["best_val_loss"], int(state["best_step"]), int(state["tokens"])
+            int(state["step"]),
+            state["best_val_loss"],
+            int(state["best_step"]),
+            int(state["tokens"]),
         )
         config = TrainConfig.from_dict(state["config"])
         assert isinstance(state["data"], str) and isinstance(state["batches"], dict)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise CorruptFileError(folder / "state.json", f"bad or missing entry ({error!r})") from error
+        raise CorruptFileError(
+            folder / "state.json", f"bad or missing entry ({error!r})"
+        ) from error
     file = folder / "optimizer.safetensors"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing")

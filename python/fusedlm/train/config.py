@@ -71,7 +71,9 @@ class TrainConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"TrainConfig: unknown field {unknown[0]!r}, known are {sorted(known)}")
+            raise ValueError(
+                f"TrainConfig: unknown field {unknown[0]!r}, known are {sorted(known)}"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

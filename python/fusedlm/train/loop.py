@@ -191,7 +191,9 @@ def _step(
         loss = model(*batches.next())
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(_not_finite(step, f"the loss is {value}", first, batches, last))
+            raise FloatingPointError(
+                _not_finite(step, f"the loss is {value}", first, batches, last)
+            )
         (loss / config.accumulate).backward()
         total += value
     try:

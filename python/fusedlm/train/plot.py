@@ -31,7 +31,9 @@ def plot_curve(
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", color="tab:orange", label="validation")
         best = min(validation, key=lambda point: point[1])
-        axes.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, -14), ha="center")
+        axes.annotate(
+            f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, -14), ha="center"
+        )
     for name, value in (baselines or {}).items():
         axes.axhline(value, color="gray", linestyle="--", linewidth=1, label=f"{name} {value:.3f}")
     axes.set(xlabel="step", ylabel="loss, nats per token", title=title)

@@ -1,0 +1,130 @@
+"""Token and position embedding against float64, on every instruction set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fusedlm import ops
+
+from tests.support import reference
+from tests.support.compare import (
+    assert_equals_float64,
+    assert_same_bits,
+    outputs_and_gradients,
+    randn,
+    results_by_threads,
+)  # fmt: skip
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def tokens_of(*shape: int, V: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def call(module, tokens, **options):
+    return lambda t: module.embedding(
+        tokens, t["weight"], position_weight=t.get("position_weight"), **options
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 17, 5, 33), (2, 113, 1025, 17), (4, 300, 9, 65)]
+)
+@pytest.mark.parametrize("positions", ["none", "counted", "given"])
+def test_equals_float64(isa, shape, positions, dtype):
+    B, T, V, C = shape
+    named, options = {"weight": randn(V, C, seed=1)}, {}
+    if positions != "none":
+        named["position_weight"] = randn(T + 2, C, seed=2)
+    if positions == "given":
+        options["positions"] = tokens_of(B, T, V=T + 2, seed=3)
+    tokens = tokens_of(B, T, V=V)
+    assert_equals_float64(
+        call(ops, tokens, **options),
+        call(reference, tokens, **options),
+        named,
+        [randn(B, T, C, seed=4)],
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_padding_token_gets_no_gradient(isa, dtype):
+    tokens = tokens_of(4, 30, V=6)
+    named, grad = {"weight": randn(6, 20, seed=1)}, [randn(4, 30, 20, seed=2)]
+    options = {"padding_idx": 2}
+    assert_equals_float64(
+        call(ops, tokens, **options), call(reference, tokens, **options), named, grad, dtype
+    )
+    got = outputs_and_gradients(call(ops, tokens, **options), named, grad, dtype)
+    assert not got["dweight"][2].any() and got["dweight"][1].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_for_any_number_of_threads(isa, dtype):
+    # Few tokens, many times each: the order of the sums shows.
+    tokens = tokens_of(4, 500, V=3)
+    named = {"weight": randn(3, 40, seed=1), "position_weight": randn(500, 40, seed=2)}
+    grad = [randn(4, 500, 40, seed=3)]
+    assert_same_bits(
+        results_by_threads(
+            lambda: list(outputs_and_gradients(call(ops, tokens), named, grad, dtype).values())
+        )
+    )
+
+
+def test_output_dtype_may_differ_from_the_weights():
+    weight, tokens = randn(5, 8, seed=0).requires_grad_(), tokens_of(7, V=5)
+    out = ops.embedding(tokens, weight, dtype=torch.bfloat16)
+    assert torch.equal(out, weight.detach()[tokens].bfloat16())
+    out.sum().backward()
+    assert weight.grad.dtype == torch.float32
+
+
+def test_any_shape_and_strides_of_tokens():
+    weight = randn(9, 4, seed=0)
+    grid = tokens_of(6, 8, V=9)
+    assert torch.equal(ops.embedding(grid.t(), weight), weight[grid.t()])
+    assert torch.equal(ops.embedding(grid[:, ::2], weight), weight[grid[:, ::2]])
+    assert ops.embedding(torch.tensor(3), weight).shape == (4,)
+
+
+def test_empty_batch():
+    weight = randn(5, 8, seed=0).requires_grad_()
+    out = ops.embedding(torch.empty(2, 0, dtype=torch.int64), weight)
+    out.sum().backward()
+    assert out.shape == (2, 0, 8) and not weight.grad.any()
+
+
+def test_bad_arguments_are_named():
+    weight, tokens = torch.ones(5, 8), torch.tensor([[0, 4], [5, 1]])
+    with pytest.raises(ValueError, match=r"tokens has 5 at \[2\], expected 0 <= id < V = 5"):
+        ops.embedding(tokens, weight)
+    with pytest.raises(ValueError, match=r"tokens has -1 at \[0\], expected 0 <= id < V = 5"):
+        ops.embedding(tokens - 1, weight[:5].clone())
+    good = tokens.clamp_max(4)
+    with pytest.raises(ValueError, match="embedding: tokens has dtype int32"):
+        ops.embedding(good.int(), weight)
+    with pytest.raises(ValueError, match="embedding: weight has dtype float64"):
+        ops.embedding(good, weight.double())
+    with pytest.raises(ValueError, match="position"):
+        ops.embedding(good, weight, position_weight=torch.ones(1, 8))
+    with pytest.raises(ValueError, match="position_weight"):
+        ops.embedding(good, weight, position_weight=torch.ones(4, 7))
+    with pytest.raises(ValueError, match="position"):
+        ops.embedding(
+            good, weight, position_weight=torch.ones(4, 8), positions=torch.tensor([0, 9])
+        )
+
+
+def test_opcheck_compile_and_autocast():
+    weight, position_weight = (randn(5, 8, seed=i).requires_grad_() for i in range(2))
+    tokens = tokens_of(2, 4, V=5)
+
+    def model(weight):
+        return ops.embedding(tokens, weight, position_weight=position_weight, padding_idx=1).sum()
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(weight), model(weight))
