@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import fusedlm
 import torch
 import torch.nn.functional as F
-from fusedlm import ops
 
+import fusedlm
 from benchmarks.timing import alternate, roof
+from fusedlm import ops
 
 
 def leaf(*shape: int, dtype: torch.dtype) -> torch.Tensor:

@@ -1,11 +1,12 @@
 // Flash attention, backward (Dao 2023). A task is one head and one chunk of keys: for each tile of
-// kTileK keys it walks over the tiles of queries that see it, recomputes P = exp(scores - lse), and
-// adds
-//   dV += P^T dO    dP = dO V^T    dS = P * (dP - delta) * scale    dK += dS^T Q    dQ += dS K
-// with delta = sum(dO * O) for each query. All operands are packed once beforehand. dK and dV of
-// each head and dQ of each chunk are float32 sums of their own, added in a fixed order at the end.
-// The number of chunks follows from the shapes alone, so results do not depend on the number of
-// threads.
+// keys it walks over the tiles of queries that see it, recomputes P = exp(scores - lse), and adds
+//   dV += P^T dO    dP = dO V^T    dS = P * (dP - delta)    dK += dS^T Q    dQ^T += K^T dS^T
+// with delta = sum(dO * O) for each query; the scale of the scores is applied once, at the end.
+// Tiles are held transposed, keys down and queries across (see attention_product.h): a row of P^T
+// or dS^T is at once an A operand, and dS^T by pairs of keys the B operand for dQ^T. All operands
+// are packed once beforehand. dK and dV of each head and dQ of each chunk are float32 sums of their
+// own, added in a fixed order at the end. The number of chunks follows from the shapes alone, so
+// results do not depend on the number of threads.
 
 #include "cpu/attention_tiles.h"
 
@@ -16,31 +17,39 @@ namespace {
 constexpr index_t kTasks = 8;
 // Packed operands and partial sums kept at a time.
 constexpr index_t kUnitBytes = index_t{32} << 20;
+// Queries (two panels) and keys of a tile: with bfloat16 its P^T, dS^T and the B form of dS^T are 8
+// KiB each, and the products over 32 lanes are long beside loading and storing their sums.
+constexpr index_t kQueries = 2 * kTileQ, kKeys = 64;
 
 struct Sizes {
-  index_t H, G, R, D, stride, T, S;  // T, S: the longest; stride: D in whole panels
+  index_t H, G, R, D, stride, depth, T, S;  // stride, depth: D in whole panels, whole vectors
   index_t query_tiles, key_tiles, chunks, tiles_per_chunk;
   Packing packing;
-  // In lanes: operands of one key tile, and of one query tile.
-  index_t key_t, key_n, value_t, query_t, query_n;
+  // In lanes: a row of D, a tile's queries in panels of queries or of D, a tile's keys in panels of
+  // D.
+  index_t row, query_t, query_n, key_n;
 };
 
 // Packed operands and sums of one (sequence, key-value head).
 struct Unit {
-  uint32_t *key_t, *value_t, *key_n;              // for each key tile
+  uint32_t *key, *value;                          // [S][row]
+  uint32_t* key_n;                                // for each key tile
   uint32_t *query_t, *dout_t, *query_n, *dout_n;  // for each head and query tile
-  float *delta, *dquery, *dkey, *dvalue;  // [R][T], [R][chunks][T][stride], [R][S][stride] twice
+  float *delta, *lse;                             // [R][T in whole tiles], lse in powers of 2
+  float *dquery, *dkey, *dvalue;  // [R][chunks][panels of queries][D][kTileQ], [R][S][stride] twice
 };
 
 struct Scratch {
-  float *weights, *slopes, *bias, *keep;
-  uint32_t *by_key, *by_query;
+  float *scores, *dweights, *bias, *keep, *rows;  // blocks of kBlockRows keys; whole tiles
+  uint32_t *weights, *slopes,
+      *slopes_n;  // [keys][lanes of queries] twice, [panel][lanes of keys][kNR]
 };
 
 Sizes sizes_of(const AttentionBackward& a) {
   Sizes z{};
   z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
   z.stride = ceil_div(z.D, kNR) * kNR;
+  z.depth = ceil_div(z.D, Vec::size) * Vec::size;
 #if defined(FUSEDLM_ISA_AVX512_BF16)
   z.packing.pairs = a.query.dtype == DType::bfloat16;
 #else
@@ -52,15 +61,15 @@ Sizes sizes_of(const AttentionBackward& a) {
     z.T = max_of(z.T, s.T);
     z.S = max_of(z.S, s.S);
   }
-  z.query_tiles = ceil_div(z.T, kTileQ);
-  z.key_tiles = ceil_div(z.S, kTileK);
+  z.query_tiles = ceil_div(z.T, kQueries);
+  z.key_tiles = ceil_div(z.S, kKeys);
   const index_t wanted = ceil_div(kTasks, max_of(1, count * z.H));
   z.tiles_per_chunk = max_of(1, ceil_div(z.key_tiles, wanted));
   z.chunks = max_of(1, ceil_div(z.key_tiles, z.tiles_per_chunk));
-  z.key_t = z.value_t = z.packing.size<kNR>(z.D, kTileK);
-  z.key_n = z.packing.size<kNR>(kTileK, z.D);
-  z.query_t = z.packing.size<kMR>(z.D, kTileQ);
-  z.query_n = z.packing.size<kNR>(kTileQ, z.D);
+  z.row = z.packing.lanes(z.D);
+  z.query_t = z.row * kQueries;
+  z.query_n = z.packing.panels(kQueries, z.D);
+  z.key_n = z.packing.panels(kKeys, z.D);
   return z;
 }
 
@@ -72,42 +81,51 @@ index_t lay_out(const Sizes& z, uint32_t* base, Unit& u) {
     used += ceil_div(count, 16) * 16;
     return at;
   };
+  const auto take_float = [&](index_t count) { return reinterpret_cast<float*>(take(count)); };
   const index_t queries = z.R * z.query_tiles;
-  u.key_t = take(z.key_tiles * z.key_t);
-  u.value_t = take(z.key_tiles * z.value_t);
+  u.key = take(z.S * z.row);
+  u.value = take(z.S * z.row);
   u.key_n = take(z.key_tiles * z.key_n);
   u.query_t = take(queries * z.query_t);
   u.dout_t = take(queries * z.query_t);
   u.query_n = take(queries * z.query_n);
   u.dout_n = take(queries * z.query_n);
-  u.delta = reinterpret_cast<float*>(take(z.R * z.T));
-  u.dquery = reinterpret_cast<float*>(take(z.R * z.chunks * z.T * z.stride));
-  u.dkey = reinterpret_cast<float*>(take(z.R * z.S * z.stride));
-  u.dvalue = reinterpret_cast<float*>(take(z.R * z.S * z.stride));
+  u.delta = take_float(queries * kQueries);
+  u.lse = take_float(queries * kQueries);
+  u.dquery = take_float(z.chunks * queries * kQueries * z.depth);
+  u.dkey = take_float(z.R * z.S * z.stride);
+  u.dvalue = take_float(z.R * z.S * z.stride);
   return used;
 }
 
 void pack_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
                index_t tile, const Unit& u) {
-  const index_t j0 = tile * kTileK, count = min_of(kTileK, s.S - j0);
+  const index_t j0 = tile * kKeys, count = min_of(kKeys, s.S - j0);
   const Matrix key = head_rows(a.key, s.b, s.k0 + j0, g),
                value = head_rows(a.value, s.b, s.k0 + j0, g);
-  z.packing.pack<kNR>(key.transposed(), 0, z.D, 0, count, u.key_t + tile * z.key_t);
-  z.packing.pack<kNR>(value.transposed(), 0, z.D, 0, count, u.value_t + tile * z.value_t);
-  z.packing.pack<kNR>(key, 0, count, 0, z.D, u.key_n + tile * z.key_n);
+  z.packing.pack_rows(key, count, z.D, u.key + j0 * z.row);
+  z.packing.pack_rows(value, count, z.D, u.value + j0 * z.row);
+  z.packing.pack_panels(key, count, z.D, u.key_n + tile * z.key_n);
 }
 
 void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
                   index_t tile, const Unit& u) {
-  const index_t t0 = tile * kTileQ, rows = min_of(kTileQ, s.T - t0), r = h % z.R;
+  const index_t t0 = tile * kQueries, rows = min_of(kQueries, s.T - t0), r = h % z.R;
   const index_t slot = r * z.query_tiles + tile;
   const Matrix query = head_rows(a.query, s.b, s.q0 + t0, h),
                dout = head_rows(a.dout, s.b, s.q0 + t0, h),
                out = head_rows(a.out, s.b, s.q0 + t0, h);
-  z.packing.pack<kMR>(query.transposed(), 0, z.D, 0, rows, u.query_t + slot * z.query_t);
-  z.packing.pack<kMR>(dout.transposed(), 0, z.D, 0, rows, u.dout_t + slot * z.query_t);
-  z.packing.pack<kNR>(query, 0, rows, 0, z.D, u.query_n + slot * z.query_n);
-  z.packing.pack<kNR>(dout, 0, rows, 0, z.D, u.dout_n + slot * z.query_n);
+  z.packing.pack_panels(query.transposed(), z.D, rows, u.query_t + slot * z.query_t);
+  z.packing.pack_panels(dout.transposed(), z.D, rows, u.dout_t + slot * z.query_t);
+  z.packing.pack_panels(query, rows, z.D, u.query_n + slot * z.query_n);
+  z.packing.pack_panels(dout, rows, z.D, u.dout_n + slot * z.query_n);
+  float *delta = u.delta + slot * kQueries, *lse = u.lse + slot * kQueries;
+  const float* saved = a.lse.as<float>() + (s.b * z.H + h) * a.query.shape[1] + s.q0 + t0;
+  for (index_t i = 0; i < kQueries; ++i) {
+    // Lanes behind the last query get weights of 0.
+    lse[i] = i < rows ? saved[i] * kLog2E : kInfinity;
+    delta[i] = 0.0f;
+  }
   switch_float(a.query.dtype, [&](auto type) {
     using T = decltype(type);
     for (index_t i = 0; i < rows; ++i) {
@@ -118,104 +136,195 @@ void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s,
         dot = fma(Vec::load(d + c, n...), Vec::load(o + c, n...), dot);
       };
       for_each_vec(z.D, add, add);
-      u.delta[r * z.T + t0 + i] = reduce_sum(dot);
+      delta[i] = reduce_sum(dot);
     }
   });
 }
 
-// scores and dP of one row become P (with dropout) and dS.
-void differentiate_row(const AttentionOptions& o, const float* bias, const float* keep, float lse,
-                       float delta, index_t columns, float* weights, float* slopes) {
-  const Vec scale(o.scale), cap(o.softcap), inverse_cap(o.softcap > 0 ? 1.0f / o.softcap : 0.0f);
-  const Vec shift(lse), mean(delta);
-  for (index_t j = 0; j < columns; j += Vec::size) {
-    Vec s = Vec::load(weights + j) * scale, slope = scale;
-    if (o.softcap > 0) {
-      const Vec u = tanh(s * inverse_cap);
-      s = cap * u;
-      slope = slope * (Vec(1.0f) - u * u);
+// A tile of keys and of queries, and how its lanes are masked.
+struct Tile {
+  index_t j0, keys, rows, panels;
+  const float *lse, *delta;
+  const VisibleLanes* visible;  // null where all is seen, or the bias says what is not
+  const float *bias, *keep;     // [keys][kQueries] or null
+};
+
+struct Derived {
+  Vec weight, slope;  // P (with dropout) and dS
+};
+
+// Key `row` of a block, tile key `j`, query lanes from `i` on.
+FUSEDLM_VEC Derived differentiate(const AttentionOptions& o, const Tile& t, const Scratch& w,
+                                  index_t row, index_t j, index_t i) {
+  const Vec raw = Vec::load(w.scores + row * kQueries + i),
+            shift = Vec(0.0f) - Vec::load(t.lse + i);
+  Vec x, capped;
+  if (o.softcap > 0) {
+    capped = tanh(raw * Vec(o.scale / o.softcap));
+    x = fma(capped, Vec(o.softcap * kLog2E), shift);
+  } else {
+    x = fma(raw, Vec(o.scale * kLog2E), shift);
+  }
+  if (t.bias) x = x + Vec::load(t.bias + j * kQueries + i);
+  if (t.visible) x = t.visible->keep(x, i, t.j0 + j);
+  const Vec p = exp2(x);
+  Vec dp = Vec::load(w.dweights + row * kQueries + i);
+  Derived d{p, Vec()};
+  if (t.keep) {
+    const Vec keep = Vec::load(t.keep + j * kQueries + i);
+    dp = dp * keep;
+    d.weight = p * keep;
+  }
+  d.slope = (dp - Vec::load(t.delta + i)) * p;
+  if (o.softcap > 0) d.slope = d.slope * (Vec(1.0f) - capped * capped);
+  return d;
+}
+
+// A block of scores and dP -> rows of P^T and dS^T, and dS^T as the B operand of dQ^T.
+void differentiate_block(const AttentionOptions& o, const Packing& pack, const Tile& t, index_t j,
+                         index_t keys, const Scratch& w) {
+  const index_t row_lanes = pack.lanes(kQueries), panel_lanes = pack.lanes(kKeys) * kNR;
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+  if (pack.pairs) {
+    for (index_t r = 0; r < keys; r += 2) {
+      const bool both = r + 1 < keys;
+      for (index_t i = 0; i < t.panels * kTileQ; i += kNR) {
+        Derived at[2][2];
+#pragma GCC unroll 2
+        for (index_t v = 0; v < 2; ++v) {
+          at[0][v] = differentiate(o, t, w, r, j + r, i + v * Vec::size);
+          at[1][v] = both ? differentiate(o, t, w, r + 1, j + r + 1, i + v * Vec::size) : Derived{};
+          store_pairs(at[0][v].slope, at[1][v].slope,
+                      w.slopes_n + i / kNR * panel_lanes + (j + r) / 2 * kNR + v * Vec::size);
+        }
+        for (index_t k = 0; k < (both ? 2 : 1); ++k) {
+          const index_t to = (j + r + k) * row_lanes + i / 2;
+          store_halves(at[k][0].weight, at[k][1].weight, w.weights + to);
+          store_halves(at[k][0].slope, at[k][1].slope, w.slopes + to);
+        }
+      }
     }
-    if (bias) s = s + Vec::load(bias + j);
-    Vec p = exp(s - shift), dp = Vec::load(slopes + j);
-    if (keep) dp = dp * Vec::load(keep + j);
-    ((dp - mean) * p * slope).store(slopes + j);
-    if (keep) p = p * Vec::load(keep + j);
-    p.store(weights + j);
+    return;
+  }
+#endif
+  auto *weights = reinterpret_cast<float*>(w.weights), *slopes = reinterpret_cast<float*>(w.slopes),
+       *slopes_n = reinterpret_cast<float*>(w.slopes_n);
+  for (index_t r = 0; r < keys; ++r) {
+    for (index_t i = 0; i < t.panels * kTileQ; i += Vec::size) {
+      const Derived d = differentiate(o, t, w, r, j + r, i);
+      d.weight.store(weights + (j + r) * row_lanes + i);
+      d.slope.store(slopes + (j + r) * row_lanes + i);
+      d.slope.store(slopes_n + i / kNR * panel_lanes + (j + r) * kNR + i % kNR);
+    }
   }
 }
 
-void key_tile(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
-              index_t chunk, index_t tile, const Unit& u, const Scratch& w) {
+void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
+               index_t chunk, index_t key_tile, index_t query_tile, const Unit& u,
+               const Scratch& w) {
   const AttentionOptions& o = a.options;
-  const Packing& pack = z.packing;
-  const bool pairs = pack.pairs;
-  const index_t r = h % z.R, j0 = tile * kTileK, count = min_of(kTileK, s.S - j0);
-  const index_t columns = ceil_div(count, kNR) * kNR, depth = pack.lanes(z.D);
-  float* dkey = u.dkey + (r * z.S + j0) * z.stride;
-  float* dvalue = u.dvalue + (r * z.S + j0) * z.stride;
-  __builtin_memset(dkey, 0, static_cast<size_t>(count * z.stride) * sizeof(float));
-  __builtin_memset(dvalue, 0, static_cast<size_t>(count * z.stride) * sizeof(float));
-  const float* lse = a.lse.as<float>() + (s.b * z.H + h) * a.query.shape[1] + s.q0;
-  for (index_t t0 = 0; t0 < s.T; t0 += kTileQ) {
-    const index_t rows = min_of(kTileQ, s.T - t0), slot = r * z.query_tiles + t0 / kTileQ;
-    if (visible(o, s, t0).low >= j0 + count || visible(o, s, t0 + rows - 1).high <= j0) continue;
-    multiply_tile(pairs, u.query_t + slot * z.query_t, kMR * depth, u.key_t + tile * z.key_t,
-                  kNR * depth, depth, rows, columns, false, w.weights, kTileK);
-    multiply_tile(pairs, u.dout_t + slot * z.query_t, kMR * depth, u.value_t + tile * z.value_t,
-                  kNR * depth, depth, rows, columns, false, w.slopes, kTileK);
-    for (index_t i = 0; i < rows; ++i) {
-      const bool biased = score_bias(o, s, h, t0 + i, j0, columns, w.bias);
-      if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t0 + i, j0, columns, w.keep);
-      differentiate_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
-                        lse[t0 + i], u.delta[r * z.T + t0 + i], columns, w.weights + i * kTileK,
-                        w.slopes + i * kTileK);
+  const bool pairs = z.packing.pairs;
+  const index_t r = h % z.R, j0 = key_tile * kKeys, t0 = query_tile * kQueries;
+  const index_t slot = r * z.query_tiles + query_tile;
+  Tile t{};
+  t.j0 = j0, t.keys = min_of(kKeys, s.S - j0), t.rows = min_of(kQueries, s.T - t0);
+  t.panels = ceil_div(t.rows, kTileQ);
+  t.lse = u.lse + slot * kQueries, t.delta = u.delta + slot * kQueries;
+  const VisibleLanes lanes(o, s, t0, t.rows, kQueries);
+  if (has_bias(o)) {
+    t.bias = w.bias;
+  } else if (!all_visible(o, s, t0, t.rows, j0, t.keys)) {
+    t.visible = &lanes;
+  }
+  if (o.dropout_p > 0) t.keep = w.keep;
+  if (t.bias || t.keep) {
+    tile_extras(o, s, h, z.H, t0, t.rows, kQueries, j0, t.keys, t.bias ? w.bias : nullptr,
+                t.keep ? w.keep : nullptr, w.rows);
+  }
+  const uint32_t *query_t = u.query_t + slot * z.query_t, *dout_t = u.dout_t + slot * z.query_t,
+                 *query_n = u.query_n + slot * z.query_n, *dout_n = u.dout_n + slot * z.query_n;
+  for (index_t j = 0; j < t.keys; j += kBlockRows) {
+    const index_t some = min_of(kBlockRows, t.keys - j);
+    for (index_t p = 0; p < t.panels; ++p) {
+      multiply_rows(pairs, u.key + (j0 + j) * z.row, z.row, query_t + p * z.row * kNR, z.row, some,
+                    w.scores + p * kTileQ, kQueries);
+      multiply_rows(pairs, u.value + (j0 + j) * z.row, z.row, dout_t + p * z.row * kNR, z.row, some,
+                    w.dweights + p * kTileQ, kQueries);
     }
-    const Matrix weights{w.weights, DType::float32, kTileK, 1},
-        slopes{w.slopes, DType::float32, kTileK, 1};
-    const index_t row_lanes = pack.lanes(rows), key_lanes = pack.lanes(count);
-    pack.pack<kMR>(weights, 0, rows, 0, count, w.by_key);
-    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.dout_n + slot * z.query_n, kNR * row_lanes,
-                  row_lanes, count, z.stride, true, dvalue, z.stride);
-    pack.pack<kMR>(slopes, 0, rows, 0, count, w.by_key);
-    multiply_tile(pairs, w.by_key, kMR * row_lanes, u.query_n + slot * z.query_n, kNR * row_lanes,
-                  row_lanes, count, z.stride, true, dkey, z.stride);
-    pack.pack<kMR>(slopes.transposed(), 0, count, 0, rows, w.by_query);
-    multiply_tile(pairs, w.by_query, kMR * key_lanes, u.key_n + tile * z.key_n, kNR * key_lanes,
-                  key_lanes, rows, z.stride, true,
-                  u.dquery + ((r * z.chunks + chunk) * z.T + t0) * z.stride, z.stride);
+    differentiate_block(o, z.packing, t, j, some, w);
+  }
+  const index_t depth = z.packing.lanes(t.rows), row_lanes = z.packing.lanes(kQueries);
+  float *dkey = u.dkey + (r * z.S + j0) * z.stride, *dvalue = u.dvalue + (r * z.S + j0) * z.stride;
+  for (index_t d = 0; d < z.stride; d += kNR) {
+    multiply_rows(pairs, w.weights, row_lanes, dout_n + d * depth, depth, t.keys, dvalue + d,
+                  z.stride, Start::add);
+    multiply_rows(pairs, w.slopes, row_lanes, query_n + d * depth, depth, t.keys, dkey + d,
+                  z.stride, Start::add);
+  }
+  const index_t key_depth = z.packing.lanes(t.keys);
+  float* dquery =
+      u.dquery + ((r * z.chunks + chunk) * z.query_tiles * 2 + query_tile * 2) * z.depth * kTileQ;
+  for (index_t p = 0; p < t.panels; ++p) {
+    multiply_panels(pairs, u.key_n + key_tile * z.key_n, kNR * key_depth,
+                    w.slopes_n + p * z.packing.lanes(kKeys) * kNR, key_depth, z.D,
+                    dquery + p * z.depth * kTileQ, kTileQ, Start::add);
   }
 }
 
-// out[d] = sum over parts, in order.
+// out[d] = scale * sum over parts, in order.
 template <class T>
-void add_parts(const float* first, index_t parts, index_t step, index_t D, T* out) {
+void add_parts(const float* first, index_t parts, index_t step, index_t D, float scale, T* out) {
   const auto body = [&](index_t d, auto... n) {
     Vec sum = Vec::load(first + d);
     for (index_t i = 1; i < parts; ++i) sum = sum + Vec::load(first + i * step + d);
-    sum.store(out + d, n...);
+    (sum * Vec(scale)).store(out + d, n...);
   };
   for_each_vec(D, body, body);
 }
 
-void write_gradients(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
-                     const Unit& u) {
+void write_dquery(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
+                  index_t panel, const Unit& u, const Scratch& w) {
+  const index_t size = z.depth * kTileQ, panels = z.query_tiles * 2, t0 = panel * kTileQ;
+  float* first = u.dquery + (h % z.R * z.chunks * panels + panel) * size;
+  add_parts(first, z.chunks, panels * size, size, a.options.scale, first);
+  float* by_query = w.rows;
+  transpose(first, kTileQ, z.depth, kTileQ, by_query, z.depth);
+  const Matrix to = head_rows(a.dquery, s.b, s.q0 + t0, h);
   switch_float(a.query.dtype, [&](auto type) {
     using T = decltype(type);
-    for (index_t r = 0; r < z.R; ++r) {
-      const Matrix to = head_rows(a.dquery, s.b, s.q0, g * z.R + r);
-      for (index_t t = 0; t < s.T; ++t) {
-        add_parts(u.dquery + (r * z.chunks * z.T + t) * z.stride, z.chunks, z.T * z.stride, z.D,
-                  const_cast<T*>(static_cast<const T*>(to.data)) + t * to.row_stride);
-      }
+    for (index_t i = 0; i < min_of(kTileQ, s.T - t0); ++i) {
+      add_parts(by_query + i * z.depth, 1, 0, z.D, 1.0f,
+                const_cast<T*>(static_cast<const T*>(to.data)) + i * to.row_stride);
     }
-    const Matrix dkey = head_rows(a.dkey, s.b, s.k0, g), dvalue = head_rows(a.dvalue, s.b, s.k0, g);
-    for (index_t j = 0; j < s.S; ++j) {
-      add_parts(u.dkey + j * z.stride, z.R, z.S * z.stride, z.D,
+  });
+}
+
+void write_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
+                index_t tile, const Unit& u) {
+  const Matrix dkey = head_rows(a.dkey, s.b, s.k0, g), dvalue = head_rows(a.dvalue, s.b, s.k0, g);
+  const index_t end = min_of(s.S, (tile + 1) * kKeys), step = z.S * z.stride;
+  switch_float(a.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    for (index_t j = tile * kKeys; j < end; ++j) {
+      add_parts(u.dkey + j * z.stride, z.R, step, z.D, a.options.scale,
                 const_cast<T*>(static_cast<const T*>(dkey.data)) + j * dkey.row_stride);
-      add_parts(u.dvalue + j * z.stride, z.R, z.S * z.stride, z.D,
+      add_parts(u.dvalue + j * z.stride, z.R, step, z.D, 1.0f,
                 const_cast<T*>(static_cast<const T*>(dvalue.data)) + j * dvalue.row_stride);
     }
   });
+}
+
+Scratch take_scratch(const Sizes& z, Context& ctx) {
+  Workspace& ws = ctx.workspace();
+  const index_t row_lanes = z.packing.lanes(kQueries);
+  return {ws.take<float>(kBlockRows * kQueries),
+          ws.take<float>(kBlockRows * kQueries),
+          ws.take<float>(kTileK * kQueries),
+          ws.take<float>(kTileK * kQueries),
+          ws.take<float>(kQueries * max_of(kTileK, z.depth)),
+          ws.take<uint32_t>(kKeys * row_lanes),
+          ws.take<uint32_t>(kKeys * row_lanes),
+          ws.take<uint32_t>(2 * z.packing.lanes(kKeys) * kNR)};
 }
 
 }  // namespace
@@ -232,40 +341,53 @@ void attention_backward(const AttentionBackward& a, Context& ctx) {
   auto* list = ws.take<Unit>(some);
   for (index_t i = 0; i < some; ++i) lay_out(z, memory + i * unit_lanes, list[i]);
   auto* scratch = ws.take<Scratch>(threads);
-  for (index_t i = 0; i < threads; ++i) {
-    const index_t by_key = z.packing.size<kMR>(kTileQ, kTileK),
-                  by_query = z.packing.size<kMR>(kTileK, kTileQ);
-    scratch[i] = {ws.take<float>(kTileQ * kTileK), ws.take<float>(kTileQ * kTileK),
-                  ws.take<float>(kTileK),          ws.take<float>(kTileK),
-                  ws.take<uint32_t>(by_key),       ws.take<uint32_t>(by_query)};
-  }
-  const index_t packs = max_of(z.key_tiles, z.R * z.query_tiles);
+  for (index_t i = 0; i < threads; ++i) scratch[i] = take_scratch(z, ctx);
+  const index_t tiles = max_of(z.key_tiles, z.R * z.query_tiles);
+  const index_t panels = z.query_tiles * 2;
   for (index_t first = 0; first < units; first += some) {
     const index_t count = min_of(some, units - first);
     const auto sequence = [&](index_t i) {
       return sequence_at(a.options, a.query, a.key, (first + i) / z.G);
     };
-    parallel_for(count * packs, [&](index_t task, int) {
-      const index_t i = task / packs, n = task % packs, g = (first + i) % z.G;
+    parallel_for(count * tiles, [&](index_t task, int) {
+      const index_t i = task / tiles, n = task % tiles, g = (first + i) % z.G;
       const Sequence s = sequence(i);
-      if (n * kTileK < s.S) pack_keys(a, z, s, g, n, list[i]);
-      if (n < z.R * z.query_tiles && n % z.query_tiles * kTileQ < s.T) {
+      if (n * kKeys < s.S) pack_keys(a, z, s, g, n, list[i]);
+      if (n < z.R * z.query_tiles && n % z.query_tiles * kQueries < s.T) {
         pack_queries(a, z, s, g * z.R + n / z.query_tiles, n % z.query_tiles, list[i]);
       }
     });
     parallel_for(count * z.R * z.chunks, [&](index_t task, int thread) {
       const index_t i = task % count, rest = task / count, r = rest % z.R, chunk = rest / z.R;
+      const index_t h = (first + i) % z.G * z.R + r;
       const Sequence s = sequence(i);
       const Unit& u = list[i];
-      __builtin_memset(u.dquery + (r * z.chunks + chunk) * z.T * z.stride, 0,
-                       static_cast<size_t>(s.T * z.stride) * sizeof(float));
-      const index_t end = min_of(ceil_div(s.S, kTileK), (chunk + 1) * z.tiles_per_chunk);
+      const index_t size = panels * z.depth * kTileQ;
+      __builtin_memset(u.dquery + (r * z.chunks + chunk) * size, 0,
+                       static_cast<size_t>(size) * sizeof(float));
+      const index_t end = min_of(ceil_div(s.S, kKeys), (chunk + 1) * z.tiles_per_chunk);
       for (index_t tile = chunk * z.tiles_per_chunk; tile < end; ++tile) {
-        key_tile(a, z, s, (first + i) % z.G * z.R + r, chunk, tile, u, scratch[thread]);
+        const index_t j0 = tile * kKeys, keys = min_of(kKeys, s.S - j0);
+        const size_t bytes = static_cast<size_t>(keys * z.stride) * sizeof(float);
+        __builtin_memset(u.dkey + (r * z.S + j0) * z.stride, 0, bytes);
+        __builtin_memset(u.dvalue + (r * z.S + j0) * z.stride, 0, bytes);
+        for (index_t t0 = 0; t0 < s.T; t0 += kQueries) {
+          const index_t rows = min_of(kQueries, s.T - t0);
+          if (visible(a.options, s, t0).low >= j0 + keys ||
+              visible(a.options, s, t0 + rows - 1).high <= j0) {
+            continue;
+          }
+          tile_pair(a, z, s, h, chunk, tile, t0 / kQueries, u, scratch[thread]);
+        }
       }
     });
-    parallel_for(count, [&](index_t i, int) {
-      write_gradients(a, z, sequence(i), (first + i) % z.G, list[i]);
+    parallel_for(count * tiles * 2, [&](index_t task, int thread) {
+      const index_t i = task / (tiles * 2), n = task % (tiles * 2), g = (first + i) % z.G;
+      const Sequence s = sequence(i);
+      if (n * kKeys < s.S) write_keys(a, z, s, g, n, list[i]);
+      if (n < z.R * panels && n % panels * kTileQ < s.T) {
+        write_dquery(a, z, s, g * z.R + n / panels, n % panels, list[i], scratch[thread]);
+      }
     });
   }
 }

@@ -2,18 +2,22 @@
 // What forward and backward share: which queries meet which keys, and what is added to their
 // scores.
 
-#include "cpu/gemm_kernel.h"
+#include "cpu/attention_product.h"
 #include "cpu/philox.h"
 #include "cpu/switch.h"
 #include "fusedlm/attention.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-// About 56 query rows: scores of a tile (56 x 128 x 4 B = 28 KiB) stay in L1, and an A panel is kMR
-// rows.
-constexpr index_t kTileQ = kMR * (56 / kMR);
-// Keys of a tile: the depth of the second product, deep enough to hide the writing of its result.
+/// Queries of a tile, across the vectors: one panel. Small, so that little of a causal tile is
+/// waste.
+constexpr index_t kTileQ = kNR;
+/// Keys of a tile: its scores (128 x 32 x 4 B = 16 KiB) stay in L1 beside the tile's weights.
 constexpr index_t kTileK = 128;
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLog2E =
+    1.44269504088896341f;  // scores are scaled to powers of 2, which exp2 takes
 
 /// One sequence: T queries from row q0 of batch b on, S keys from row k0 on.
 struct Sequence {
@@ -111,49 +115,115 @@ inline Matrix head_rows(const TensorView& x, index_t b, index_t first, index_t h
   return {static_cast<char*>(x.data) + at * size_of(x.dtype), x.dtype, x.strides[1], 1};
 }
 
-/// Packed sizes, in 32-bit lanes, of panels of a given width.
-struct Packing {
-  bool pairs;
-  index_t lanes(index_t depth) const { return pairs ? ceil_div(depth, 2) : depth; }
-  /// Columns [0, columns) in panels of W, each `depth` deep.
-  template <index_t W>
-  index_t size(index_t depth, index_t columns) const {
-    return ceil_div(columns, W) * W * lanes(depth);
-  }
-  /// Columns [c0, c0 + columns) and rows [k0, k0 + depth) of m.
-  template <index_t W>
-  void pack(const Matrix& m, index_t k0, index_t depth, index_t c0, index_t columns,
-            uint32_t* out) const {
-    for (index_t c = 0; c < columns; c += W, out += W * lanes(depth)) {
-      pack_panel<W>(m, pairs, k0, depth, c0 + c, min_of(W, columns - c), out);
+/// The keys that causality and window leave to each query of a tile, as floats for comparisons.
+struct VisibleLanes {
+  float low[2 * kTileQ], high[2 * kTileQ];
+  /// Queries [t0, t0 + rows); those behind them see as the last one does.
+  VisibleLanes(const AttentionOptions& o, const Sequence& s, index_t t0, index_t rows,
+               index_t lanes) {
+    for (index_t i = 0; i < lanes; ++i) {
+      const Visible v = visible(o, s, t0 + min_of(i, rows - 1));
+      low[i] = static_cast<float>(v.low);
+      high[i] = static_cast<float>(v.high);
     }
+  }
+  /// x where query lane i sees key j, else -inf.
+  FUSEDLM_VEC Vec keep(Vec x, index_t i, index_t j) const {
+    const Vec at(static_cast<float>(j)), dropped(-kInfinity);
+    return select_less(at, Vec::load(low + i), dropped,
+                       select_less(at, Vec::load(high + i), x, dropped));
   }
 };
 
-/// sums [rows][stride] = a * b (+ sums) of packed panels `depth` lanes deep; `columns` in whole
-/// panels. a_step and b_step are the lanes from one panel to the next.
-inline void multiply_tile(bool pairs, const uint32_t* a, index_t a_step, const uint32_t* b,
-                          index_t b_step, index_t depth, index_t rows, index_t columns, bool add,
-                          float* sums, index_t stride) {
-  alignas(64) float tile[kMR * kNR];
-  for (index_t j = 0; j < columns; j += kNR, b += b_step) {
-    const uint32_t* panel = a;
-    for (index_t i = 0; i < rows; i += kMR, panel += a_step) {
-      const index_t some = min_of(kMR, rows - i);
-      kernel_for(some)(pairs, panel, b, depth, tile);
-      for (index_t r = 0; r < some; ++r) {
-        float* to = sums + (i + r) * stride + j;
-        const float* from = tile + r * kNR;
-        if (add) {
-          (Vec::load(to) + Vec::load(from)).store(to);
-          (Vec::load(to + Vec::size) + Vec::load(from + Vec::size)).store(to + Vec::size);
-        } else {
-          Vec::load(from).store(to);
-          Vec::load(from + Vec::size).store(to + Vec::size);
-        }
+/// Whether every query of [t0, t0 + rows) sees every key of [j0, j0 + count).
+FUSEDLM_VEC bool all_visible(const AttentionOptions& o, const Sequence& s, index_t t0, index_t rows,
+                             index_t j0, index_t count) {
+  return visible(o, s, t0 + rows - 1).low <= j0 && visible(o, s, t0).high >= j0 + count;
+}
+
+/// Whether something beyond causality and window is added to the scores.
+FUSEDLM_VEC bool has_bias(const AttentionOptions& o) {
+  return o.mask.defined() || o.key_padding_mask.defined() || o.alibi_slopes.defined();
+}
+
+/// What is added to the scores of a tile (in powers of 2), and the factors of dropout, as
+/// [kTileK][lanes]; either may be null. `row_buffer` holds lanes x kTileK floats.
+inline void tile_extras(const AttentionOptions& o, const Sequence& s, index_t h, index_t H,
+                        index_t t0, index_t rows, index_t lanes, index_t j0, index_t count,
+                        float* bias, float* keep, float* row_buffer) {
+  const index_t columns = ceil_div(count, Vec::size) * Vec::size;
+  for (float* out : {bias, keep}) {
+    if (!out) continue;
+    for (index_t r = 0; r < lanes; ++r) {
+      float* row = row_buffer + r * kTileK;
+      if (r >= rows) {
+        __builtin_memset(row, 0, static_cast<size_t>(columns) * sizeof(float));
+      } else if (out == keep) {
+        dropout_keep(o, s, h, H, t0 + r, j0, columns, row);
+      } else if (score_bias(o, s, h, t0 + r, j0, count, row)) {
+        for (index_t j = 0; j < count; ++j) row[j] *= kLog2E;
+      } else {
+        __builtin_memset(row, 0, static_cast<size_t>(columns) * sizeof(float));
       }
     }
+    transpose(row_buffer, kTileK, lanes, columns, out, lanes);
   }
 }
+
+/// Packed operands, in 32-bit lanes: a float32, or a pair of bfloat16 neighbours.
+struct Packing {
+  bool pairs;
+  index_t lanes(index_t depth) const { return pairs ? ceil_div(depth, 2) : depth; }
+  /// Columns [0, columns) in panels of kNR, each `depth` deep.
+  index_t panels(index_t depth, index_t columns) const {
+    return ceil_div(columns, kNR) * kNR * lanes(depth);
+  }
+  /// Columns [0, columns) and rows [0, depth) of m, in panels.
+  void pack_panels(const Matrix& m, index_t depth, index_t columns, uint32_t* out) const {
+    for (index_t c = 0; c < columns; c += kNR, out += kNR * lanes(depth)) {
+      pack_panel<kNR>(m, pairs, 0, depth, c, min_of(kNR, columns - c), out);
+    }
+  }
+  /// Rows [0, count) of m, `depth` wide and contiguous, as [count][lanes(depth)].
+  void pack_rows(const Matrix& m, index_t count, index_t depth, uint32_t* out) const {
+    switch_float(m.dtype, [&](auto type) {
+      using T = decltype(type);
+      for (index_t r = 0; r < count; ++r, out += lanes(depth)) {
+        const T* from = static_cast<const T*>(m.data) + r * m.row_stride;
+        if (pairs) {  // only bfloat16 is multiplied in pairs
+          if (depth % 2) out[lanes(depth) - 1] = 0;
+          __builtin_memcpy(out, from, static_cast<size_t>(depth) * sizeof(bfloat16));
+        } else {
+          float* to = reinterpret_cast<float*>(out);
+          const auto widen = [&](index_t d, auto... n) {
+            Vec::load(from + d, n...).store(to + d, n...);
+          };
+          for_each_vec(depth, widen, widen);
+        }
+      }
+    });
+  }
+};
+
+/// One query's sums [D] to its row of out and lse; `maximum` in powers of 2.
+inline void write_out(const AttentionForward& a, const Sequence& s, index_t h, index_t t,
+                      const float* sums, float maximum, float sum) {
+  const index_t D = a.query.shape[3];
+  const index_t at = s.b * a.out.strides[0] + (s.q0 + t) * a.out.strides[1] + h * a.out.strides[2];
+  const bool seen = sum > 0 || sum != sum;
+  const Vec inverse(seen ? 1.0f / sum : 0.0f);
+  switch_float(a.out.dtype, [&](auto type) {
+    auto* out = a.out.as<decltype(type)>() + at;
+    const auto body = [&](index_t d, auto... n) {
+      (Vec::load(sums + d) * inverse).store(out + d, n...);
+    };
+    for_each_vec(D, body, body);
+  });
+  a.lse.as<float>()[(s.b * a.query.shape[2] + h) * a.query.shape[1] + s.q0 + t] =
+      seen ? maximum / kLog2E + __builtin_logf(sum) : kInfinity;
+}
+
+/// The forward of a few queries (decoding), where packing would cost more than it saves.
+void attention_of_few_queries(const AttentionForward& a, Context& ctx);
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA
