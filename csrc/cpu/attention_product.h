@@ -29,25 +29,6 @@ enum class Start { zero, add, scale };
 
 namespace detail {
 
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-struct PairLanes {
-  using B = __m512bh;
-  FUSEDLM_VEC static B load(const uint32_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
-  FUSEDLM_VEC static B broadcast(const uint32_t* p) {
-    return (__m512bh)_mm512_set1_epi32(static_cast<int>(*p));
-  }
-  FUSEDLM_VEC static Vec multiply_add(B a, B b, Vec c) { return _mm512_dpbf16_ps(c.v, a, b); }
-};
-#endif
-struct FloatLanes {
-  using B = Vec;
-  FUSEDLM_VEC static B load(const uint32_t* p) {
-    return Vec::load(reinterpret_cast<const float*>(p));
-  }
-  FUSEDLM_VEC static B broadcast(const uint32_t* p) { return Vec(__builtin_bit_cast(float, *p)); }
-  FUSEDLM_VEC static Vec multiply_add(B a, B b, Vec c) { return fma(a, b, c); }
-};
-
 template <class Lanes, Layout layout, int MR>
 void multiply_block(const uint32_t* a, index_t row_step, const uint32_t* b, index_t depth,
                     float* sums, index_t stride, Start start, const float* factor) {

@@ -180,9 +180,8 @@ struct Packing {
   }
   /// Columns [0, columns) and rows [0, depth) of m, in panels.
   void pack_panels(const Matrix& m, index_t depth, index_t columns, uint32_t* out) const {
-    for (index_t c = 0; c < columns; c += kNR, out += kNR * lanes(depth)) {
-      pack_panel<kNR>(m, pairs, 0, depth, c, min_of(kNR, columns - c), out);
-    }
+    fusedlm::cpu::FUSEDLM_ISA::pack_panels<kNR>(m, pairs, 0, depth, 0, columns, out,
+                                                kNR * lanes(depth));
   }
   /// Rows [0, count) of m, `depth` wide and contiguous, as [count][lanes(depth)].
   void pack_rows(const Matrix& m, index_t count, index_t depth, uint32_t* out) const {

@@ -1,8 +1,10 @@
 // Packed matrix multiply after Goto & van de Geijn (2008) and BLIS (Van Zee & van de Geijn 2015).
-// B is packed into panels of kNR columns and A into panels of kMR rows, both [K][panel]; with
-// bfloat16 products two neighbours in K share a 32-bit lane. A micro-kernel holds a kMR x kNR tile
-// of C in registers over a block of K, then the epilogue (bias, activation, residual) reads it from
-// L1. Each element of C is summed in one order that depends on K alone.
+// B is packed once, for all threads, into panels of kNR columns. A task is a block of rows of A
+// against a stretch of panels: it packs its rows into panels of kMR, which stay in its core's L2,
+// and holds a kMR x kNR tile of C in registers over a block of K. Full tiles go straight to C;
+// where the epilogue is more than a bias (activation, residual, kept preactivation) it reads the
+// tile from L1. With bfloat16 products two neighbours in K share a 32-bit lane. Each element of C
+// is summed in one order that depends on K alone.
 
 #include "cpu/gemm.h"
 
@@ -14,20 +16,28 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// A panel of B for one block of K stays in half of a 1 MiB L2: 32 * 3072 * 4 B = 384 KiB.
-constexpr index_t kBlockK = 3072;
-// What is packed at once, per matrix: a share of the L3 that both cores read.
+// Lanes of K in a block: a panel of B (1536 * 32 * 4 B = 192 KiB) leaves most of a 1 MiB L2 to A.
+constexpr index_t kBlockLanes = 1536;
+// What is packed of B at once: a share of the L3 that all cores read.
 constexpr index_t kPackedBytes = index_t{8} << 20;
-// A task is kTaskPanelsM x kTaskPanelsN tiles: large enough to reuse its A panels from L2, small
-// enough that a 1024 x 768 product still gives 30 tasks.
-constexpr index_t kTaskPanelsM = 8, kTaskPanelsN = 8;
+// Rows of A in a task: a part of L2 that leaves room for the stream of B, and rows enough that the
+// stream costs little.
+constexpr index_t kTaskBytes = index_t{384} << 10, kTaskPanels = 16;
+// The last blocks of rows, so many for each thread, are dealt in pieces, so many for each thread,
+// so that all finish together; the blocks before are packed once and see all of B.
+constexpr index_t kSplitBlocks = 2, kPieces = 8;
 // Up to so many rows packing B costs more than it saves, and rows of B^T are dotted directly.
 constexpr index_t kDotRows = 4;
 
-// Where partial sums over earlier blocks of K are kept; null when there is one block.
+// Panels of B that a task packs together: a stretch of a row of B that fills its cache lines.
+constexpr index_t kPackTogether = 4;
+
+// Where partial sums over earlier blocks of K are kept, C itself if `in_place`; null when there is
+// one block.
 struct Partial {
   float* data = nullptr;
   index_t stride = 0;
+  bool in_place = false;
   bool first = true, last = true;
 };
 
@@ -124,69 +134,115 @@ void multiply_few_rows(const Gemm& g) {
   });
 }
 
+// How one call is cut up.
+struct Cut {
+  bool pairs;
+  index_t depth;                     // lanes of a full block of K
+  index_t first_n, count_n;          // panels of B that are packed now
+  index_t row_blocks, whole_blocks;  // of those, the first see all of B in one task
+  index_t pieces;                    // of B for each of the others
+};
+
+// The way out of full tiles, or Finish::tile.
+Finish finish_of(const Gemm& g, const Partial& partial) {
+  if (partial.data) {
+    if (partial.first) return Finish::store_float;
+    return partial.in_place || !partial.last ? Finish::add_float : Finish::tile;
+  }
+  if (g.activation != Activation::none || g.residual || g.preactivation) return Finish::tile;
+  if (g.bias && g.bias_dtype != DType::float32) return Finish::tile;
+  if (g.accumulate) return Finish::add_float;
+  return g.c_dtype == DType::float32 ? Finish::store_float : Finish::store_bfloat16;
+}
+
+// Rows [m_begin, m_end) panels of packed A against panels [n_begin, n_end) of packed B.
+void multiply_block(const Gemm& g, const Cut& cut, const Partial& partial, index_t lanes,
+                    const uint32_t* packed_a, const uint32_t* packed_b, index_t m_begin,
+                    index_t m_end, index_t n_begin, index_t n_end) {
+  alignas(64) float tile[kMR * kNR];
+  const Finish finish = finish_of(g, partial);
+  const bool to_buffer = partial.data && !partial.in_place;
+  for (index_t j = n_begin; j < n_end; ++j) {
+    const index_t n = (cut.first_n + j) * kNR, columns = min_of(kNR, g.N - n);
+    const uint32_t* b = packed_b + j * cut.depth * kNR;
+    for (index_t i = m_begin; i < m_end; ++i) {
+      const index_t m = i * kMR, rows = min_of(kMR, g.M - m);
+      const uint32_t* a = packed_a + (i - m_begin) * cut.depth * kMR;
+      if (finish == Finish::tile || columns < kNR) {
+        kernel_for(cut.pairs, rows)(a, b, lanes, Finish::tile, tile, kNR, nullptr);
+        finish_tile(g, partial, tile, m, rows, n, columns);
+        continue;
+      }
+      void* out = static_cast<char*>(g.C) + (m * g.c_stride + n) * size_of(g.c_dtype);
+      if (to_buffer) out = partial.data + m * partial.stride + n;
+      const float* bias = g.bias && !partial.data ? static_cast<const float*>(g.bias) + n : nullptr;
+      kernel_for(cut.pairs, rows)(a, b, lanes, finish, out, to_buffer ? partial.stride : g.c_stride,
+                                  bias);
+    }
+  }
+}
+
 }  // namespace
 
 void gemm(const Gemm& g, Context& ctx) {
   if (g.M == 0 || g.N == 0) return;
   if (g.M <= kDotRows && g.A.col_stride == 1 && g.B.row_stride == 1) return multiply_few_rows(g);
   Workspace::Scope scope(ctx.workspace());
+  Cut cut{};
 #if defined(FUSEDLM_ISA_AVX512_BF16)
-  const bool pairs = g.low_precision;
-#else
-  const bool pairs = false;
+  cut.pairs = g.low_precision;
 #endif
-  const index_t per_lane = pairs ? 2 : 1;
-  const index_t blocks_k = max_of(1, ceil_div(g.K, kBlockK));
+  const index_t per_lane = cut.pairs ? 2 : 1, threads = num_threads();
+  const index_t blocks_k = max_of(1, ceil_div(ceil_div(g.K, per_lane), kBlockLanes));
   const index_t block_k = ceil_div(ceil_div(g.K, blocks_k), 2) * 2;
-  const index_t depth = max_of(1, ceil_div(block_k, per_lane));
-  // Rows of A and columns of B that are packed at once.
+  cut.depth = max_of(1, ceil_div(block_k, per_lane));
   const index_t panels_n = ceil_div(g.N, kNR), panels_m = ceil_div(g.M, kMR);
-  const index_t some_n = min_of(panels_n, max_of(kTaskPanelsN, kPackedBytes / (depth * kNR * 4)));
-  const index_t some_m = min_of(panels_m, max_of(kTaskPanelsM, kPackedBytes / (depth * kMR * 4)));
-  auto* packed_b = ctx.workspace().take<uint32_t>(some_n * depth * kNR);
-  auto* packed_a = ctx.workspace().take<uint32_t>(some_m * depth * kMR);
+  const index_t some_n = min_of(panels_n, max_of(8, kPackedBytes / (cut.depth * kNR * 4)));
+  const index_t task_m = max_of(1, min_of(kTaskPanels, kTaskBytes / (cut.depth * kMR * 4)));
+  cut.row_blocks = ceil_div(panels_m, task_m);
+  cut.whole_blocks = max_of(0, cut.row_blocks - kSplitBlocks * threads);
+  const index_t split_blocks = cut.row_blocks - cut.whole_blocks;
+  cut.pieces = min_of(some_n, ceil_div(kPieces * threads, split_blocks));
+  const index_t block_lanes = ceil_div(panels_m, cut.row_blocks) * cut.depth * kMR;
+  auto* packed_b = ctx.workspace().take<uint32_t>(some_n * cut.depth * kNR);
+  auto* packed_a = ctx.workspace().take<uint32_t>(threads * block_lanes);
   Partial partial;
   if (blocks_k > 1) {
-    partial.data = ctx.workspace().take<float>(g.M * g.N);
-    partial.stride = g.N;
+    partial.in_place = g.c_dtype == DType::float32 && g.activation == Activation::none && !g.bias &&
+                       !g.residual && !g.preactivation && !g.accumulate;
+    partial.data =
+        partial.in_place ? static_cast<float*>(g.C) : ctx.workspace().take<float>(g.M * g.N);
+    partial.stride = partial.in_place ? g.c_stride : g.N;
   }
   const Matrix a_by_k = g.A.transposed();
   for (index_t k0 = 0, block = 0; block < blocks_k; ++block, k0 += block_k) {
     const index_t K = max_of(0, min_of(block_k, g.K - k0)), lanes = ceil_div(K, per_lane);
     partial.first = block == 0;
     partial.last = block == blocks_k - 1;
-    for (index_t pn = 0; pn < panels_n; pn += some_n) {
-      const index_t count_n = min_of(some_n, panels_n - pn);
-      parallel_for(count_n, [&](index_t p, int) {
-        const index_t n = (pn + p) * kNR;
-        pack_panel<kNR>(g.B, pairs, k0, K, n, min_of(kNR, g.N - n), packed_b + p * depth * kNR);
+    for (cut.first_n = 0; cut.first_n < panels_n; cut.first_n += some_n) {
+      cut.count_n = min_of(some_n, panels_n - cut.first_n);
+      parallel_for(ceil_div(cut.count_n, kPackTogether), [&](index_t task, int) {
+        const index_t p = task * kPackTogether, n = (cut.first_n + p) * kNR;
+        pack_panels<kNR>(g.B, cut.pairs, k0, K, n,
+                         min_of(min_of(kPackTogether, cut.count_n - p) * kNR, g.N - n),
+                         packed_b + p * cut.depth * kNR, cut.depth * kNR);
       });
-      for (index_t pm = 0; pm < panels_m; pm += some_m) {
-        const index_t count_m = min_of(some_m, panels_m - pm);
-        parallel_for(count_m, [&](index_t p, int) {
-          const index_t m = (pm + p) * kMR;
-          pack_panel<kMR>(a_by_k, pairs, k0, K, m, min_of(kMR, g.M - m),
-                          packed_a + p * depth * kMR);
-        });
-        const index_t tasks_m = ceil_div(count_m, kTaskPanelsM),
-                      tasks_n = ceil_div(count_n, kTaskPanelsN);
-        parallel_for(tasks_m * tasks_n, [&](index_t task, int) {
-          alignas(64) float tile[kMR * kNR];
-          const index_t m_begin = task % tasks_m * kTaskPanelsM,
-                        n_begin = task / tasks_m * kTaskPanelsN;
-          const index_t m_end = min_of(count_m, m_begin + kTaskPanelsM);
-          const index_t n_end = min_of(count_n, n_begin + kTaskPanelsN);
-          for (index_t j = n_begin; j < n_end; ++j) {
-            const index_t n = (pn + j) * kNR;
-            for (index_t i = m_begin; i < m_end; ++i) {
-              const index_t m = (pm + i) * kMR, rows = min_of(kMR, g.M - m);
-              kernel_for(rows)(pairs, packed_a + i * depth * kMR, packed_b + j * depth * kNR, lanes,
-                               tile);
-              finish_tile(g, partial, tile, m, rows, n, min_of(kNR, g.N - n));
-            }
-          }
-        });
-      }
+      const index_t pieces = min_of(cut.pieces, cut.count_n);
+      const index_t tasks = cut.whole_blocks + split_blocks * pieces;
+      parallel_for(tasks, [&](index_t task, int thread) {
+        const bool whole = task < cut.whole_blocks;
+        const index_t rest = task - cut.whole_blocks;
+        const index_t row = whole ? task : cut.whole_blocks + rest / pieces;
+        const index_t n_begin = whole ? 0 : rest % pieces * cut.count_n / pieces;
+        const index_t n_end = whole ? cut.count_n : (rest % pieces + 1) * cut.count_n / pieces;
+        const index_t m_begin = row * panels_m / cut.row_blocks,
+                      m_end = (row + 1) * panels_m / cut.row_blocks;
+        uint32_t* a = packed_a + thread * block_lanes;
+        const index_t m = m_begin * kMR;
+        pack_panels<kMR>(a_by_k, cut.pairs, k0, K, m, min_of(m_end * kMR, g.M) - m, a,
+                         cut.depth * kMR);
+        multiply_block(g, cut, partial, lanes, a, packed_b, m_begin, m_end, n_begin, n_end);
+      });
     }
   }
 }

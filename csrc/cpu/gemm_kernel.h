@@ -1,78 +1,83 @@
 #pragma once
 // The micro-kernels: a tile of rows x kNR sums, held in registers over the whole depth of two
-// packed panels.
+// packed panels, and written out in one of a few ways.
 
 #include "cpu/gemm_pack.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
+
+/// Where the sums go: into a float32 tile [rows][kNR] for an epilogue of more than a bias, or
+/// straight into full tiles of C with an optional float32 bias.
+enum class Finish : uint8_t { tile, store_float, add_float, store_bfloat16 };
+
 namespace detail {
 
 template <int MR>
-FUSEDLM_VEC void multiply_float(const float* a, const float* b, index_t K, float* tile) {
+FUSEDLM_VEC void finish_sums(const Vec (&acc)[MR][2], Finish finish, void* out, index_t stride,
+                             const float* bias) {
+  Vec b0, b1;
+  if (bias) b0 = Vec::load(bias), b1 = Vec::load(bias + Vec::size);
+  if (finish == Finish::store_bfloat16) {
+    auto* c = static_cast<bfloat16*>(out);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      (acc[i][0] + b0).store(c + i * stride);
+      (acc[i][1] + b1).store(c + i * stride + Vec::size);
+    }
+    return;
+  }
+  auto* c = static_cast<float*>(out);
+  if (finish == Finish::add_float) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      (acc[i][0] + Vec::load(c + i * stride)).store(c + i * stride);
+      (acc[i][1] + Vec::load(c + i * stride + Vec::size)).store(c + i * stride + Vec::size);
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    (acc[i][0] + b0).store(c + i * stride);
+    (acc[i][1] + b1).store(c + i * stride + Vec::size);
+  }
+}
+
+template <class Lanes, int MR>
+void multiply_panels(const uint32_t* a, const uint32_t* b, index_t depth, Finish finish, void* out,
+                     index_t stride, const float* bias) {
   Vec acc[MR][2];
-  for (index_t k = 0; k < K; ++k, a += kMR, b += kNR) {
-    const Vec b0 = Vec::load(b), b1 = Vec::load(b + Vec::size);
+  for (index_t k = 0; k < depth; ++k, a += kMR, b += kNR) {
+    const typename Lanes::B b0 = Lanes::load(b), b1 = Lanes::load(b + Vec::size);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const Vec ai(a[i]);
-      acc[i][0] = fma(ai, b0, acc[i][0]);
-      acc[i][1] = fma(ai, b1, acc[i][1]);
+      const typename Lanes::B ai = Lanes::broadcast(a + i);
+      acc[i][0] = Lanes::multiply_add(ai, b0, acc[i][0]);
+      acc[i][1] = Lanes::multiply_add(ai, b1, acc[i][1]);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    acc[i][0].store(tile + i * kNR);
-    acc[i][1].store(tile + i * kNR + Vec::size);
-  }
+  finish_sums<MR>(acc, finish, out, stride, bias);
 }
 
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-template <int MR>
-FUSEDLM_VEC void multiply_pairs(const uint32_t* a, const uint32_t* b, index_t pairs, float* tile) {
-  __m512 acc[MR][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-  for (index_t k = 0; k < pairs; ++k, a += kMR, b += kNR) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const __m512bh ai = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i]));
-      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], ai, b0);
-      acc[i][1] = _mm512_dpbf16_ps(acc[i][1], ai, b1);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    _mm512_storeu_ps(tile + i * kNR, acc[i][0]);
-    _mm512_storeu_ps(tile + i * kNR + 16, acc[i][1]);
-  }
-}
-#endif
-
-template <int MR>
-void micro_kernel(bool pairs, const uint32_t* a, const uint32_t* b, index_t depth, float* tile) {
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  if (pairs) return multiply_pairs<MR>(a, b, depth, tile);
-#endif
-  (void)pairs;
-  multiply_float<MR>(reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), depth,
-                     tile);
-}
-
-using MicroKernel = void (*)(bool, const uint32_t*, const uint32_t*, index_t, float*);
-template <int... MR>
+using MicroKernel = void (*)(const uint32_t*, const uint32_t*, index_t, Finish, void*, index_t,
+                             const float*);
+template <class Lanes, int... MR>
 MicroKernel kernel_from(index_t rows, std::integer_sequence<int, MR...>) {
-  static constexpr MicroKernel table[] = {micro_kernel<MR + 1>...};
+  static constexpr MicroKernel table[] = {multiply_panels<Lanes, MR + 1>...};
   return table[rows - 1];
 }
 
 }  // namespace detail
 
 /// The kernel for `rows` in [1, kMR]: one instance each, so that the last panel wastes no products.
-/// kernel(pairs, a, b, depth, tile): tile [rows][kNR] = sum over depth lanes of panels a
-/// [depth][kMR] and b [depth][kNR].
-inline detail::MicroKernel kernel_for(index_t rows) {
-  return detail::kernel_from(rows, std::make_integer_sequence<int, kMR>{});
+/// kernel(a, b, depth, finish, out, stride, bias): sums over `depth` lanes of panels a [depth][kMR]
+/// and b [depth][kNR].
+inline detail::MicroKernel kernel_for(bool pairs, index_t rows) {
+  constexpr auto all = std::make_integer_sequence<int, kMR>{};
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+  if (pairs) return detail::kernel_from<PairLanes>(rows, all);
+#endif
+  (void)pairs;
+  return detail::kernel_from<FloatLanes>(rows, all);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

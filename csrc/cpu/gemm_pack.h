@@ -1,6 +1,6 @@
 #pragma once
-// Packing of one panel: `width` columns of a [K, X] matrix laid out [K][width], zero-padded. In the
-// float32 form a 32-bit lane is one float; in the bfloat16 form it is the pair (k, k + 1).
+// Packing into panels: W columns of a [K, X] matrix laid out [K][W], zero-padded. In the float32
+// form a 32-bit lane is one float; in the bfloat16 form it is the pair (k, k + 1).
 
 #include <utility>
 
@@ -17,18 +17,34 @@ constexpr index_t kMR = 6;
 #endif
 constexpr index_t kNR = 2 * Vec::size;
 
+// How a lane is loaded and multiplied: pairs of bfloat16, or float32.
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+struct PairLanes {
+  using B = __m512bh;
+  FUSEDLM_VEC static B load(const uint32_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+  FUSEDLM_VEC static B broadcast(const uint32_t* p) {
+    return (__m512bh)_mm512_set1_epi32(static_cast<int>(*p));
+  }
+  FUSEDLM_VEC static Vec multiply_add(B a, B b, Vec c) { return _mm512_dpbf16_ps(c.v, a, b); }
+};
+#endif
+struct FloatLanes {
+  using B = Vec;
+  FUSEDLM_VEC static B load(const uint32_t* p) {
+    return Vec::load(reinterpret_cast<const float*>(p));
+  }
+  FUSEDLM_VEC static B broadcast(const uint32_t* p) { return Vec(__builtin_bit_cast(float, *p)); }
+  FUSEDLM_VEC static Vec multiply_add(B a, B b, Vec c) { return fma(a, b, c); }
+};
+
 namespace detail {
 
-FUSEDLM_VEC float element(const Matrix& m, index_t r, index_t c) {
-  const index_t at = r * m.row_stride + c * m.col_stride;
-  return m.dtype == DType::float32 ? static_cast<const float*>(m.data)[at]
-                                   : to_float(static_cast<const bfloat16*>(m.data)[at]);
-}
-
-FUSEDLM_VEC uint32_t lane(const Matrix& m, bool pairs, index_t k, index_t end, index_t c) {
-  if (!pairs) return __builtin_bit_cast(uint32_t, element(m, k, c));
-  const uint32_t low = to_bfloat16(element(m, k, c)).bits;
-  return k + 1 < end ? low | uint32_t{to_bfloat16(element(m, k + 1, c)).bits} << 16 : low;
+// The lane at `from`: a float32, or the bfloat16 pair of it and its neighbour in K, `k_stride` on.
+template <class T>
+FUSEDLM_VEC uint32_t lane_of(const T* from, index_t k_stride, bool pairs, bool has_next) {
+  if (!pairs) return __builtin_bit_cast(uint32_t, to_float(*from));
+  const uint32_t low = to_bfloat16(to_float(*from)).bits;
+  return has_next ? low | uint32_t{to_bfloat16(to_float(from[k_stride])).bits} << 16 : low;
 }
 
 #if defined(FUSEDLM_HAS_AVX512)
@@ -75,18 +91,26 @@ FUSEDLM_VEC __m512i lanes_along_k(const T* p, bool pairs) {
   }
 }
 
+// A panel whose K is contiguous in memory: 16 x 16 lanes at a time are transposed in registers.
 template <class T, index_t W>
 void pack_transposing(const T* base, index_t column_stride, bool pairs, index_t K, index_t columns,
-                      uint32_t* out, const Matrix& m, index_t k0, index_t c0) {
+                      uint32_t* out) {
   const index_t step = pairs ? 32 : 16;
   index_t k = 0;
   for (; k + step <= K; k += step, out += 16 * W) {
     for (index_t c = 0; c < W; c += 16) {
       __m512i rows[16];
+      if (c + 16 <= columns) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        rows[i] = c + i < columns ? lanes_along_k(base + (c + i) * column_stride + k, pairs)
-                                  : _mm512_setzero_si512();
+        for (int i = 0; i < 16; ++i) {
+          rows[i] = lanes_along_k(base + (c + i) * column_stride + k, pairs);
+        }
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+          rows[i] = c + i < columns ? lanes_along_k(base + (c + i) * column_stride + k, pairs)
+                                    : _mm512_setzero_si512();
+        }
       }
       transpose_16x16(rows);
       const __mmask16 mask = Vec::mask(min_of(16, W - c));
@@ -95,74 +119,128 @@ void pack_transposing(const T* base, index_t column_stride, bool pairs, index_t 
     }
   }
   for (; k < K; k += pairs ? 2 : 1, out += W) {
-    for (index_t c = 0; c < W; ++c)
-      out[c] = c < columns ? lane(m, pairs, k0 + k, k0 + K, c0 + c) : 0;
+    for (index_t c = 0; c < W; ++c) {
+      out[c] = c < columns ? lane_of(base + c * column_stride + k, 1, pairs, k + 1 < K) : 0;
+    }
   }
 }
 
+// Lanes of 16 columns of rows k and, in pairs, k + 1.
 template <class T>
-FUSEDLM_VEC __m512i half_lanes(const T* p, index_t n) {
+FUSEDLM_VEC __m512i lanes_of_rows(const T* row, const T* next, bool pairs, index_t n) {
+  if (!pairs) return _mm512_castps_si512(Vec::load(row, n).v);
   if constexpr (sizeof(T) == 2) {
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(Vec::mask(n), p));
+    const __mmask16 mask = Vec::mask(n);
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row));
+    const __m512i high =
+        next ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, next)) : __m512i{};
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
   } else {
-    return _mm512_cvtepu16_epi32(Vec::load(p, n).rounded());
+    const __m512i low = _mm512_cvtepu16_epi32(Vec::load(row, n).rounded());
+    const __m512i high = next ? _mm512_cvtepu16_epi32(Vec::load(next, n).rounded()) : __m512i{};
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  }
+}
+
+// One step of K of one panel whose columns are contiguous in memory.
+template <class T, index_t W>
+FUSEDLM_VEC void pack_step(const T* row, const T* next, bool pairs, index_t columns,
+                           uint32_t* out) {
+  if constexpr (sizeof(T) == 2 && W == 32) {
+    if (pairs && columns == W && next) {
+      alignas(64) static constexpr uint16_t kLow[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                        37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                        11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+      const __m512i low = _mm512_load_si512(kLow),
+                    high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+      const __m512i a = _mm512_loadu_si512(row), b = _mm512_loadu_si512(next);
+      _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
+      _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(a, high, b));
+      return;
+    }
+  }
+  for (index_t c = 0; c < W; c += 16) {
+    const index_t n = max_of(0, min_of(16, columns - c));
+    const __m512i lanes = lanes_of_rows(row + c, next ? next + c : nullptr, pairs, n);
+    _mm512_mask_storeu_epi32(out + c, Vec::mask(min_of(16, W - c)), lanes);
+  }
+}
+#else
+template <class T, index_t W>
+void pack_transposing(const T* base, index_t column_stride, bool, index_t K, index_t columns,
+                      uint32_t* out) {
+  // Blocks of K keep the lines of each column in L1 until all their elements are used.
+  constexpr index_t kBlock = 16;
+  for (index_t first = 0; first < K; first += kBlock) {
+    const index_t end = min_of(K, first + kBlock);
+    for (index_t c = 0; c < W; ++c) {
+      const T* from = base + c * column_stride;
+      for (index_t k = first; k < end; ++k) {
+        out[k * W + c] = c < columns ? lane_of(from + k, 1, false, false) : 0;
+      }
+    }
   }
 }
 
 template <class T, index_t W>
-void pack_rows(const T* base, index_t row_stride, bool pairs, index_t K, index_t columns,
-               uint32_t* out) {
-  for (index_t k = 0; k < K; k += pairs ? 2 : 1, out += W) {
-    const T* row = base + k * row_stride;
-    for (index_t c = 0; c < W; c += 16) {
-      const index_t n = max_of(0, min_of(16, columns - c));
-      __m512i lanes;
-      if (!pairs) {
-        lanes = _mm512_castps_si512(Vec::load(row + c, n).v);
-      } else {
-        lanes = half_lanes(row + c, n);
-        if (k + 1 < K) {
-          lanes =
-              _mm512_or_si512(lanes, _mm512_slli_epi32(half_lanes(row + row_stride + c, n), 16));
-        }
-      }
-      _mm512_mask_storeu_epi32(out + c, Vec::mask(min_of(16, W - c)), lanes);
+FUSEDLM_VEC void pack_step(const T* row, const T*, bool, index_t columns, uint32_t* out) {
+  for (index_t c = 0; c < W; c += Vec::size) {
+    const index_t n = max_of(0, min_of(Vec::size, columns - c));
+    const Vec lanes = n == Vec::size ? Vec::load(row + c) : n > 0 ? Vec::load(row + c, n) : Vec();
+    float* to = reinterpret_cast<float*>(out) + c;
+    if (c + Vec::size <= W) {
+      lanes.store(to);
+    } else {
+      lanes.store(to, W - c);
     }
   }
 }
 #endif
 
-}  // namespace detail
-
-/// Columns [c0, c0 + columns) and rows [k0, k0 + K) of m into out.
-template <index_t W>
-void pack_panel(const Matrix& m, bool pairs, index_t k0, index_t K, index_t c0, index_t columns,
-                uint32_t* out) {
-#if defined(FUSEDLM_HAS_AVX512)
-  const index_t at = k0 * m.row_stride + c0 * m.col_stride;
-  const auto packed = [&](auto type) {
-    using T = decltype(type);
-    const T* base = static_cast<const T*>(m.data) + at;
-    if (m.row_stride == 1) {
-      detail::pack_transposing<T, W>(base, m.col_stride, pairs, K, columns, out, m, k0, c0);
-    } else {
-      detail::pack_rows<T, W>(base, m.row_stride, pairs, K, columns, out);
-    }
-  };
-  if (m.row_stride == 1 || m.col_stride == 1) {
-    return m.dtype == DType::float32 ? packed(float{}) : packed(bfloat16{});
-  }
-#endif
+template <class T, index_t W>
+void pack_typed(const Matrix& m, bool pairs, index_t k0, index_t K, index_t c0, index_t columns,
+                uint32_t* out, index_t panel_step) {
+  const T* base = static_cast<const T*>(m.data) + k0 * m.row_stride + c0 * m.col_stride;
   const index_t step = pairs ? 2 : 1;
-  // Blocks of K keep the lines of each column in L1 until all their elements are used.
-  constexpr index_t kBlock = 16;
-  for (index_t first = 0; first < K; first += kBlock * step) {
-    const index_t end = min_of(K, first + kBlock * step);
-    for (index_t c = 0; c < W; ++c) {
-      for (index_t k = first; k < end; k += step) {
-        out[k / step * W + c] = c < columns ? detail::lane(m, pairs, k0 + k, k0 + K, c0 + c) : 0;
+  if (m.row_stride == 1) {
+    for (index_t c = 0; c < columns; c += W, out += panel_step) {
+      pack_transposing<T, W>(base + c * m.col_stride, m.col_stride, pairs, K,
+                             min_of(W, columns - c), out);
+    }
+  } else if (m.col_stride == 1) {
+    // All panels advance together: a row's cache lines are read once.
+    for (index_t k = 0; k < K; k += step) {
+      const T* row = base + k * m.row_stride;
+      const T* next = k + 1 < K ? row + m.row_stride : nullptr;
+      uint32_t* to = out + k / step * W;
+      for (index_t c = 0; c < columns; c += W, to += panel_step) {
+        pack_step<T, W>(row + c, next ? next + c : nullptr, pairs, min_of(W, columns - c), to);
       }
     }
+  } else {
+    for (index_t c = 0; c < columns; c += W, out += panel_step) {
+      for (index_t k = 0; k < K; k += step) {
+        for (index_t i = 0; i < W; ++i) {
+          const T* from = base + k * m.row_stride + (c + i) * m.col_stride;
+          out[k / step * W + i] =
+              c + i < columns ? lane_of(from, m.row_stride, pairs, k + 1 < K) : 0;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Rows [k0, k0 + K) and columns [c0, c0 + columns) of m, in panels of W columns, each `panel_step`
+/// lanes after the one before.
+template <index_t W>
+void pack_panels(const Matrix& m, bool pairs, index_t k0, index_t K, index_t c0, index_t columns,
+                 uint32_t* out, index_t panel_step) {
+  if (m.dtype == DType::float32) {
+    detail::pack_typed<float, W>(m, pairs, k0, K, c0, columns, out, panel_step);
+  } else {
+    detail::pack_typed<bfloat16, W>(m, pairs, k0, K, c0, columns, out, panel_step);
   }
 }
 
