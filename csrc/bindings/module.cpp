@@ -25,22 +25,25 @@ const Names& names() {
 }
 
 // "torch.float32" and numpy's "float32" alike.
-DType dtype_from(py::handle dtype) {
-  static auto* seen = new std::vector<std::pair<PyObject*, DType>>;
-  for (auto& [object, known] : *seen) {
-    if (object == dtype.ptr()) return known;
-  }
+DType dtype_named(py::handle dtype) {
   std::string name = py::str(dtype);
   if (name.rfind("torch.", 0) == 0) name = name.substr(6);
   for (DType known : {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::int64,
                       DType::int32, DType::boolean}) {
-    if (name == name_of(known)) {
-      dtype.inc_ref();
-      seen->emplace_back(dtype.ptr(), known);
-      return known;
-    }
+    if (name == name_of(known)) return known;
   }
   return DType::other;
+}
+
+// torch's dtypes are few objects that live for ever, so a pointer is enough to know one again.
+DType torch_dtype(py::handle dtype) {
+  static auto* seen = new std::vector<std::pair<PyObject*, DType>>;
+  for (auto& [object, known] : *seen) {
+    if (object == dtype.ptr()) return known;
+  }
+  dtype.inc_ref();
+  seen->emplace_back(dtype.ptr(), dtype_named(dtype));
+  return seen->back().second;
 }
 
 void copy_dims(py::handle tuple, TensorView& view, std::array<index_t, kMaxDims>& into,
@@ -63,7 +66,7 @@ TensorView view_of(py::handle object) {
   if (object.is_none()) return view;
   const Names& n = names();
   if (py::hasattr(object, n.data_ptr)) {  // torch
-    view.dtype = dtype_from(object.attr(n.dtype));
+    view.dtype = torch_dtype(object.attr(n.dtype));
     copy_dims(object.attr(n.shape), view, view.shape, 1);
     copy_dims(object.attr(n.stride)(), view, view.strides, 1);
     view.device = object.attr(n.is_cpu).cast<bool>() ? DeviceType::cpu : DeviceType::cuda;
@@ -71,7 +74,7 @@ TensorView view_of(py::handle object) {
     return view;
   }
   if (py::hasattr(object, "__array_interface__")) {  // numpy
-    view.dtype = dtype_from(object.attr(n.dtype));
+    view.dtype = dtype_named(object.attr(n.dtype));
     copy_dims(object.attr(n.shape), view, view.shape, 1);
     copy_dims(object.attr(n.strides), view, view.strides, size_of(view.dtype));
     view.data = reinterpret_cast<void*>(object.attr(n.ctypes).attr(n.data).cast<uintptr_t>());

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+
 from fusedlm import ops
 from fusedlm.optim import AdamW
-
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, randn, results_by_threads

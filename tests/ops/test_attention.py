@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fusedlm import ops
 
+from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 
@@ -240,12 +240,68 @@ def test_bad_arguments_are_named():
         ops.attention(query, key, value, dropout_p=1.0)
     with pytest.raises(ValueError, match=r"kv_lengths\[1\] is 9, expected 0 to 7"):
         ops.attention(query, key, value, kv_lengths=torch.tensor([7, 9]))
+    with pytest.raises(ValueError, match=r"kv_lengths\[1\] is 2147483647, expected 0 to 7"):
+        ops.attention(query, key, value, kv_lengths=torch.tensor([7, 2**32 + 5]))
     with pytest.raises(ValueError, match="expected B = 1 with cu_seqlens_q"):
         ops.attention(query, query, query, cu_seqlens_q=torch.tensor([0, 5]))
     with pytest.raises(ValueError, match="cu_seqlens_q falls from 4 to 2"):
         ops.attention(query[:1], query[:1], query[:1], cu_seqlens_q=torch.tensor([0, 4, 2]))
     with pytest.raises(ValueError, match="cu_seqlens_q ends at 9, expected at most the 5"):
         ops.attention(query[:1], query[:1], query[:1], cu_seqlens_q=torch.tensor([0, 9]))
+
+
+def test_strided_options_equal_their_copies():
+    query, key, value, _ = inputs(4, 9, 11, 2, 2, 16, torch.float32)
+    wide = torch.rand(11, 4, generator=torch.Generator().manual_seed(7)) < 0.7
+    padding, slopes = wide.t(), torch.tensor([0.5, 9.0, 0.25, 9.0])[::2]
+    lengths = torch.tensor([11, 0, 7, 0, 1, 0, 4, 0], dtype=torch.int32)[::2]
+
+    def call(**options):
+        leaves = [t.clone().requires_grad_() for t in (query, key, value)]
+        out = ops.attention(*leaves, **options)
+        return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+    for name, value_of in (
+        ("key_padding_mask", padding), ("alibi_slopes", slopes), ("kv_lengths", lengths),
+    ):  # fmt: skip
+        assert not value_of.is_contiguous()
+        for a, b in zip(
+            call(**{name: value_of}), call(**{name: value_of.contiguous()}), strict=True
+        ):
+            assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_packed_qkv_equals_its_parts(isa, kv_heads, dtype):
+    packed = randn(2, 37, 4 + 2 * kv_heads, 16, seed=0, dtype=dtype).requires_grad_()
+    dout = randn(2, 37, 4, 16, seed=1, dtype=dtype)
+    options = {"causal": True, "window": 20, "softcap": 5.0}
+    out = ops.attention_qkv(packed, 4, **options)
+    (grad,) = torch.autograd.grad(out, packed, dout)
+    parts = [t.detach().requires_grad_() for t in packed.split((4, kv_heads, kv_heads), dim=2)]
+    expected = ops.attention(*parts, **options)
+    assert torch.equal(out, expected)
+    assert torch.equal(grad, torch.cat(torch.autograd.grad(expected, parts, dout), dim=2))
+
+
+def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
+    packed = randn(1, 30, 6, 8, seed=0).requires_grad_()
+    lengths = torch.tensor([0, 11, 27])  # the last three tokens belong to none
+    out = ops.attention_qkv(packed, 2, cu_seqlens=lengths)
+    out.sum().backward()
+    assert not out[0, 27:].any() and not packed.grad[0, 27:].any() and packed.grad[0, :27].any()
+    for heads in (0, 3, 6):
+        with pytest.raises(ValueError, match=r"attention_qkv: qkv has shape \[1, 30, 6, 8\]"):
+            ops.attention_qkv(packed, heads)
+    none = (None,) * 6
+    torch.library.opcheck(
+        torch.ops.fusedlm.attention_qkv.default, (packed, 2, True, 0, 0.3, 0.0, 0.0, 0, *none)
+    )
+    compiled = torch.compile(
+        lambda x: ops.attention_qkv(x, 2, causal=True), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(packed), ops.attention_qkv(packed, 2, causal=True))
 
 
 def test_opcheck_compile_and_autocast():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fusedlm import ops
 
+from fusedlm import ops
 from tests.support import reference
 from tests.support.compare import (
     assert_equals_float64,
@@ -111,6 +111,10 @@ def test_bad_arguments_are_named():
         ops.embedding(good, weight.double())
     with pytest.raises(ValueError, match="position"):
         ops.embedding(good, weight, position_weight=torch.ones(1, 8))
+    with pytest.raises(
+        ValueError, match=r"positions has shape \[3\], expected one that broadcasts"
+    ):
+        ops.embedding(good, weight, position_weight=torch.ones(4, 8), positions=torch.arange(3))
     with pytest.raises(ValueError, match="position_weight"):
         ops.embedding(good, weight, position_weight=torch.ones(4, 7))
     with pytest.raises(ValueError, match="position"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fusedlm import ops
 
+from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fusedlm import ops
 
+from fusedlm import ops
 from tests.support import reference
 from tests.support.compare import (
     assert_equals_float64,

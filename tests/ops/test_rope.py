@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fusedlm import ops
 
+from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 
@@ -87,6 +87,17 @@ def test_views_equal_their_copies_and_empty_is_empty():
     assert ops.rope(wide[:, :0], *tables).shape == (2, 0, 6, 8)
 
 
+def test_the_first_heads_alone_turn_and_the_others_are_copied():
+    tables, x = ops.rope_tables(9, 8), randn(2, 9, 6, 8).requires_grad_()
+    out = ops.rope(x, *tables, heads=4)
+    assert torch.equal(out[:, :, :4], ops.rope(x[:, :, :4], *tables))
+    assert torch.equal(out[:, :, 4:], x[:, :, 4:])
+    dout = randn(2, 9, 6, 8)
+    (grad,) = torch.autograd.grad(out, x, dout)
+    (turned,) = torch.autograd.grad(ops.rope(x, *tables), x, dout)
+    assert torch.equal(grad, torch.cat([turned[:, :, :4], dout[:, :, 4:]], dim=2))
+
+
 def test_bad_arguments_are_named():
     tables, x = ops.rope_tables(9, 8), randn(2, 9, 6, 8)
     with pytest.raises(ValueError, match="positions holds 9, expected 0 to 8"):
@@ -99,6 +110,8 @@ def test_bad_arguments_are_named():
         ops.rope(randn(1, 9, 1, 6), *tables)
     with pytest.raises(ValueError, match="x has dtype float64"):
         ops.rope(x.double(), *tables)
+    with pytest.raises(ValueError, match="heads is 7, expected 1 to H = 6"):
+        ops.rope(x, *tables, heads=7)
     with pytest.raises(ValueError, match="dim is 7"):
         ops.rope_tables(4, 7)
     with pytest.raises(ValueError, match="lacks 'factor'"):
@@ -109,7 +122,7 @@ def test_bad_arguments_are_named():
 
 def test_opcheck_compile_and_autocast():
     tables, x = ops.rope_tables(5, 8), randn(1, 5, 2, 8).requires_grad_()
-    torch.library.opcheck(torch.ops.fusedlm.rope.default, (x, *tables, None, True, False))
+    torch.library.opcheck(torch.ops.fusedlm.rope.default, (x, *tables, None, 1, True, False))
     compiled = torch.compile(lambda x: ops.rope(x, *tables), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), ops.rope(x, *tables))
     with torch.autocast("cpu", dtype=torch.bfloat16):

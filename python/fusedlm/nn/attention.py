@@ -42,17 +42,16 @@ class SelfAttention(nn.Module):
         B, T, _ = x.shape
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
-        query_key, value = qkv[:, :, : H + G], qkv[:, :, H + G :]
         if rope is not None:  # query and key turn by the same angles, so both in one pass
-            query_key = rope(query_key, positions)
-        query, key = query_key[:, :, :H], query_key[:, :, H:]
-
-        kv_lengths = None
-        if cache is not None:
-            key, value, kv_lengths = cache.extend(key, value)
+            qkv = rope(qkv, positions, heads=H + G)
         dropped = self.dropout if self.training else 0.0
-        mixed = ops.attention(
-            query, key, value, causal=True, kv_lengths=kv_lengths, dropout_p=dropped,
-            seed=int(torch.randint(2**31, ())) if dropped else None,
-        )  # fmt: skip
+        seed = int(torch.randint(2**31, ())) if dropped else None
+        if cache is None:
+            mixed = ops.attention_qkv(qkv, H, causal=True, dropout_p=dropped, seed=seed)
+        else:
+            query, key, value = qkv.split((H, G, G), dim=2)
+            key, value, kv_lengths = cache.extend(key, value)
+            mixed = ops.attention(
+                query, key, value, causal=True, kv_lengths=kv_lengths, dropout_p=dropped, seed=seed
+            )
         return self.out(mixed.flatten(2))

@@ -8,7 +8,7 @@ from fusedlm import ops
 
 
 class Rope(nn.Module):
-    """Rotates the heads of x [B, T, H, D]; the tables stay float32 and are not saved."""
+    """Rotates x [B, T, H, D], or its first `heads` heads; the tables stay float32 and are not saved."""
 
     def __init__(
         self, length: int, dim: int, base: float = 10000.0, *, scaling: dict | None = None,
@@ -20,5 +20,9 @@ class Rope(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.interleaved = interleaved
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        return ops.rope(x, self.cos, self.sin, positions=positions, interleaved=self.interleaved)
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, heads: int | None = None
+    ) -> Tensor:
+        return ops.rope(
+            x, self.cos, self.sin, positions=positions, heads=heads, interleaved=self.interleaved
+        )

@@ -3,7 +3,7 @@
 import torch  # noqa: F401  (first: both then share torch's OpenMP runtime)
 
 from .adamw import adamw_step_, grad_norm
-from .attention import attention
+from .attention import attention, attention_qkv
 from .embedding import embedding
 from .ffn import ffn
 from .layer_norm import layer_norm
@@ -15,6 +15,7 @@ from .rope import rope, rope_tables
 __all__ = [
     "adamw_step_",
     "attention",
+    "attention_qkv",
     "embedding",
     "ffn",
     "grad_norm",

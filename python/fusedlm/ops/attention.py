@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fusedlm import _rules
+
 from ._support import core, define, dense_last, same_autocast_dtype
 
 _OPTIONS = (
@@ -14,22 +16,26 @@ _OPTIONS = (
 )
 
 
-def _options(causal, window, scale, softcap, dropout_p, seed, mask, *rest):
-    # Broadcast dimensions keep stride 0; everything small is made dense.
-    rest = [None if t is None else t.contiguous() for t in rest]
-    return core.AttentionOptions(
-        causal, window, scale, softcap, dropout_p, seed % 2**64, mask, *rest
-    )
+def _dense(options: tuple) -> tuple:
+    """The options with small tensors dense; the mask keeps its strides of 0. The caller holds them:
+    what the kernel gets are bare pointers."""
+    scalars, mask, rest = options[:6], options[6], options[7:]
+    return *scalars, mask, *(None if t is None else t.contiguous() for t in rest)
+
+
+def _core_options(causal, window, scale, softcap, dropout_p, seed, *tensors):
+    return core.AttentionOptions(causal, window, scale, softcap, dropout_p, seed % 2**64, *tensors)
 
 
 def _forward(query, key, value, *options):
     out = torch.empty(query.shape, dtype=query.dtype)
     lse = torch.empty(query.shape[0], query.shape[2], query.shape[1], dtype=torch.float32)
+    options = _dense(options)
     if options[9] is not None:  # tokens of no sequence
         out.zero_()
         lse.fill_(float("inf"))
     core.attention_forward(
-        dense_last(query), dense_last(key), dense_last(value), out, lse, _options(*options)
+        dense_last(query), dense_last(key), dense_last(value), out, lse, _core_options(*options)
     )
     return out, lse
 
@@ -40,9 +46,19 @@ def _forward_fake(query, key, value, *options):
 
 
 def _backward(dout, query, key, value, out, lse, *options):
-    partial = options[9] is not None or options[11] is not None  # rows that no sequence owns
-    make = torch.zeros if partial else torch.empty
-    dquery, dkey, dvalue = (make(t.shape, dtype=t.dtype) for t in (query, key, value))
+    make = _maker(options)
+    grads = tuple(make(t.shape, dtype=t.dtype) for t in (query, key, value))
+    _gradients_into(grads, dout, query, key, value, out, lse, options)
+    return grads
+
+
+def _maker(options):
+    # Rows that no sequence owns are not written.
+    return torch.empty if options[9] is None and options[11] is None else torch.zeros
+
+
+def _gradients_into(grads, dout, query, key, value, out, lse, options) -> None:
+    options = _dense(options)
     core.attention_backward(
         dense_last(dout),
         dense_last(query),
@@ -50,12 +66,9 @@ def _backward(dout, query, key, value, out, lse, *options):
         dense_last(value),
         dense_last(out),
         lse,
-        dquery,
-        dkey,
-        dvalue,
-        _options(*options),
+        *grads,
+        _core_options(*options),
     )
-    return dquery, dkey, dvalue
 
 
 def _backward_fake(dout, query, key, value, out, lse, *options):
@@ -96,6 +109,59 @@ define(
 )
 
 
+def _parts(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of query, key and value in qkv [B, T, H + 2 G, D]."""
+    kv_heads = (qkv.shape[2] - heads) // 2
+    return qkv.split((heads, kv_heads, kv_heads), dim=2)
+
+
+def _packed_forward(qkv, heads: int, *options):
+    return _forward(*_parts(qkv, heads), *options)
+
+
+def _packed_forward_fake(qkv, heads, *options):
+    return _forward_fake(*_parts(qkv, heads), *options)
+
+
+def _packed_backward(dout, qkv, out, lse, heads: int, *options):
+    dqkv = _maker(options)(qkv.shape, dtype=qkv.dtype)
+    _gradients_into(_parts(dqkv, heads), dout, *_parts(qkv, heads), out, lse, options)
+    return dqkv
+
+
+def _packed_setup_context(ctx, inputs, output):
+    qkv, heads, *options = inputs
+    out, lse = output
+    ctx.scalars = (heads, *options[:6])
+    ctx.save_for_backward(qkv, out, lse, *options[6:])
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(lse)
+
+
+def _packed_autograd(ctx, dout, _dlse):
+    nothing = (None,) * 13
+    if dout is None:
+        return None, *nothing
+    qkv, out, lse, *tensors = ctx.saved_tensors
+    dqkv = torch.ops.fusedlm.attention_qkv_backward(dout, qkv, out, lse, *ctx.scalars, *tensors)
+    return dqkv, *nothing
+
+
+define(
+    f"attention_qkv(Tensor qkv, int heads, {_OPTIONS}) -> (Tensor, Tensor)",
+    _packed_forward,
+    _packed_forward_fake,
+    setup_context=_packed_setup_context,
+    backward=_packed_autograd,
+)
+define(
+    "attention_qkv_backward(Tensor dout, Tensor qkv, Tensor out, Tensor lse, int heads,"
+    f" {_OPTIONS}) -> Tensor",
+    _packed_backward,
+    lambda dout, qkv, *_: qkv.new_empty(qkv.shape),
+)
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -133,28 +199,67 @@ def attention(
     Raises ValueError naming the argument that does not fit.
     """
     query, key, value = same_autocast_dtype(query, key, value)
-    if query.dim() != 4 or key.dim() != 4:
+    options = _checked(
+        query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
+        seed, cu_seqlens_q, cu_seqlens_k, kv_lengths,
+    )  # fmt: skip
+    out, lse = torch.ops.fusedlm.attention(query, key, value, *options)
+    return (out, lse) if return_lse else out
+
+
+def attention_qkv(
+    qkv: Tensor,
+    heads: int,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    softcap: float = 0.0,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Self-attention on the output of one product: `attention` of the parts of qkv [B, T, H + 2 G, D].
+
+    The first `heads` H heads are queries, then come G of keys and G of values. The same as slicing
+    and calling `attention`, but the gradient is one tensor [B, T, H + 2 G, D], written once.
+    Options, result and errors are those of `attention`.
+    """
+    (qkv,) = same_autocast_dtype(qkv)
+    if qkv.dim() != 4 or heads < 1 or qkv.shape[2] < heads + 2 or (qkv.shape[2] - heads) % 2:
         raise ValueError(
-            f"attention: query has shape {list(query.shape)} and key {list(key.shape)},"
-            " expected [B, T, H, D] and [B, S, G, D]"
+            f"attention_qkv: qkv has shape {list(qkv.shape)}, expected [B, T, H + 2 G, D] with"
+            f" H = {heads}"
         )
-    if window is not None and window < 1:
-        raise ValueError(f"attention: window is {window}, expected at least 1 or None")
+    query, key, _ = _parts(qkv, heads)
+    options = _checked(
+        query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
+        seed, cu_seqlens, None, None,
+    )  # fmt: skip
+    out, lse = torch.ops.fusedlm.attention_qkv(qkv, heads, *options)
+    return (out, lse) if return_lse else out
+
+
+def _checked(
+    query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
+    seed, cu_seqlens_q, cu_seqlens_k, kv_lengths,
+) -> tuple:  # fmt: skip
+    """The options of the ops, in the order of `_OPTIONS`."""
+    kernel_window = _rules.check_attention(query, key, window, dropout_p)
     if mask is not None:
         mask = _mask_for(mask, query, key)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"attention: dropout_p is {dropout_p}, expected 0 <= p < 1")
     if dropout_p and seed is None:
         seed = int(torch.randint(2**62, ()))
     if cu_seqlens_q is not None and cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
-    out, lse = torch.ops.fusedlm.attention(
-        query,
-        key,
-        value,
+    return (
         causal,
-        window or 0,
-        query.shape[3] ** -0.5 if scale is None else float(scale),
+        kernel_window,
+        max(1, query.shape[3]) ** -0.5 if scale is None else float(scale),
         float(softcap),
         float(dropout_p),
         seed or 0,
@@ -165,21 +270,16 @@ def attention(
         _int32(cu_seqlens_k),
         _int32(kv_lengths),
     )
-    return (out, lse) if return_lse else out
 
 
 def _int32(t: Tensor | None) -> Tensor | None:
-    return t if t is None or t.dtype == torch.int32 else t.to(torch.int32)
+    if t is None or t.dtype == torch.int32:
+        return t
+    # Clamped, so that what int32 cannot hold stays out of range and is refused.
+    return t.clamp(-1, 2**31 - 1).to(torch.int32)
 
 
 def _mask_for(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     if mask.requires_grad:
         raise NotImplementedError("attention: mask requires a gradient, which is not supported")
-    shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-    try:
-        return mask.expand(shape)
-    except RuntimeError:
-        raise ValueError(
-            f"attention: mask has shape {list(mask.shape)}, expected one that broadcasts to"
-            f" [B, H, T, S] = {list(shape)}"
-        ) from None
+    return mask.expand(_rules.check_mask(mask, query, key))

@@ -97,7 +97,13 @@ def embedding(
     if position_weight is not None:
         if positions is None:
             positions = torch.arange(tokens.shape[-1])
-        positions = positions.expand(tokens.shape)
+        try:
+            positions = positions.expand(tokens.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"embedding: positions has shape {list(positions.shape)}, expected one that"
+                f" broadcasts to {list(tokens.shape)} as in tokens"
+            ) from None
     elif positions is not None:
         raise ValueError("embedding: positions is given without position_weight")
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]

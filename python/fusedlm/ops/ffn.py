@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from fusedlm import _rules
 
-# Name for the user -> (activation of the kernel, gated).
-ACTIVATIONS = {
-    "relu": ("relu", False),
-    "gelu": ("gelu", False),
-    "gelu_tanh": ("gelu_tanh", False),
-    "swiglu": ("silu", True),
-    "geglu": ("gelu", True),
-}
+from ._support import as_rows, core, define, same_autocast_dtype
 
 
 def _dense(parameter: Tensor | None) -> Tensor | None:
@@ -32,11 +25,11 @@ def _forward(
     core.ffn_forward(
         rows,
         _dense(up_weight),
-        up_bias,
+        _dense(up_bias),
         _dense(gate_weight),
-        gate_bias,
+        _dense(gate_bias),
         _dense(down_weight),
-        down_bias,
+        _dense(down_bias),
         None if residual is None else as_rows(residual),
         up,
         None if gate_weight is None else gate,
@@ -170,12 +163,7 @@ def ffn(
     gate_weight "swiglu" or "geglu" (Shazeer 2020, arXiv:2002.05202). Returns [..., C] like x.
     Raises ValueError naming the argument that does not fit.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"ffn: activation is {activation!r}, expected one of {tuple(ACTIVATIONS)}")
-    kernel, gated = ACTIVATIONS[activation]
-    if gated != (gate_weight is not None):
-        need = "needs" if gated else "takes no"
-        raise ValueError(f"ffn: activation {activation!r} {need} gate_weight")
+    kernel = _rules.ffn_activation(activation, gate_weight is not None)
     x, residual = same_autocast_dtype(x, residual)
     return torch.ops.fusedlm.ffn(
         x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from fusedlm import _rules
 
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+from ._support import as_rows, core, define, same_autocast_dtype
 
 
 def _forward(x, weight, bias, residual, activation: str):
@@ -17,7 +17,7 @@ def _forward(x, weight, bias, residual, activation: str):
     core.linear_forward(
         rows,
         weight.contiguous(),
-        bias,
+        None if bias is None else bias.contiguous(),
         None if residual is None else as_rows(residual),
         y.view(-1, weight.shape[0]) if y.numel() else y.reshape(rows.shape[0], weight.shape[0]),
         None if activation == "none" else pre.view(rows.shape[0], weight.shape[0]),
@@ -118,9 +118,6 @@ def linear(
     "gelu" (erf), "gelu_tanh" or "silu". Returns [..., O] like x.
     Raises ValueError naming the argument that does not fit.
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(
-            f"linear: activation is {activation!r}, expected None or one of {ACTIVATIONS}"
-        )
+    kernel = _rules.linear_activation(activation)
     x, residual = same_autocast_dtype(x, residual)
-    return torch.ops.fusedlm.linear(x, weight, bias, residual, activation or "none")[0]
+    return torch.ops.fusedlm.linear(x, weight, bias, residual, kernel)[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fusedlm import _rules
+
 from ._support import as_rows, core, define, same_autocast_dtype
 
-REDUCTIONS = ("mean", "sum", "none")
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
     " float softcap, bool need_dx, bool need_dweight, bool need_dbias"
@@ -146,15 +147,7 @@ def linear_cross_entropy(
     Sums are float32. With "mean" and "sum" the gradients are computed along with the loss.
     Raises ValueError naming the argument that does not fit, or the target out of range.
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"linear_cross_entropy: reduction is {reduction!r}, expected mean, sum or none"
-        )
-    if targets.shape != x.shape[:-1]:
-        raise ValueError(
-            f"linear_cross_entropy: targets has shape {list(targets.shape)}, expected"
-            f" {list(x.shape[:-1])} as in x"
-        )
+    _rules.check_cross_entropy(x.shape, targets.shape, reduction)
     (x,) = same_autocast_dtype(x)
     grad = torch.is_grad_enabled()
     loss, *_ = torch.ops.fusedlm.linear_cross_entropy(

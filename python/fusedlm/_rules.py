@@ -1,0 +1,129 @@
+"""What the torch ops and the NumPy ones look up and refuse alike: tensors and arrays both pass.
+
+Nothing here imports torch, so that `fusedlm.numpy` can use it.
+"""
+
+from __future__ import annotations
+
+import math
+
+LINEAR_ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+# Name for the user -> (activation of the kernel, gated).
+FFN_ACTIVATIONS = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_tanh": ("gelu_tanh", False),
+    "swiglu": ("silu", True),
+    "geglu": ("gelu", True),
+}
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def linear_activation(activation: str | None) -> str:
+    """The kernel's name for the activation of `linear`."""
+    if activation is not None and activation not in LINEAR_ACTIVATIONS:
+        raise ValueError(
+            f"linear: activation is {activation!r}, expected None or one of {LINEAR_ACTIVATIONS}"
+        )
+    return activation or "none"
+
+
+def ffn_activation(activation: str, has_gate: bool) -> str:
+    """The kernel's name for the activation of `ffn`."""
+    if activation not in FFN_ACTIVATIONS:
+        raise ValueError(
+            f"ffn: activation is {activation!r}, expected one of {tuple(FFN_ACTIVATIONS)}"
+        )
+    kernel, gated = FFN_ACTIVATIONS[activation]
+    if gated != has_gate:
+        need = "needs" if gated else "takes no"
+        raise ValueError(f"ffn: activation {activation!r} {need} gate_weight")
+    return kernel
+
+
+def check_attention(query, key, window: int | None, dropout_p: float) -> int:
+    """Refuses what the kernel cannot see; returns its window, 0 for none."""
+    if query.ndim != 4 or key.ndim != 4:
+        raise ValueError(
+            f"attention: query has shape {list(query.shape)} and key {list(key.shape)},"
+            " expected [B, T, H, D] and [B, S, G, D]"
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"attention: window is {window}, expected at least 1 or None")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"attention: dropout_p is {dropout_p}, expected 0 <= p < 1")
+    return 0 if window is None else min(window, 2**62)  # sums with positions stay in 64 bits
+
+
+def check_mask(mask, query, key) -> tuple[int, int, int, int]:
+    """The shape [B, H, T, S] that the mask of `attention` is expanded to."""
+    shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    fits = zip(reversed(mask.shape), reversed(shape), strict=False)
+    if mask.ndim > 4 or any(size not in (1, wanted) for size, wanted in fits):
+        raise ValueError(
+            f"attention: mask has shape {list(mask.shape)}, expected one that broadcasts to"
+            f" [B, H, T, S] = {list(shape)}"
+        )
+    return shape
+
+
+def check_cross_entropy(x_shape, targets_shape, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"linear_cross_entropy: reduction is {reduction!r}, expected mean, sum or none"
+        )
+    if targets_shape != x_shape[:-1]:
+        raise ValueError(
+            f"linear_cross_entropy: targets has shape {list(targets_shape)}, expected"
+            f" {list(x_shape[:-1])} as in x"
+        )
+
+
+def check_rope(x, positions, heads: int | None) -> int:
+    """How many heads turn."""
+    if x.ndim != 4:
+        raise ValueError(f"rope: x has shape {list(x.shape)}, expected [B, T, H, D]")
+    if heads is not None and not 0 < heads <= x.shape[2]:
+        raise ValueError(f"rope: heads is {heads}, expected 1 to H = {x.shape[2]}")
+    heads = x.shape[2] if heads is None else heads
+    if positions is None:
+        return heads
+    B, T = x.shape[:2]
+    rows = positions.shape[0] if positions.ndim == 2 else 1
+    if positions.ndim not in (1, 2) or positions.shape[-1] != T or rows not in (1, B):
+        raise ValueError(
+            f"rope: positions has shape {list(positions.shape)}, expected [T] or [B, T] with"
+            f" T = {T} and B = {B}"
+        )
+    return heads
+
+
+def rope_angles(xp, length: int, dim: int, base: float, scaling: dict | None):
+    """Angles [length, dim / 2] float64 of `rope_tables`; xp is the module torch or numpy."""
+    if dim < 2 or dim % 2:
+        raise ValueError(f"rope_tables: dim is {dim}, expected an even number of at least 2")
+    if length < 1:
+        raise ValueError(f"rope_tables: length is {length}, expected at least 1")
+    rates = base ** -(xp.arange(0, dim, 2, dtype=xp.float64) / dim)
+    return xp.outer(xp.arange(length, dtype=xp.float64), _scaled(rates, scaling))
+
+
+def _scaled(rates, scaling: dict | None):
+    if scaling is None:
+        return rates
+    kind = scaling.get("rope_type", scaling.get("type"))
+    try:
+        if kind == "default":
+            return rates
+        if kind == "linear":
+            return rates / scaling["factor"]
+        if kind == "llama3":
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            turns = scaling["original_max_position_embeddings"] * rates / (2 * math.pi)
+            kept = ((turns - low) / (high - low)).clip(0.0, 1.0)
+            return rates * (kept + (1.0 - kept) / scaling["factor"])
+    except KeyError as error:
+        raise ValueError(f"rope_tables: scaling of rope_type {kind!r} lacks {error}") from None
+    raise ValueError(
+        f"rope_tables: scaling has rope_type {kind!r}, expected default, linear or llama3"
+    )
