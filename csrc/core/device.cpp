@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <new>
 
+#include "core/pages.h"
 #include "fusedlm/errors.h"
 
 namespace fusedlm {
@@ -51,7 +51,8 @@ Isa choose_isa() {
 std::atomic<int> chosen_isa{-1};
 
 constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
-constexpr size_t kSmallestBlock = size_t{1} << 20;
+
+size_t in_pages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
 }  // namespace
 
@@ -113,7 +114,7 @@ void set_num_threads(int threads) {
 Workspace::~Workspace() { release(); }
 
 void Workspace::release() {
-  for (Block& block : blocks_) ::operator delete(block.data, std::align_val_t{kAlignment});
+  for (Block& block : blocks_) unmap_pages(block.data, block.size);
   blocks_.clear();
   block_ = used_ = capacity_ = 0;
 }
@@ -125,9 +126,8 @@ void* Workspace::take_bytes(size_t bytes) {
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    size_t size = std::max({bytes, kSmallestBlock, capacity_});
-    auto* data =
-        static_cast<char*>(::operator new(size, std::align_val_t{kAlignment}, std::nothrow));
+    const size_t size = in_pages(std::max(bytes, capacity_));
+    auto* data = static_cast<char*>(map_pages(size));
     if (!data) {
       throw OutOfMemory("workspace: " + std::to_string(size) + " bytes could not be allocated");
     }
@@ -143,8 +143,7 @@ void* Workspace::take_bytes(size_t bytes) {
 void Workspace::fold() noexcept {
   const size_t total = capacity_;
   release();
-  if (auto* data =
-          static_cast<char*>(::operator new(total, std::align_val_t{kAlignment}, std::nothrow))) {
+  if (auto* data = static_cast<char*>(map_pages(total))) {
     blocks_.push_back({data, total});
     capacity_ = total;
   }

@@ -48,7 +48,7 @@ void embedding_forward(const EmbeddingForward& a, Context& ctx) {
 void embedding_backward(const EmbeddingBackward& a, Context& ctx) {
   constexpr const char* op = "embedding_backward";
   check::rows_input(op, "dout", a.dout);
-  check::weight_of(op, "dweight", a.dweight, -1, "", a.dout.shape[1], "dout", {DType::float32});
+  check::weight_of(op, "dweight", a.dweight, -1, "", a.dout.shape[1], "dout");
   indices(op, "tokens", a.tokens, a.dout.shape[0], a.dweight.shape[0], "V");
   dispatch_embedding_backward(a, ctx);
 }

@@ -1,6 +1,6 @@
 // Embedding. The forward copies (and adds) rows. The backward sorts positions by token (counting
-// sort, stable), so that each row of the gradient is owned by one task and summed in order of
-// position.
+// sort, stable), so that each row of the gradient is owned by one task, summed in order of position
+// and written once.
 
 #include "fusedlm/embedding.h"
 
@@ -46,22 +46,37 @@ void embedding_backward(const EmbeddingBackward& a, Context& ctx) {
   for (index_t n = 0; n < N; ++n) ++first[tokens[n] + 2];
   for (index_t v = 2; v <= V + 1; ++v) first[v] += first[v - 1];
   for (index_t n = 0; n < N; ++n) order[first[tokens[n] + 1]++] = n;
+  const index_t stride = ceil_div(C, Vec::size) * Vec::size;
+  float* sums = ctx.workspace().take<float>(num_threads() * stride);
   switch_float(a.dout.dtype, [&](auto t) {
-    using T = decltype(t);
-    parallel_for(ceil_div(V, kRows), [&](index_t task, int) {
-      const index_t end = min_of(V, (task + 1) * kRows);
-      for (index_t v = task * kRows; v < end; ++v) {
-        float* row = a.dweight.as<float>() + v * C;
-        __builtin_memset(row, 0, static_cast<size_t>(C) * sizeof(float));
-        if (v == a.padding_idx) continue;
-        for (index_t i = first[v]; i < first[v + 1]; ++i) {
-          const T* dout = a.dout.row<T>(order[i]);
-          const auto add = [&](index_t c, auto... m) {
-            (Vec::load(row + c, m...) + Vec::load(dout + c, m...)).store(row + c, m...);
-          };
-          for_each_vec(C, add, add);
+    switch_float(a.dweight.dtype, [&](auto w) {
+      using T = decltype(t);
+      using W = decltype(w);
+      parallel_for(ceil_div(V, kRows), [&](index_t task, int thread) {
+        const index_t end = min_of(V, (task + 1) * kRows);
+        float* sum = sums + thread * stride;
+        for (index_t v = task * kRows; v < end; ++v) {
+          W* row = a.dweight.row<W>(v);
+          const index_t begin = first[v], stop = v == a.padding_idx ? begin : first[v + 1];
+          if (begin == stop) {
+            __builtin_memset(row, 0, static_cast<size_t>(C) * sizeof(W));
+            continue;
+          }
+          for (index_t i = begin; i < stop; ++i) {
+            const T* dout = a.dout.row<T>(order[i]);
+            const auto add = [&](index_t c, auto... m) {
+              const Vec d = Vec::load(dout + c, m...);
+              const Vec total = i == begin ? d : Vec::load(sum + c) + d;
+              if (i + 1 == stop) {
+                total.store(row + c, m...);
+              } else {
+                total.store(sum + c);
+              }
+            };
+            for_each_vec(C, add, add);
+          }
         }
-      }
+      });
     });
   });
 }

@@ -16,7 +16,8 @@ void embedding_forward(const EmbeddingForward& args, Context& ctx);
 
 /// dweight[v] = sum of dout[n] over n with tokens[n] == v, in order of n; rows of padding_idx and
 /// of tokens that do not occur are 0. The same kernel gives the gradient of positions.
-///   dout [N, C] float32 or bfloat16; tokens [N] int64; dweight [V, C] float32
+///   dout [N, C] float32 or bfloat16; tokens [N] int64; dweight [V, C] float32 or bfloat16 (summed
+///   in float32, then rounded)
 struct EmbeddingBackward {
   TensorView dout, tokens, dweight;
   index_t padding_idx = -1;  // none

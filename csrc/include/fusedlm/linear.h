@@ -18,8 +18,8 @@ struct LinearForward {
 };
 void linear_forward(const LinearForward& args, Context& ctx);
 
-/// dx [N, K] like x, dweight [O, K] and dbias [O] float32; each may be undefined and is then
-/// skipped. The residual's gradient is dy itself.
+/// dx [N, K] like x, dweight [O, K] float32 or like weight, dbias [O] float32; each may be
+/// undefined and is then skipped. The residual's gradient is dy itself.
 struct LinearBackward {
   TensorView dy, x, weight, preactivation, dx, dweight, dbias;
   Activation activation = Activation::none;

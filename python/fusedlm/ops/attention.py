@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import core, define, dense_last, same_autocast_dtype
+from ._support import core, define, dense_last, empty, same_autocast_dtype
 
 _OPTIONS = (
     "bool causal, int window, float scale, float softcap, float dropout_p, int seed, Tensor? mask,"
@@ -28,8 +28,8 @@ def _core_options(causal, window, scale, softcap, dropout_p, seed, *tensors):
 
 
 def _forward(query, key, value, *options):
-    out = torch.empty(query.shape, dtype=query.dtype)
-    lse = torch.empty(query.shape[0], query.shape[2], query.shape[1], dtype=torch.float32)
+    out = empty(query.shape, query.dtype)
+    lse = empty((query.shape[0], query.shape[2], query.shape[1]), torch.float32)
     options = _dense(options)
     if options[9] is not None:  # tokens of no sequence
         out.zero_()
@@ -47,14 +47,18 @@ def _forward_fake(query, key, value, *options):
 
 def _backward(dout, query, key, value, out, lse, *options):
     make = _maker(options)
-    grads = tuple(make(t.shape, dtype=t.dtype) for t in (query, key, value))
+    grads = tuple(make(t.shape, t.dtype) for t in (query, key, value))
     _gradients_into(grads, dout, query, key, value, out, lse, options)
     return grads
 
 
 def _maker(options):
     # Rows that no sequence owns are not written.
-    return torch.empty if options[9] is None and options[11] is None else torch.zeros
+    return empty if options[9] is None and options[11] is None else _zeros
+
+
+def _zeros(shape, dtype: torch.dtype) -> Tensor:
+    return empty(shape, dtype).zero_()
 
 
 def _gradients_into(grads, dout, query, key, value, out, lse, options) -> None:
@@ -124,7 +128,7 @@ def _packed_forward_fake(qkv, heads, *options):
 
 
 def _packed_backward(dout, qkv, out, lse, heads: int, *options):
-    dqkv = _maker(options)(qkv.shape, dtype=qkv.dtype)
+    dqkv = _maker(options)(qkv.shape, qkv.dtype)
     _gradients_into(_parts(dqkv, heads), dout, *_parts(qkv, heads), out, lse, options)
     return dqkv
 

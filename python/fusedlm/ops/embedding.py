@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define
+from ._support import as_rows, core, define, empty
 
 
 def _forward(tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype):
-    out = torch.empty((*tokens.shape, weight.shape[1]), dtype=dtype)
+    out = empty((*tokens.shape, weight.shape[1]), dtype)
     flat = tokens.reshape(-1).contiguous()
     core.embedding_forward(
         flat,
@@ -25,14 +25,14 @@ def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype
     return weight.new_empty((*tokens.shape, weight.shape[1]), dtype=dtype)
 
 
-def _backward(dout: Tensor, tokens: Tensor, rows: int, padding_idx: int):
-    dweight = torch.empty((rows, dout.shape[-1]), dtype=torch.float32)
+def _backward(dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype):
+    dweight = empty((rows, dout.shape[-1]), dtype)
     core.embedding_backward(as_rows(dout), tokens.reshape(-1).contiguous(), dweight, padding_idx)
     return dweight
 
 
-def _backward_fake(dout, tokens, rows, padding_idx):
-    return dout.new_empty((rows, dout.shape[-1]), dtype=torch.float32)
+def _backward_fake(dout, tokens, rows, padding_idx, dtype):
+    return dout.new_empty((rows, dout.shape[-1]), dtype=dtype)
 
 
 def _setup_context(ctx, inputs, output):
@@ -47,12 +47,12 @@ def _autograd(ctx, dout):
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
         dweight = torch.ops.fusedlm.embedding_backward(
-            dout, tokens, ctx.weight_rows, ctx.padding_idx
+            dout, tokens, ctx.weight_rows, ctx.padding_idx, ctx.weight_dtype
         )
-        dweight = dweight.to(ctx.weight_dtype)
     if ctx.position_rows is not None and ctx.needs_input_grad[3]:
-        dposition = torch.ops.fusedlm.embedding_backward(dout, positions, ctx.position_rows, -1)
-        dposition = dposition.to(ctx.weight_dtype)
+        dposition = torch.ops.fusedlm.embedding_backward(
+            dout, positions, ctx.position_rows, -1, ctx.weight_dtype
+        )
     return None, dweight, None, dposition, None, None
 
 
@@ -65,7 +65,8 @@ define(
     backward=_autograd,
 )
 define(
-    "embedding_backward(Tensor dout, Tensor tokens, SymInt rows, int padding_idx) -> Tensor",
+    "embedding_backward(Tensor dout, Tensor tokens, SymInt rows, int padding_idx, ScalarType dtype)"
+    " -> Tensor",
     _backward,
     _backward_fake,
 )

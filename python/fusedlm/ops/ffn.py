@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 
 def _dense(parameter: Tensor | None) -> Tensor | None:
@@ -19,9 +19,9 @@ def _forward(
 ):
     rows = as_rows(x)
     hidden = (rows.shape[0], up_weight.shape[0])
-    y = torch.empty(x.shape, dtype=x.dtype)
-    up = torch.empty(hidden, dtype=x.dtype)
-    gate = torch.empty(hidden if gate_weight is not None else (0,), dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
+    up = empty(hidden, x.dtype)
+    gate = empty(hidden if gate_weight is not None else (0,), x.dtype)
     core.ffn_forward(
         rows,
         _dense(up_weight),
@@ -51,29 +51,24 @@ def _gradients(new_empty, up_weight, gate_weight, down_weight, biases: list[bool
     """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where there is none."""
     width, hidden = down_weight.shape
     gated = gate_weight is not None
+    wide, dtype = torch.float32, up_weight.dtype
     shapes = [
-        up_weight.shape,
-        (hidden,) if biases[0] else (0,),
-        up_weight.shape if gated else (0,),
-        (hidden,) if biases[1] else (0,),
-        down_weight.shape,
-        (width,) if biases[2] else (0,),
+        (up_weight.shape, dtype),
+        ((hidden,) if biases[0] else (0,), wide),
+        (up_weight.shape if gated else (0,), dtype),
+        ((hidden,) if biases[1] else (0,), wide),
+        (down_weight.shape, dtype),
+        ((width,) if biases[2] else (0,), wide),
     ]
-    return [new_empty(shape) for shape in shapes]
+    return [new_empty(*shape) for shape in shapes]
 
 
 def _backward(
     dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str
 ):
     rows = as_rows(x)
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    grads = _gradients(
-        lambda shape: torch.empty(shape, dtype=torch.float32),
-        up_weight,
-        gate_weight,
-        down_weight,
-        biases,
-    )
+    dx = empty(x.shape, x.dtype)
+    grads = _gradients(empty, up_weight, gate_weight, down_weight, biases)
     present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
     core.ffn_backward(
         as_rows(dy),
@@ -92,7 +87,7 @@ def _backward(
 
 def _backward_fake(dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation):
     grads = _gradients(
-        lambda shape: x.new_empty(shape, dtype=torch.float32),
+        lambda shape, dtype: x.new_empty(shape, dtype=dtype),
         up_weight,
         gate_weight,
         down_weight,

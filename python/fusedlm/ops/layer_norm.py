@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float):
     rows = as_rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
-    mean = torch.empty(rows.shape[0], dtype=torch.float32)
-    rstd = torch.empty(rows.shape[0], dtype=torch.float32)
-    total = torch.empty(x.shape if residual is not None else (0,), dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
+    mean = empty((rows.shape[0],), torch.float32)
+    rstd = empty((rows.shape[0],), torch.float32)
+    total = empty(x.shape if residual is not None else (0,), x.dtype)
     core.layer_norm_forward(
         rows,
         None if residual is None else as_rows(residual),
@@ -37,9 +37,9 @@ def _forward_fake(x, weight, bias, residual, eps):
 
 def _backward(dy, x, weight, mean, rstd, dsum):
     rows = as_rows(x)
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    dweight = torch.empty(weight.shape, dtype=torch.float32)
-    dbias = torch.empty(weight.shape, dtype=torch.float32)
+    dx = empty(x.shape, x.dtype)
+    dweight = empty(weight.shape, torch.float32)
+    dbias = empty(weight.shape, torch.float32)
     core.layer_norm_backward(
         as_rows(dy),
         rows,

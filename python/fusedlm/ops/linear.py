@@ -7,13 +7,13 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 
 def _forward(x, weight, bias, residual, activation: str):
     rows = as_rows(x)
-    y = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype)
-    pre = torch.empty(y.shape if activation != "none" else (0,), dtype=x.dtype)
+    y = empty((*x.shape[:-1], weight.shape[0]), x.dtype)
+    pre = empty(y.shape if activation != "none" else (0,), x.dtype)
     core.linear_forward(
         rows,
         weight.contiguous(),
@@ -35,9 +35,9 @@ def _backward(
     dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool
 ):
     rows, outputs = as_rows(x), weight.shape[0]
-    dx = torch.empty(x.shape if need_dx else (0,), dtype=x.dtype)
-    dweight = torch.empty(weight.shape if need_dweight else (0,), dtype=torch.float32)
-    dbias = torch.empty(outputs if need_dbias else 0, dtype=torch.float32)
+    dx = empty(x.shape if need_dx else (0,), x.dtype)
+    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype)
+    dbias = empty((outputs if need_dbias else 0,), torch.float32)
     core.linear_backward(
         as_rows(dy),
         rows,
@@ -54,7 +54,7 @@ def _backward(
 def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_dbias):
     return (
         x.new_empty(x.shape if need_dx else (0,)),
-        x.new_empty(weight.shape if need_dweight else (0,), dtype=torch.float32),
+        weight.new_empty(weight.shape if need_dweight else (0,)),
         x.new_empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32),
     )
 
@@ -80,7 +80,7 @@ def _autograd(ctx, dy, _dpre):
         )
     return (
         dx if need_dx else None,
-        dweight.to(weight.dtype) if need_dweight else None,
+        dweight if need_dweight else None,
         dbias.to(ctx.bias_dtype) if need_dbias else None,
         dy if ctx.has_residual else None,
         None,

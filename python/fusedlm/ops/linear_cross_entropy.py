@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
@@ -18,10 +18,10 @@ _OPTIONS = (
 def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore_index, *rest):
     label_smoothing, z_loss, softcap, need_dx, need_dweight, need_dbias = rest
     rows = as_rows(x)
-    loss = torch.empty(rows.shape[0] if reduction == "none" else 1, dtype=torch.float32)
-    dx = torch.empty(x.shape if need_dx else (0,), dtype=x.dtype)
-    dweight = torch.empty(weight.shape if need_dweight else (0,), dtype=torch.float32)
-    dbias = torch.empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32)
+    loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32)
+    dx = empty(x.shape if need_dx else (0,), x.dtype)
+    dweight = empty(weight.shape if need_dweight else (0,), torch.float32)
+    dbias = empty((weight.shape[0] if need_dbias else 0,), torch.float32)
     core.linear_cross_entropy(
         rows,
         weight.contiguous(),

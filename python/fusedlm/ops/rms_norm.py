@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, same_autocast_dtype
+from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 
 def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float):
     rows = as_rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
-    rstd = torch.empty(rows.shape[0], dtype=torch.float32)
-    total = torch.empty(x.shape if residual is not None else (0,), dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
+    rstd = empty((rows.shape[0],), torch.float32)
+    total = empty(x.shape if residual is not None else (0,), x.dtype)
     core.rms_norm_forward(
         rows,
         None if residual is None else as_rows(residual),
@@ -32,8 +32,8 @@ def _forward_fake(x, weight, residual, eps):
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None):
     rows = as_rows(x)
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    dweight = torch.empty(weight.shape, dtype=torch.float32)
+    dx = empty(x.shape, x.dtype)
+    dweight = empty(weight.shape, torch.float32)
     core.rms_norm_backward(
         as_rows(dy),
         rows,

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import core, define, dense_last, same_autocast_dtype
+from ._support import core, define, dense_last, empty, same_autocast_dtype
 
 
 def _forward(x, cos, sin, positions, heads: int, interleaved: bool, inverse: bool):
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     turned = dense_last(x)[:, :, :heads]
     core.rope(
         turned, cos.contiguous(), sin.contiguous(), positions, y[:, :, :heads], interleaved, inverse
