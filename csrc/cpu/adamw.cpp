@@ -42,6 +42,16 @@ Blocks cut(const std::vector<TensorView>& tensors, Context& ctx) {
 }
 
 template <class T>
+bool all_zero(const T* x, index_t count) {
+  Vec largest;
+  const auto body = [&](index_t c, auto... n) {
+    largest = max(largest, abs(Vec::load(x + c, n...)));
+  };
+  for_each_vec(count, body, body);
+  return reduce_max(largest) == 0.0f;
+}
+
+template <class T>
 double piece_squares(const T* x, index_t count) {
   Vec sums[4];
   index_t c = 0;
@@ -59,8 +69,9 @@ double piece_squares(const T* x, index_t count) {
     sums[1] = fma(v, v, sums[1]);
   }
   const float sum = reduce_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  // Squares beyond float32's range, at either end, are taken again in double.
-  if (sum == 0.0f || (sum > 1e-30f && sum < 1e38f)) return sum;
+  if (sum > 1e-30f && sum < 1e38f) return sum;
+  // Squares beyond float32's range, at either end, are taken again in double; but zeros are common.
+  if (sum == 0.0f && all_zero(x, count)) return 0.0;
   double wide = 0.0;
   for (index_t i = 0; i < count; ++i) {
     const double v = to_float(x[i]);

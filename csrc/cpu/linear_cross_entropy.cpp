@@ -10,9 +10,9 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Logits of a chunk: few enough to be small beside the weights of a large vocabulary, rows enough
-// that packing the weights again for each chunk costs little (at V = 50257: 166 rows).
-constexpr index_t kChunkBytes = index_t{32} << 20;
+// Logits of a chunk, at most: a quarter of what the whole logits and their gradient take at N =
+// 1024 and V = 50257. Fewer chunks pack the weights less often and add to dweight less often.
+constexpr index_t kChunkBytes = index_t{104} << 20;
 constexpr index_t kLeastRows = 64;
 
 FUSEDLM_VEC float class_weight_of(const LinearCrossEntropy& a, index_t target) {
@@ -63,7 +63,10 @@ Row reduce_row(const LinearCrossEntropy& a, float* row, index_t V) {
   return {maximum, reduce_sum(sum) + tail, reduce_sum(weighted)};
 }
 
-// l -> gradient of the loss with respect to the logits, in place.
+// l -> gradient of the loss with respect to the logits, in place: as bfloat16 in the first half of
+// the row's memory where the products that follow are bfloat16. An element is read before it is
+// overwritten.
+template <class T>
 void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t target, float lse,
                float all_weights, float scale) {
   const float w = class_weight_of(a, target), e = a.label_smoothing,
@@ -71,21 +74,27 @@ void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t targe
   const Vec by_softmax(scale * ((1.0f - e) * w + each * all_weights + 2.0f * a.z_loss * w * lse));
   const Vec by_class(-scale * each), shift(lse), inverse(a.softcap > 0 ? 1.0f / a.softcap : 0.0f);
   const float* weights = a.class_weight.defined() ? a.class_weight.as<float>() : nullptr;
-  const float at_target = row[target];
-  const auto body = [&](index_t j, auto... n) {
-    const Vec l = Vec::load(row + j, n...);
+  T* out = reinterpret_cast<T*>(row);
+  const auto slope = [&](Vec l, Vec weight) {
     Vec d = by_softmax * exp(l - shift);
-    if (e > 0) d = weights ? fma(by_class, Vec::load(weights + j, n...), d) : d + by_class;
+    if (e > 0) d = fma(by_class, weight, d);
+    return d;
+  };
+  const auto uncapped = [&](Vec d, Vec l) {
     if (a.softcap > 0) {
       const Vec u = l * inverse;
       d = d * (Vec(1.0f) - u * u);
     }
-    d.store(row + j, n...);
+    return d;
+  };
+  const Vec at_target(row[target]);
+  const Vec hit = uncapped(slope(at_target, Vec(w)) - Vec(scale * (1.0f - e) * w), at_target);
+  const auto body = [&](index_t j, auto... n) {
+    const Vec l = Vec::load(row + j, n...);
+    uncapped(slope(l, weights ? Vec::load(weights + j, n...) : Vec(1.0f)), l).store(out + j, n...);
   };
   for_each_vec(V, body, body);
-  float at = scale * (1.0f - e) * w;
-  if (a.softcap > 0) at *= 1.0f - at_target / a.softcap * (at_target / a.softcap);
-  row[target] -= at;
+  out[target] = from_float<T>(reduce_max(hit));
 }
 
 }  // namespace
@@ -95,6 +104,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const int64_t* targets = a.targets.as<int64_t>();
   const bool low = a.x.dtype == DType::bfloat16, each = a.reduction == Reduction::none;
   const bool gradients = a.dx.defined() || a.dweight.defined() || a.dbias.defined();
+  const DType slopes_dtype = a.x.dtype;
   Workspace& ws = ctx.workspace();
   double row_weights = 0.0, all_weights = static_cast<double>(V);
   for (index_t n = 0; n < N; ++n) {
@@ -106,7 +116,8 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   }
   const auto mean_scale =
       static_cast<float>(a.reduction == Reduction::mean ? 1.0 / row_weights : 1.0);
-  const index_t chunk = max_of(1, min_of(N, max_of(kLeastRows, kChunkBytes / (V * 4))));
+  const index_t most = max_of(kLeastRows, kChunkBytes / (V * 4));
+  const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
   float* logits = ws.take<float>(chunk * V);
   float* losses = each ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
@@ -140,23 +151,29 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
             e / static_cast<float>(V) * (static_cast<float>(all_weights) * lse - reduced.weighted);
       losses[n] = loss;
       if (!gradients) return;
-      slope_row(a, row, V, target, lse, static_cast<float>(all_weights),
-                each ? a.row_grad.as<float>()[n] : mean_scale);
+      const float scale = each ? a.row_grad.as<float>()[n] : mean_scale;
+      const auto weights_sum = static_cast<float>(all_weights);
+      switch_float(slopes_dtype, [&](auto type) {
+        slope_row<decltype(type)>(a, row, V, target, lse, weights_sum, scale);
+      });
     });
     if (!gradients) continue;
+    TensorView slopes = l;
+    slopes.dtype = slopes_dtype;
+    slopes.strides[0] = V * (4 / size_of(slopes_dtype));
     if (a.dx.defined()) {
       TensorView dx = a.dx;
       dx.shape[0] = rows;
       dx.data = static_cast<char*>(a.dx.data) + n0 * a.dx.strides[0] * size_of(a.dx.dtype);
-      gemm(product(matrix_of(l), matrix_of(a.weight), dx, V, low), ctx);
+      gemm(product(matrix_of(slopes), matrix_of(a.weight), dx, V, low), ctx);
     }
     if (a.dweight.defined()) {
-      Gemm share = product(matrix_of(l).transposed(), matrix_of(x), a.dweight, rows, low);
+      Gemm share = product(matrix_of(slopes).transposed(), matrix_of(x), a.dweight, rows, low);
       share.accumulate = n0 > 0;
       gemm(share, ctx);
     }
     if (a.dbias.defined()) {
-      column_sums(l, bias_part, ctx);
+      column_sums(slopes, bias_part, ctx);
       float* total = a.dbias.as<float>();
       const auto add = [&](index_t c, auto... n) {
         (Vec::load(total + c, n...) + Vec::load(bias_part + c, n...)).store(total + c, n...);

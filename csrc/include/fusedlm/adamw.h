@@ -6,8 +6,8 @@
 
 namespace fusedlm {
 
-/// *norm = sqrt(sum of squares over all elements of all gradients). Squares are added in fixed
-/// blocks, the blocks in double and in order: the same bits for any number of threads.
+/// *norm = sqrt(sum of squares over all elements of all gradients). Squares are added in fixed blocks, the
+/// blocks in double and in order: the same bits for any number of threads.
 ///   grads  float32 or bfloat16, any shape, dense
 /// Not finite exactly when an element is not (or the sum exceeds a double).
 struct GradNorm {
@@ -18,10 +18,11 @@ void grad_norm(const GradNorm& args, Context& ctx);
 
 /// One step of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on many tensors in one pass:
 ///   g = clip_scale * grad;  m += (1 - beta1) (g - m);  v = beta2 v + (1 - beta2) g^2
-///   param = param (1 - lr weight_decay) - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step))
-///   + eps) params                float32 or bfloat16 (updated in float32, then rounded) grads
-///   float32 or bfloat16, shaped like the parameter exp_avgs, exp_avg_sqs float32, shaped like the
-///   parameter: m and v lrs, weight_decays, steps  one for each parameter; steps count from 1
+///   param = param (1 - lr weight_decay) - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
+///   params                float32 or bfloat16 (updated in float32, then rounded)
+///   grads                 float32 or bfloat16, shaped like the parameter
+///   exp_avgs, exp_avg_sqs float32, shaped like the parameter: m and v
+///   lrs, weight_decays, steps  one for each parameter; steps count from 1
 /// Everything dense. Throws InvalidArgument naming the argument and its index.
 struct AdamwStep {
   std::vector<TensorView> params, grads, exp_avgs, exp_avg_sqs;

@@ -4,19 +4,17 @@
 
 namespace fusedlm {
 
-/// What shapes the scores. Query t of T and key j of S lie at distance (t + S - T) - j: the last
-/// query stands on the last key (bottom-right alignment). S is kv_lengths[b] where that is given.
+/// What shapes the scores. Query t of T and key j of S lie at distance (t + S - T) - j: the last query
+/// stands on the last key (bottom-right alignment). S is kv_lengths[b] where that is given.
 ///   causal           keep distance >= 0
 ///   window W > 0     keep |distance| < W
 ///   softcap c > 0    score = c tanh(score / c), before anything is added
-///   dropout_p, seed  weights dropped by Philox4x32-10 (Salmon et al. 2011), counted by batch,
-///   head, t and j mask             [B, H, T, S] boolean (true keeps) or float32|bfloat16 (added;
-///   -inf drops); any
+///   dropout_p, seed  weights dropped by Philox4x32-10 (Salmon et al. 2011), counted by batch, head, t and j
+///   mask             [B, H, T, S] boolean (true keeps) or float32|bfloat16 (added; -inf drops); any
 ///                    strides, 0 to broadcast
 ///   key_padding_mask [B, S] boolean, true keeps
 ///   alibi_slopes     [H] float32: -slope |distance| is added (Press et al. 2022, arXiv:2108.12409)
-///   cu_seqlens_q/_k  [n + 1] int32, both or none, with B = 1: sequence i owns tokens [cu[i], cu[i
-///   + 1])
+///   cu_seqlens_q/_k  [n + 1] int32, both or none, with B = 1: sequence i owns tokens [cu[i], cu[i + 1])
 ///                    and sees no other
 ///   kv_lengths       [B] int32, at most S: keys behind are not read (a cache filled in part)
 struct AttentionOptions {
@@ -33,8 +31,7 @@ struct AttentionOptions {
 /// (FlashAttention-2, Dao 2023, arXiv:2307.08691). Query head h reads key-value head h / (H / G).
 ///   query, out  [B, T, H, D]  float32 or bfloat16, all the same, last dimension contiguous
 ///   key, value  [B, S, G, D]  G divides H
-///   lse         [B, H, T]     float32, log of the sum of exp(score); +inf where a query sees no
-///   key (its
+///   lse         [B, H, T]     float32, log of the sum of exp(score); +inf where a query sees no key (its
 ///                             out is 0)
 /// Throws InvalidArgument naming the argument that does not fit.
 struct AttentionForward {
@@ -43,8 +40,8 @@ struct AttentionForward {
 };
 void attention_forward(const AttentionForward& args, Context& ctx);
 
-/// Gradients, with scores recomputed from lse. Parallel over batch, heads and chunks of keys; sums
-/// in float32 and in a fixed order. Rows that belong to no sequence are not written.
+/// Gradients, with scores recomputed from lse. Parallel over batch, heads and chunks of keys; sums in
+/// float32 and in a fixed order. Rows that belong to no sequence are not written.
 ///   dout, dquery as query; dkey, dvalue as key
 struct AttentionBackward {
   TensorView dout, query, key, value, out, lse, dquery, dkey, dvalue;

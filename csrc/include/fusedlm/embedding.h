@@ -5,19 +5,18 @@
 namespace fusedlm {
 
 /// out[n] = weight[tokens[n]] + position_weight[positions[n]].
-///   tokens, positions [N] int64; weight [V, C], position_weight [P, C] float32 or bfloat16, the
-///   same; out [N, C] float32 or bfloat16. position_weight and positions are both given or both
-///   undefined.
+///   tokens, positions [N] int64; weight [V, C], position_weight [P, C] float32 or bfloat16, the same;
+///   out [N, C] float32 or bfloat16. position_weight and positions are both given or both undefined.
 /// Throws InvalidArgument naming the first token outside [0, V), before anything is written.
 struct EmbeddingForward {
   TensorView tokens, weight, positions, position_weight, out;
 };
 void embedding_forward(const EmbeddingForward& args, Context& ctx);
 
-/// dweight[v] = sum of dout[n] over n with tokens[n] == v, in order of n; rows of padding_idx and
-/// of tokens that do not occur are 0. The same kernel gives the gradient of positions.
-///   dout [N, C] float32 or bfloat16; tokens [N] int64; dweight [V, C] float32 or bfloat16 (summed
-///   in float32, then rounded)
+/// dweight[v] = sum of dout[n] over n with tokens[n] == v, in order of n; rows of padding_idx and of
+/// tokens that do not occur are 0. The same kernel gives the gradient of positions.
+///   dout [N, C] float32 or bfloat16; tokens [N] int64; dweight [V, C] float32 or bfloat16
+///   (summed in float32, then rounded)
 struct EmbeddingBackward {
   TensorView dout, tokens, dweight;
   index_t padding_idx = -1;  // none

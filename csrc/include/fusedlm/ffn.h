@@ -6,11 +6,11 @@
 namespace fusedlm {
 
 /// y = h down_weight^T + down_bias + residual, with u = x up_weight^T + up_bias and
-///   h = activation(u), or, given gate_weight, h = activation(g) * u with g = x gate_weight^T +
-///   gate_bias (SwiGLU with silu, GEGLU with gelu: Shazeer 2020, arXiv:2002.05202). x [N, C],
-///   residual, y [N, C]   float32 or bfloat16, the same, rows contiguous up_weight, gate_weight [F,
-///   C], down_weight [C, F], up_bias, gate_bias [F], down_bias [C] up, gate [N, F] like x: u and g,
-///   kept for the backward, which recomputes h from them
+///   h = activation(u), or, given gate_weight, h = activation(g) * u with g = x gate_weight^T + gate_bias
+///   (SwiGLU with silu, GEGLU with gelu: Shazeer 2020, arXiv:2002.05202).
+///   x [N, C], residual, y [N, C]   float32 or bfloat16, the same, rows contiguous
+///   up_weight, gate_weight [F, C], down_weight [C, F], up_bias, gate_bias [F], down_bias [C]
+///   up, gate [N, F] like x: u and g, kept for the backward, which recomputes h from them
 struct FfnForward {
   TensorView x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual;
   TensorView up, gate, y;
@@ -18,8 +18,7 @@ struct FfnForward {
 };
 void ffn_forward(const FfnForward& args, Context& ctx);
 
-/// dx like x; gradients of weights float32 or like up_weight, of biases float32. Undefined ones
-/// among the parameters' are skipped.
+/// dx like x; gradients of weights float32 or like up_weight, of biases float32. Undefined ones among the parameters' are skipped.
 struct FfnBackward {
   TensorView dy, x, up_weight, gate_weight, down_weight, up, gate;
   TensorView dx, dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias;

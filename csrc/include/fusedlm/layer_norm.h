@@ -17,8 +17,7 @@ struct LayerNormForward {
 void layer_norm_forward(const LayerNormForward& args, Context& ctx);
 
 /// With xhat = (x - mean) * rstd and g = dy * weight:
-/// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum; dweight, dbias [C] float32, in row
-/// order.
+/// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum; dweight, dbias [C] float32, in row order.
 ///   x     [N, C]  what was normalised: the forward's `sum` where there was a residual
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 struct LayerNormBackward {

@@ -7,8 +7,7 @@ namespace fusedlm {
 
 /// y = activation(x weight^T + bias) + residual.
 ///   x [N, K] float32 or bfloat16; residual, y, preactivation [N, O] like x; rows contiguous
-///   weight [O, K], bias [O]  float32 or bfloat16; a float32 weight with a bfloat16 x is rounded
-///   while
+///   weight [O, K], bias [O]  float32 or bfloat16; a float32 weight with a bfloat16 x is rounded while
 ///                            it is packed, so no copy of it is ever made
 ///   preactivation            x weight^T + bias, kept for the backward; may be undefined
 /// bfloat16 x: products in bfloat16, sums in float32. Throws InvalidArgument naming the argument.
@@ -18,8 +17,8 @@ struct LinearForward {
 };
 void linear_forward(const LinearForward& args, Context& ctx);
 
-/// dx [N, K] like x, dweight [O, K] float32 or like weight, dbias [O] float32; each may be
-/// undefined and is then skipped. The residual's gradient is dy itself.
+/// dx [N, K] like x, dweight [O, K] float32 or like weight, dbias [O] float32; each may be undefined and is then skipped.
+/// The residual's gradient is dy itself.
 struct LinearBackward {
   TensorView dy, x, weight, preactivation, dx, dweight, dbias;
   Activation activation = Activation::none;

@@ -6,23 +6,19 @@ namespace fusedlm {
 
 enum class Reduction : uint8_t { none, mean, sum };
 
-/// Cross-entropy of logits = x weight^T + bias against targets, with its gradients, while only a
-/// chunk of rows of the logits exists at a time. With l = softcap tanh(logits / softcap) (or the
-/// logits), class weights w (or 1), e = label_smoothing and lse = log(sum(exp(l))), a row with
-/// target y loses
+/// Cross-entropy of logits = x weight^T + bias against targets, with its gradients, while only a chunk of
+/// rows of the logits exists at a time. With l = softcap tanh(logits / softcap) (or the logits), class
+/// weights w (or 1), e = label_smoothing and lse = log(sum(exp(l))), a row with target y loses
 ///   (1 - e) w[y] (lse - l[y]) + e / V sum_j w[j] (lse - l[j]) + z_loss w[y] lse^2
 /// and nothing if y == ignore_index. `mean` divides by the sum of w[y] over the rows that count.
-/// Label smoothing: Szegedy et al. 2015 (arXiv:1512.00567); z-loss: Chowdhery et al. 2022
-/// (arXiv:2204.02311).
+/// Label smoothing: Szegedy et al. 2015 (arXiv:1512.00567); z-loss: Chowdhery et al. 2022 (arXiv:2204.02311).
 ///   x [N, C] float32|bfloat16; weight [V, C], bias [V] float32|bfloat16; targets [N] int64
 ///   class_weight [V] float32 or undefined
 ///   loss       [N] float32 for none, else [1]
 ///   row_grad   [N] float32: the gradient arriving at each row's loss; only for none, where any of
-///              dx, dweight, dbias is defined. For mean and sum they are the gradients of the loss
-///              itself
+///              dx, dweight, dbias is defined. For mean and sum they are the gradients of the loss itself
 ///   dx [N, C] as x; dweight [V, C], dbias [V] float32; each may be undefined
-/// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of
-/// range.
+/// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range.
 struct LinearCrossEntropy {
   TensorView x, weight, bias, targets, class_weight, row_grad, loss, dx, dweight, dbias;
   Reduction reduction = Reduction::mean;

@@ -4,8 +4,8 @@
 
 namespace fusedlm {
 
-/// What the machine can reach at best, measured: multiply-adds that never leave the registers, on
-/// all threads, for about `seconds`. Benchmarks print their speed as a part of it.
+/// What the machine can reach at best, measured: multiply-adds that never leave the registers, on all
+/// threads, for about `seconds`. Benchmarks print their speed as a part of it.
 ///   dtype   float32, or bfloat16 (its own instructions where the machine has them, else float32's)
 ///   flops   float64 [1], floating-point operations per second
 struct RoofMeasure {

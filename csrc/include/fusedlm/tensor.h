@@ -6,9 +6,8 @@
 #include <initializer_list>
 #include <string>
 
-// Kernels are compiled once per instruction set. An inline function with a symbol of its own could
-// be merged by the linker into the copy that was compiled for the wrong one, so these are always
-// inlined.
+// Kernels are compiled once per instruction set. An inline function with a symbol of its own could be
+// merged by the linker into the copy that was compiled for the wrong one, so these are always inlined.
 #define FUSEDLM_INLINE [[gnu::always_inline]] inline
 
 namespace fusedlm {
