@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from fusedlm import _core
 
 
@@ -42,3 +44,11 @@ def alternate(candidates: dict[str, Callable[[], object]], budget: float = 2.0) 
 def roof(bfloat16: bool, seconds: float = 0.3) -> float:
     """Floating-point operations per second that never leave the registers, measured now."""
     return _core.roof_measure(bfloat16, seconds)
+
+
+def bandwidth(seconds: float = 0.3) -> float:
+    """Bytes per second, read and written, of copies far larger than the caches."""
+    source = torch.zeros(1 << 26)
+    target = torch.empty_like(source)
+    best = alternate({"copy": lambda: target.copy_(source)}, seconds)["copy"].best
+    return 2.0 * source.nbytes / best

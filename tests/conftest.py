@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import fusedlm
 import pytest
+
+import fusedlm
 
 
 @pytest.fixture(params=fusedlm.available_isas())

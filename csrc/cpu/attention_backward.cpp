@@ -141,9 +141,11 @@ void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s,
   });
 }
 
-// A tile of keys and of queries, and how its lanes are masked.
+// A tile of keys and of queries, and how its lanes are masked. Of each panel of queries only the keys
+// [begin, end) are seen, in whole blocks.
 struct Tile {
   index_t j0, keys, rows, panels;
+  index_t begin[2], end[2];
   const float *lse, *delta;
   const VisibleLanes* visible;  // null where all is seen, or the bias says what is not
   const float *bias, *keep;     // [keys][kQueries] or null
@@ -182,13 +184,13 @@ FUSEDLM_VEC Derived differentiate(const AttentionOptions& o, const Tile& t, cons
 
 // A block of scores and dP -> rows of P^T and dS^T, and dS^T as the B operand of dQ^T.
 void differentiate_block(const AttentionOptions& o, const Packing& pack, const Tile& t, index_t j,
-                         index_t keys, const Scratch& w) {
+                         index_t keys, index_t first_panel, index_t end_panel, const Scratch& w) {
   const index_t row_lanes = pack.lanes(kQueries), panel_lanes = pack.lanes(kKeys) * kNR;
 #if defined(FUSEDLM_ISA_AVX512_BF16)
   if (pack.pairs) {
     for (index_t r = 0; r < keys; r += 2) {
       const bool both = r + 1 < keys;
-      for (index_t i = 0; i < t.panels * kTileQ; i += kNR) {
+      for (index_t i = first_panel * kTileQ; i < end_panel * kTileQ; i += kNR) {
         Derived at[2][2];
 #pragma GCC unroll 2
         for (index_t v = 0; v < 2; ++v) {
@@ -210,7 +212,7 @@ void differentiate_block(const AttentionOptions& o, const Packing& pack, const T
   auto *weights = reinterpret_cast<float*>(w.weights), *slopes = reinterpret_cast<float*>(w.slopes),
        *slopes_n = reinterpret_cast<float*>(w.slopes_n);
   for (index_t r = 0; r < keys; ++r) {
-    for (index_t i = 0; i < t.panels * kTileQ; i += Vec::size) {
+    for (index_t i = first_panel * kTileQ; i < end_panel * kTileQ; i += Vec::size) {
       const Derived d = differentiate(o, t, w, r, j + r, i);
       d.weight.store(weights + (j + r) * row_lanes + i);
       d.slope.store(slopes + (j + r) * row_lanes + i);
@@ -230,6 +232,12 @@ void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, in
   t.j0 = j0, t.keys = min_of(kKeys, s.S - j0), t.rows = min_of(kQueries, s.T - t0);
   t.panels = ceil_div(t.rows, kTileQ);
   t.lse = u.lse + slot * kQueries, t.delta = u.delta + slot * kQueries;
+  for (index_t p = 0; p < t.panels; ++p) {
+    const index_t first = t0 + p * kTileQ, last = min_of(first + kTileQ, s.T) - 1;
+    const index_t low = visible(o, s, first).low - j0, high = visible(o, s, last).high - j0;
+    t.begin[p] = max_of(0, low) / kBlockRows * kBlockRows;
+    t.end[p] = min_of(t.keys, ceil_div(max_of(0, high), kBlockRows) * kBlockRows);
+  }
   const VisibleLanes lanes(o, s, t0, t.rows, kQueries);
   if (has_bias(o)) {
     t.bias = w.bias;
@@ -243,30 +251,40 @@ void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, in
   }
   const uint32_t *query_t = u.query_t + slot * z.query_t, *dout_t = u.dout_t + slot * z.query_t,
                  *query_n = u.query_n + slot * z.query_n, *dout_n = u.dout_n + slot * z.query_n;
+  const index_t depth = z.packing.lanes(t.rows), row_lanes = z.packing.lanes(kQueries);
   for (index_t j = 0; j < t.keys; j += kBlockRows) {
     const index_t some = min_of(kBlockRows, t.keys - j);
-    for (index_t p = 0; p < t.panels; ++p) {
+    index_t first = 0, end = t.panels;
+    while (first < end && (j < t.begin[first] || j >= t.end[first])) ++first;
+    while (first < end && (j < t.begin[end - 1] || j >= t.end[end - 1])) --end;
+    if (first == end) continue;
+    for (index_t p = first; p < end; ++p) {
       multiply_rows(pairs, u.key + (j0 + j) * z.row, z.row, query_t + p * z.row * kNR, z.row, some,
                     w.scores + p * kTileQ, kQueries);
       multiply_rows(pairs, u.value + (j0 + j) * z.row, z.row, dout_t + p * z.row * kNR, z.row, some,
                     w.dweights + p * kTileQ, kQueries);
     }
-    differentiate_block(o, z.packing, t, j, some, w);
-  }
-  const index_t depth = z.packing.lanes(t.rows), row_lanes = z.packing.lanes(kQueries);
-  float *dkey = u.dkey + (r * z.S + j0) * z.stride, *dvalue = u.dvalue + (r * z.S + j0) * z.stride;
-  for (index_t d = 0; d < z.stride; d += kNR) {
-    multiply_rows(pairs, w.weights, row_lanes, dout_n + d * depth, depth, t.keys, dvalue + d,
-                  z.stride, Start::add);
-    multiply_rows(pairs, w.slopes, row_lanes, query_n + d * depth, depth, t.keys, dkey + d,
-                  z.stride, Start::add);
+    differentiate_block(o, z.packing, t, j, some, first, end, w);
+    const index_t from = first * z.packing.lanes(kTileQ),
+                  lanes_left = min_of(depth, end * z.packing.lanes(kTileQ)) - from;
+    const uint32_t *weights = w.weights + j * row_lanes + from,
+                   *slopes = w.slopes + j * row_lanes + from;
+    const index_t row = (r * z.S + j0 + j) * z.stride;
+    for (index_t d = 0; d < z.stride; d += kNR) {
+      multiply_rows(pairs, weights, row_lanes, dout_n + d * depth + from * kNR, lanes_left, some,
+                    u.dvalue + row + d, z.stride, Start::add);
+      multiply_rows(pairs, slopes, row_lanes, query_n + d * depth + from * kNR, lanes_left, some,
+                    u.dkey + row + d, z.stride, Start::add);
+    }
   }
   const index_t key_depth = z.packing.lanes(t.keys);
   float* dquery =
       u.dquery + ((r * z.chunks + chunk) * z.query_tiles * 2 + query_tile * 2) * z.depth * kTileQ;
   for (index_t p = 0; p < t.panels; ++p) {
-    multiply_panels(pairs, u.key_n + key_tile * z.key_n, kNR * key_depth,
-                    w.slopes_n + p * z.packing.lanes(kKeys) * kNR, key_depth, z.D,
+    if (t.begin[p] >= t.end[p]) continue;
+    const index_t from = z.packing.lanes(t.begin[p]), to = z.packing.lanes(t.end[p]);
+    multiply_panels(pairs, u.key_n + key_tile * z.key_n + from * kNR, kNR * key_depth,
+                    w.slopes_n + (p * z.packing.lanes(kKeys) + from) * kNR, to - from, z.D,
                     dquery + p * z.depth * kTileQ, kTileQ, Start::add);
   }
 }

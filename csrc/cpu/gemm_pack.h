@@ -142,10 +142,11 @@ FUSEDLM_VEC __m512i lanes_of_rows(const T* row, const T* next, bool pairs, index
   }
 }
 
-// One step of K of one panel whose columns are contiguous in memory.
+// One step of K of one panel whose columns are contiguous in memory; `full`: whole vectors from `row` on
+// stay within the row of the matrix.
 template <class T, index_t W>
 FUSEDLM_VEC void pack_step(const T* row, const T* next, bool pairs, index_t columns,
-                           uint32_t* out) {
+                           [[maybe_unused]] bool full, uint32_t* out) {
   if constexpr (sizeof(T) == 2 && W == 32) {
     if (pairs && columns == W && next) {
       alignas(64) static constexpr uint16_t kLow[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
@@ -156,6 +157,19 @@ FUSEDLM_VEC void pack_step(const T* row, const T* next, bool pairs, index_t colu
       const __m512i a = _mm512_loadu_si512(row), b = _mm512_loadu_si512(next);
       _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, low, b));
       _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(a, high, b));
+      return;
+    }
+  }
+  if constexpr (sizeof(T) == 2 && W < 16) {
+    if (pairs && full && next) {  // the lanes behind W belong to the next panel and are not stored
+      alignas(64) static constexpr uint16_t kOrder[32] = {
+          0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+      const __m512i both = _mm512_inserti64x4(
+          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row))),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
+      _mm512_mask_storeu_epi32(out, Vec::mask(W),
+                               _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
       return;
     }
   }
@@ -183,7 +197,7 @@ void pack_transposing(const T* base, index_t column_stride, bool, index_t K, ind
 }
 
 template <class T, index_t W>
-FUSEDLM_VEC void pack_step(const T* row, const T*, bool, index_t columns, uint32_t* out) {
+FUSEDLM_VEC void pack_step(const T* row, const T*, bool, index_t columns, bool, uint32_t* out) {
   for (index_t c = 0; c < W; c += Vec::size) {
     const index_t n = max_of(0, min_of(Vec::size, columns - c));
     const Vec lanes = n == Vec::size ? Vec::load(row + c) : n > 0 ? Vec::load(row + c, n) : Vec();
@@ -214,7 +228,8 @@ void pack_typed(const Matrix& m, bool pairs, index_t k0, index_t K, index_t c0, 
       const T* next = k + 1 < K ? row + m.row_stride : nullptr;
       uint32_t* to = out + k / step * W;
       for (index_t c = 0; c < columns; c += W, to += panel_step) {
-        pack_step<T, W>(row + c, next ? next + c : nullptr, pairs, min_of(W, columns - c), to);
+        pack_step<T, W>(row + c, next ? next + c : nullptr, pairs, min_of(W, columns - c),
+                        c + 16 <= columns, to);
       }
     }
   } else {

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from fusedlm.cli import main
 
 TINY = (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fusedlm.data import CORPORA, Tokenizer, load_corpus, train_bpe, train_chars
 from fusedlm.errors import CorruptFileError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fusedlm.generate import KVCache, Sampling, generate, generate_text, stream_text
 from fusedlm.generate.sampling import choose
-
 from tests.support.small import CONFIGS, ByteTokenizer, small_model
 
 PROMPTS = [[3, 14, 15, 9], [2], [7, 1, 8, 2, 8, 1, 8]]

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from fusedlm.models import Decoder, ModelConfig
 
+from fusedlm.models import Decoder, ModelConfig
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.small import CONFIGS, small_model
 from tests.support.twin import Twin

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import ModelConfig, atomic_folder, folder, load, save
-
 from tests.support.small import CONFIGS, small_model
 
 

@@ -10,8 +10,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from fusedlm.models import ModelConfig
 from torch import Tensor
+
+from fusedlm.models import ModelConfig
 
 
 class Twin:

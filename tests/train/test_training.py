@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from fusedlm.data import PackedData, pack_text, train_chars
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import Decoder, ModelConfig, load
 from fusedlm.train import TrainConfig, evaluate, learning_rate, read_metrics, train
 from fusedlm.train import checkpoint as checkpoints
 from fusedlm.train.loop import make_optimizer
-from safetensors.torch import load_file
 
 TEXT = "a stitch in time saves nine; " * 150
 TOKENIZER = train_chars(TEXT)
