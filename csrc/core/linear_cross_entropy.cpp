@@ -43,7 +43,8 @@ void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx) {
   if (each && gradients) check::vector_of(kOp, "row_grad", args.row_grad, N, "x", {DType::float32});
   if (args.dx.defined()) check::rows_of(kOp, "dx", args.dx, args.x, C, "x");
   if (args.dweight.defined())
-    check::weight_of(kOp, "dweight", args.dweight, V, "weight", C, "x", {DType::float32});
+    check::weight_of(kOp, "dweight", args.dweight, V, "weight", C, "x",
+                     {DType::float32, args.weight.dtype});
   if (args.dbias.defined())
     check::vector_of(kOp, "dbias", args.dbias, V, "weight", {DType::float32});
   if (!(args.label_smoothing >= 0 && args.label_smoothing <= 1)) {

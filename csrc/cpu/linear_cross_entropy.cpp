@@ -24,7 +24,8 @@ struct Row {
 };
 
 // logits -> l in place, with what the loss needs of all of them.
-Row reduce_row(const LinearCrossEntropy& a, float* row, index_t V) {
+template <class L>
+Row reduce_row(const LinearCrossEntropy& a, L* row, index_t V) {
   const Vec cap(a.softcap), inverse(a.softcap > 0 ? 1.0f / a.softcap : 0.0f);
   const float* weights = a.class_weight.defined() ? a.class_weight.as<float>() : nullptr;
   const bool smooth = a.label_smoothing > 0;
@@ -40,7 +41,10 @@ Row reduce_row(const LinearCrossEntropy& a, float* row, index_t V) {
     if constexpr (sizeof...(n) == 0) {
       top = max(top, l);
     } else {  // the lanes behind the end are 0, not logits
-      for (index_t i = j; i < V; ++i) rest = row[i] > rest || row[i] != row[i] ? row[i] : rest;
+      for (index_t i = j; i < V; ++i) {
+        const float x = to_float(row[i]);
+        rest = x > rest || x != x ? x : rest;
+      }
     }
   };
   for_each_vec(V, first, first);
@@ -63,11 +67,11 @@ Row reduce_row(const LinearCrossEntropy& a, float* row, index_t V) {
   return {maximum, reduce_sum(sum) + tail, reduce_sum(weighted)};
 }
 
-// l -> gradient of the loss with respect to the logits, in place: as bfloat16 in the first half of
-// the row's memory where the products that follow are bfloat16. An element is read before it is
-// overwritten.
-template <class T>
-void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t target, float lse,
+// l -> gradient of the loss with respect to the logits, in place: as bfloat16 where the products that
+// follow are bfloat16, in the first half of the row's memory where l is float32. An element is read before
+// it is overwritten.
+template <class T, class L>
+void slope_row(const LinearCrossEntropy& a, L* row, index_t V, index_t target, float lse,
                float all_weights, float scale) {
   const float w = class_weight_of(a, target), e = a.label_smoothing,
               each = e / static_cast<float>(V);
@@ -87,7 +91,7 @@ void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t targe
     }
     return d;
   };
-  const Vec at_target(row[target]);
+  const Vec at_target(to_float(row[target]));
   const Vec hit = uncapped(slope(at_target, Vec(w)) - Vec(scale * (1.0f - e) * w), at_target);
   const auto body = [&](index_t j, auto... n) {
     const Vec l = Vec::load(row + j, n...);
@@ -97,95 +101,132 @@ void slope_row(const LinearCrossEntropy& a, float* row, index_t V, index_t targe
   out[target] = from_float<T>(reduce_max(hit));
 }
 
+// Sums over class weights: of the rows that count, and of all classes.
+struct Weights {
+  double rows = 0.0, classes = 0.0;
+};
+
+Weights sum_weights(const LinearCrossEntropy& a) {
+  Weights sums;
+  const int64_t* targets = a.targets.as<int64_t>();
+  for (index_t n = 0; n < a.x.shape[0]; ++n) {
+    if (targets[n] != a.ignore_index) sums.rows += class_weight_of(a, targets[n]);
+  }
+  const index_t V = a.weight.shape[0];
+  if (!a.class_weight.defined()) {
+    sums.classes = static_cast<double>(V);
+  } else {
+    for (index_t v = 0; v < V; ++v) sums.classes += a.class_weight.as<float>()[v];
+  }
+  return sums;
+}
+
+// Logits (of dtype L) of row n -> its loss and, if wanted, the gradient of its logits (as T) in place.
+template <class T, class L>
+void finish_row(const LinearCrossEntropy& a, const Weights& sums, index_t n, L* row, bool gradients,
+                float* losses) {
+  const index_t V = a.weight.shape[0], target = a.targets.as<int64_t>()[n];
+  if (target == a.ignore_index) {
+    losses[n] = 0.0f;
+    if (gradients) __builtin_memset(row, 0, static_cast<size_t>(V) * sizeof(L));
+    return;
+  }
+  const Row reduced = reduce_row(a, row, V);
+  const float lse = reduced.maximum + __builtin_logf(reduced.sum), w = class_weight_of(a, target);
+  const auto classes = static_cast<float>(sums.classes);
+  const float e = a.label_smoothing;
+  losses[n] = (1.0f - e) * w * (lse - to_float(row[target])) + a.z_loss * w * lse * lse;
+  if (e > 0) losses[n] += e / static_cast<float>(V) * (classes * lse - reduced.weighted);
+  if (!gradients) return;
+  const float scale = a.reduction == Reduction::none   ? a.row_grad.as<float>()[n]
+                      : a.reduction == Reduction::mean ? static_cast<float>(1.0 / sums.rows)
+                                                       : 1.0f;
+  slope_row<T>(a, row, V, target, lse, classes, scale);
+}
+
+// Rows [first, first + count) of a 2-D view.
+TensorView rows_of(const TensorView& view, index_t first, index_t count) {
+  TensorView part = view;
+  part.shape[0] = count;
+  part.data = static_cast<char*>(view.data) + first * view.strides[0] * size_of(view.dtype);
+  return part;
+}
+
+void add_columns(const TensorView& rows, float* part, float* total, Context& ctx) {
+  column_sums(rows, part, ctx);
+  const auto add = [&](index_t c, auto... n) {
+    (Vec::load(total + c, n...) + Vec::load(part + c, n...)).store(total + c, n...);
+  };
+  for_each_vec(rows.shape[1], add, add);
+}
+
+void round_rows(const TensorView& from, const TensorView& to) {
+  parallel_for(from.shape[0], [&](index_t r, int) {
+    const float* x = from.row<float>(r);
+    bfloat16* y = to.row<bfloat16>(r);
+    const auto body = [&](index_t c, auto... n) { Vec::load(x + c, n...).store(y + c, n...); };
+    for_each_vec(from.shape[1], body, body);
+  });
+}
+
 }  // namespace
 
 void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const index_t N = a.x.shape[0], C = a.x.shape[1], V = a.weight.shape[0];
-  const int64_t* targets = a.targets.as<int64_t>();
-  const bool low = a.x.dtype == DType::bfloat16, each = a.reduction == Reduction::none;
+  const bool low = a.x.dtype == DType::bfloat16;
   const bool gradients = a.dx.defined() || a.dweight.defined() || a.dbias.defined();
-  const DType slopes_dtype = a.x.dtype;
+  // A capped logit is written back, and would be rounded twice.
+  const DType logits_dtype = low && a.softcap == 0.0f ? DType::bfloat16 : DType::float32;
   Workspace& ws = ctx.workspace();
-  double row_weights = 0.0, all_weights = static_cast<double>(V);
-  for (index_t n = 0; n < N; ++n) {
-    if (targets[n] != a.ignore_index) row_weights += class_weight_of(a, targets[n]);
-  }
-  if (a.class_weight.defined()) {
-    all_weights = 0.0;
-    for (index_t v = 0; v < V; ++v) all_weights += a.class_weight.as<float>()[v];
-  }
-  const auto mean_scale =
-      static_cast<float>(a.reduction == Reduction::mean ? 1.0 / row_weights : 1.0);
-  const index_t most = max_of(kLeastRows, kChunkBytes / (V * 4));
+  const Weights sums = sum_weights(a);
+  const index_t most = max_of(kLeastRows, kChunkBytes / (V * size_of(logits_dtype)));
   const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
-  float* logits = ws.take<float>(chunk * V);
-  float* losses = each ? a.loss.as<float>() : ws.take<float>(N);
+  void* memory = ws.take_bytes(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
+  float* losses = a.reduction == Reduction::none ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
   if (a.dbias.defined()) __builtin_memset(a.dbias.data, 0, static_cast<size_t>(V) * sizeof(float));
-  if (a.dweight.defined() && N == 0)
-    __builtin_memset(a.dweight.data, 0, static_cast<size_t>(V * C) * sizeof(float));
+  // Shares of several chunks add up in float32.
+  TensorView dweight = a.dweight;
+  if (dweight.defined() && dweight.dtype != DType::float32 && chunk < N) {
+    dweight = TensorView(ws.take<float>(V * C), DType::float32, {V, C});
+  }
+  if (dweight.defined() && N == 0) {
+    __builtin_memset(dweight.data, 0, static_cast<size_t>(V * C * size_of(dweight.dtype)));
+  }
   for (index_t n0 = 0; n0 < N; n0 += chunk) {
     const index_t rows = min_of(chunk, N - n0);
-    TensorView x = a.x;
-    x.shape[0] = rows;
-    x.data = static_cast<char*>(a.x.data) + n0 * a.x.strides[0] * size_of(a.x.dtype);
-    TensorView l(logits, DType::float32, {rows, V});
-    Gemm forward = product(matrix_of(x), matrix_of(a.weight).transposed(), l, C, low);
+    const TensorView x = rows_of(a.x, n0, rows), logits(memory, logits_dtype, {rows, V});
+    Gemm forward = product(matrix_of(x), matrix_of(a.weight).transposed(), logits, C, low);
     if (a.bias.defined()) forward.bias = a.bias.data, forward.bias_dtype = a.bias.dtype;
     gemm(forward, ctx);
-    parallel_for(rows, [&](index_t r, int) {
-      const index_t n = n0 + r, target = targets[n];
-      float* row = logits + r * V;
-      if (target == a.ignore_index) {
-        losses[n] = 0.0f;
-        if (gradients) __builtin_memset(row, 0, static_cast<size_t>(V) * sizeof(float));
-        return;
-      }
-      const Row reduced = reduce_row(a, row, V);
-      const float lse = reduced.maximum + __builtin_logf(reduced.sum),
-                  w = class_weight_of(a, target);
-      const float e = a.label_smoothing;
-      float loss = (1.0f - e) * w * (lse - row[target]) + a.z_loss * w * lse * lse;
-      if (e > 0)
-        loss +=
-            e / static_cast<float>(V) * (static_cast<float>(all_weights) * lse - reduced.weighted);
-      losses[n] = loss;
-      if (!gradients) return;
-      const float scale = each ? a.row_grad.as<float>()[n] : mean_scale;
-      const auto weights_sum = static_cast<float>(all_weights);
-      switch_float(slopes_dtype, [&](auto type) {
-        slope_row<decltype(type)>(a, row, V, target, lse, weights_sum, scale);
+    switch_float(a.x.dtype, [&](auto slope) {
+      switch_float(logits_dtype, [&](auto logit) {
+        using L = decltype(logit);
+        parallel_for(rows, [&](index_t r, int) {
+          finish_row<decltype(slope)>(a, sums, n0 + r, logits.row<L>(r), gradients, losses);
+        });
       });
     });
     if (!gradients) continue;
-    TensorView slopes = l;
-    slopes.dtype = slopes_dtype;
-    slopes.strides[0] = V * (4 / size_of(slopes_dtype));
+    TensorView slopes = logits;
+    slopes.dtype = a.x.dtype;
+    slopes.strides[0] = V * (size_of(logits_dtype) / size_of(slopes.dtype));
     if (a.dx.defined()) {
-      TensorView dx = a.dx;
-      dx.shape[0] = rows;
-      dx.data = static_cast<char*>(a.dx.data) + n0 * a.dx.strides[0] * size_of(a.dx.dtype);
-      gemm(product(matrix_of(slopes), matrix_of(a.weight), dx, V, low), ctx);
+      gemm(product(matrix_of(slopes), matrix_of(a.weight), rows_of(a.dx, n0, rows), V, low), ctx);
     }
-    if (a.dweight.defined()) {
-      Gemm share = product(matrix_of(slopes).transposed(), matrix_of(x), a.dweight, rows, low);
+    if (dweight.defined()) {
+      Gemm share = product(matrix_of(slopes).transposed(), matrix_of(x), dweight, rows, low);
       share.accumulate = n0 > 0;
       gemm(share, ctx);
     }
-    if (a.dbias.defined()) {
-      column_sums(slopes, bias_part, ctx);
-      float* total = a.dbias.as<float>();
-      const auto add = [&](index_t c, auto... n) {
-        (Vec::load(total + c, n...) + Vec::load(bias_part + c, n...)).store(total + c, n...);
-      };
-      for_each_vec(V, add, add);
-    }
+    if (a.dbias.defined()) add_columns(slopes, bias_part, a.dbias.as<float>(), ctx);
   }
-  if (each) return;
+  if (dweight.defined() && dweight.data != a.dweight.data) round_rows(dweight, a.dweight);
+  if (a.reduction == Reduction::none) return;
   double total = 0.0;
   for (index_t n = 0; n < N; ++n) total += losses[n];
   *a.loss.as<float>() =
-      static_cast<float>(a.reduction == Reduction::mean ? total / row_weights : total);
+      static_cast<float>(a.reduction == Reduction::mean ? total / sums.rows : total);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -7,7 +7,7 @@ namespace fusedlm {
 enum class Reduction : uint8_t { none, mean, sum };
 
 /// Cross-entropy of logits = x weight^T + bias against targets, with its gradients, while only a chunk of
-/// rows of the logits exists at a time. With l = softcap tanh(logits / softcap) (or the logits), class
+/// rows of the logits (in the dtype of x) exists at a time. With l = softcap tanh(logits / softcap) (or the logits), class
 /// weights w (or 1), e = label_smoothing and lse = log(sum(exp(l))), a row with target y loses
 ///   (1 - e) w[y] (lse - l[y]) + e / V sum_j w[j] (lse - l[j]) + z_loss w[y] lse^2
 /// and nothing if y == ignore_index. `mean` divides by the sum of w[y] over the rows that count.
@@ -17,7 +17,7 @@ enum class Reduction : uint8_t { none, mean, sum };
 ///   loss       [N] float32 for none, else [1]
 ///   row_grad   [N] float32: the gradient arriving at each row's loss; only for none, where any of
 ///              dx, dweight, dbias is defined. For mean and sum they are the gradients of the loss itself
-///   dx [N, C] as x; dweight [V, C], dbias [V] float32; each may be undefined
+///   dx [N, C] as x; dweight [V, C] float32 or as weight, dbias [V] float32; each may be undefined
 /// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range.
 struct LinearCrossEntropy {
   TensorView x, weight, bias, targets, class_weight, row_grad, loss, dx, dweight, dbias;

@@ -20,7 +20,7 @@ def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore
     rows = as_rows(x)
     loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32)
     dx = empty(x.shape if need_dx else (0,), x.dtype)
-    dweight = empty(weight.shape if need_dweight else (0,), torch.float32)
+    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype)
     dbias = empty((weight.shape[0] if need_dbias else 0,), torch.float32)
     core.linear_cross_entropy(
         rows,
@@ -45,7 +45,7 @@ def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore
 def _gradients_fake(x, weight, need_dx, need_dweight, need_dbias):
     return (
         x.new_empty(x.shape if need_dx else (0,)),
-        x.new_empty(weight.shape if need_dweight else (0,), dtype=torch.float32),
+        weight.new_empty(weight.shape if need_dweight else (0,)),
         x.new_empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32),
     )
 
