@@ -149,7 +149,7 @@ def test_signatures_are_those_of_ops():
     for name in fnp.__all__:
         ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (fnp, ops))
         assert [(p.name, p.kind, p.default) for p in ours.values()] == [
-            (p.name, p.kind, p.default) for p in theirs.values()
+            (p.name, p.kind, p.default) for p in theirs.values() if p.name != "sparse_grad"
         ]
 
 

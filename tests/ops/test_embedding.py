@@ -98,6 +98,21 @@ def test_empty_batch():
     assert out.shape == (2, 0, 8) and not weight.grad.any()
 
 
+@pytest.mark.parametrize("padding_idx", [None, 1])
+def test_sparse_gradient_equals_the_dense_one_and_joins_it(padding_idx):
+    weight, tokens = randn(9, 8, seed=0).requires_grad_(), torch.tensor([[1, 4, 4], [7, 1, 4]])
+    dout = randn(2, 3, 8, seed=1)
+
+    def grad(extra: bool, sparse: bool):
+        out = ops.embedding(tokens, weight, padding_idx=padding_idx, sparse_grad=sparse)
+        loss = (out * dout).sum() + (weight.square().sum() if extra else 0.0)
+        return torch.autograd.grad(loss, weight)[0]
+
+    assert grad(False, True).is_sparse
+    assert torch.equal(grad(False, True).to_dense(), grad(False, False))
+    assert not grad(True, True).is_sparse and torch.equal(grad(True, True), grad(True, False))
+
+
 def test_bad_arguments_are_named():
     weight, tokens = torch.ones(5, 8), torch.tensor([[0, 4], [5, 1]])
     with pytest.raises(ValueError, match=r"tokens has 5 at \[2\], expected 0 <= id < V = 5"):

@@ -107,7 +107,13 @@ class Decoder(nn.Module):
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
 
-        branch = self.embedding(tokens, positions, dtype=self.compute_dtype)
+        branch = self.embedding(
+            tokens,
+            positions,
+            dtype=self.compute_dtype,
+            # A tied head makes the gradient dense anyway; compiled graphs have no sparse tensors.
+            sparse_grad=self.head is None and not torch.compiler.is_compiling(),
+        )
         if self.config.dropout and self.training:
             branch = dropout(branch, self.config.dropout)
         stream = None

@@ -22,7 +22,11 @@ class Embedding(nn.Module):
         self.position_weight = normal(positions, width) if positions else None
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, dtype: torch.dtype | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        sparse_grad: bool = False,
     ) -> Tensor:
         learned = self.position_weight is not None
         return ops.embedding(
@@ -31,6 +35,7 @@ class Embedding(nn.Module):
             position_weight=self.position_weight,
             positions=positions if learned else None,
             dtype=dtype,
+            sparse_grad=sparse_grad,
         )
 
 

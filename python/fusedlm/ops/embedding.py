@@ -8,7 +8,9 @@ from torch import Tensor
 from ._support import as_rows, core, define, empty
 
 
-def _forward(tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype):
+def _forward(
+    tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype, sparse: bool
+):
     out = empty((*tokens.shape, weight.shape[1]), dtype)
     flat = tokens.reshape(-1).contiguous()
     core.embedding_forward(
@@ -21,7 +23,7 @@ def _forward(tokens, weight, positions, position_weight, padding_idx: int, dtype
     return out
 
 
-def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype):
+def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype, sparse):
     return weight.new_empty((*tokens.shape, weight.shape[1]), dtype=dtype)
 
 
@@ -36,9 +38,10 @@ def _backward_fake(dout, tokens, rows, padding_idx, dtype):
 
 
 def _setup_context(ctx, inputs, output):
-    tokens, weight, positions, position_weight, padding_idx, _ = inputs
+    tokens, weight, positions, position_weight, padding_idx, _, sparse = inputs
     ctx.save_for_backward(tokens, positions)
     ctx.weight_rows, ctx.weight_dtype, ctx.padding_idx = weight.shape[0], weight.dtype, padding_idx
+    ctx.sparse = sparse
     ctx.position_rows = None if position_weight is None else position_weight.shape[0]
 
 
@@ -46,19 +49,29 @@ def _autograd(ctx, dout):
     tokens, positions = ctx.saved_tensors
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
-        dweight = torch.ops.fusedlm.embedding_backward(
-            dout, tokens, ctx.weight_rows, ctx.padding_idx, ctx.weight_dtype
-        )
+        make = _sparse_gradient if ctx.sparse else torch.ops.fusedlm.embedding_backward
+        dweight = make(dout, tokens, ctx.weight_rows, ctx.padding_idx, ctx.weight_dtype)
     if ctx.position_rows is not None and ctx.needs_input_grad[3]:
         dposition = torch.ops.fusedlm.embedding_backward(
             dout, positions, ctx.position_rows, -1, ctx.weight_dtype
         )
-    return None, dweight, None, dposition, None, None
+    return None, dweight, None, dposition, None, None, None
+
+
+def _sparse_gradient(dout, tokens, rows: int, padding_idx: int, dtype: torch.dtype) -> Tensor:
+    used, index = torch.unique(tokens, return_inverse=True)
+    values = torch.ops.fusedlm.embedding_backward(dout, index, used.shape[0], -1, dtype)
+    if padding_idx >= 0:
+        values[used == padding_idx] = 0
+    shape = (rows, dout.shape[-1])
+    return torch.sparse_coo_tensor(
+        used[None], values, shape, is_coalesced=True, check_invariants=False
+    )
 
 
 define(
     "embedding(Tensor tokens, Tensor weight, Tensor? positions, Tensor? position_weight,"
-    " int padding_idx, ScalarType dtype) -> Tensor",
+    " int padding_idx, ScalarType dtype, bool sparse) -> Tensor",
     _forward,
     _forward_fake,
     setup_context=_setup_context,
@@ -80,12 +93,15 @@ def embedding(
     positions: Tensor | None = None,
     padding_idx: int | None = None,
     dtype: torch.dtype | None = None,
+    sparse_grad: bool = False,
 ) -> Tensor:
     """weight[tokens] + position_weight[positions].
 
     tokens [...] int64; weight [V, C] and position_weight [P, C] float32 or bfloat16; positions
     broadcastable to tokens, by default the index in the last dimension; the gradient of row
-    `padding_idx` is 0. Returns [..., C] in `dtype` (default: weight's, or autocast's).
+    `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor; where weight
+    has a dense gradient too (a tied head), autograd adds the few rows to that in place.
+    Returns [..., C] in `dtype` (default: weight's, or autocast's).
     Raises ValueError naming a token outside [0, V) or a position outside [0, P).
     """
     if dtype is None:
@@ -108,4 +124,6 @@ def embedding(
     elif positions is not None:
         raise ValueError("embedding: positions is given without position_weight")
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
-    return torch.ops.fusedlm.embedding(tokens, weight, positions, position_weight, padding, dtype)
+    return torch.ops.fusedlm.embedding(
+        tokens, weight, positions, position_weight, padding, dtype, sparse_grad
+    )

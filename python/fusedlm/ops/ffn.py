@@ -108,10 +108,13 @@ def _setup_context(ctx, inputs, output):
     ]
     ctx.has_residual = residual is not None
     ctx.mark_non_differentiable(up, gate)
+    ctx.set_materialize_grads(False)  # up and gate get none, and zeros for them would cost a pass
     ctx.save_for_backward(x, up_weight, gate_weight, down_weight, up, gate)
 
 
 def _autograd(ctx, dy, _dup, _dgate):
+    if dy is None:
+        return (None,) * 9
     x, up_weight, gate_weight, down_weight, up, gate = ctx.saved_tensors
     biases = [dtype is not None for dtype in (ctx.dtypes[1], ctx.dtypes[3], ctx.dtypes[5])]
     dx, *grads = torch.ops.fusedlm.ffn_backward(

@@ -66,10 +66,13 @@ def _setup_context(ctx, inputs, output):
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.has_residual = residual is not None
     ctx.mark_non_differentiable(pre)
+    ctx.set_materialize_grads(False)  # pre gets none, and zeros for it would cost a pass
     ctx.save_for_backward(x, weight, pre)
 
 
 def _autograd(ctx, dy, _dpre):
+    if dy is None:
+        return (None,) * 5
     x, weight, pre = ctx.saved_tensors
     need_dx, need_dweight, need_dbias, _, _ = ctx.needs_input_grad
     need_dbias = need_dbias and ctx.bias_dtype is not None
