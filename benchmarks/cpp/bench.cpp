@@ -82,9 +82,8 @@ void bench_gemm(DType dtype, double roof) {
     const double flops = 2.0 * static_cast<double>(s.N) * static_cast<double>(s.K * s.O);
     const std::string shape =
         std::to_string(s.N) + " x " + std::to_string(s.K) + " x " + std::to_string(s.O);
-    report(("forward " + shape).c_str(), flops, roof, [&] {
-      linear_forward({.x = x.view, .weight = weight.view, .y = y.view}, ctx);
-    });
+    report(("forward " + shape).c_str(), flops, roof,
+           [&] { linear_forward({.x = x.view, .weight = weight.view, .y = y.view}, ctx); });
     report(("dx      " + shape).c_str(), flops, roof, [&] {
       linear_backward({.dy = y.view, .x = x.view, .weight = weight.view, .dx = x.view}, ctx);
     });
