@@ -137,12 +137,12 @@ TEST(LinearCrossEntropy, LossAndGradientsEqualDouble) {
                    dbias = truth.dlogits.sum_of_rows();
       on_every_isa([&] {
         const Outputs o = run(c, in, dtype);
-        // bfloat16 logits are rounded, by up to 2^-9 of each, which mostly averages out in a loss; so are
+        // bfloat16 logits are rounded, by up to 2^-9 of each (as torch rounds its own); so are
         // their gradients before the products.
-        expect_close(o.loss, truth.loss, dtype == DType::float32 ? 2e-6 : 2e-4, "loss");
+        expect_close(o.loss, truth.loss, dtype == DType::float32 ? 2e-6 : 0x1p-9, "loss");
         expect_close(o.dx, dx, tolerance_of(dtype, c.V, 2), "dx");
         expect_close(o.dweight, dweight, tolerance_of(dtype, c.N, 2), "dweight");
-        expect_close(o.dbias, dbias, tolerance_of(dtype, c.N), "dbias");
+        expect_close(o.dbias, dbias, tolerance_of(dtype, c.N, 2), "dbias");
       });
     }
   }
