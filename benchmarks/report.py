@@ -135,17 +135,23 @@ def main() -> None:
         + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in roofs.items())
         + f"; memory copies at {memory / 1e9:.0f} GB/s.",
     ]
+
+    def write() -> None:  # after each part: a long run that is cut off leaves what it has
+        (given.out / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
+
     if "training" in given.only:
         rows = measure_training(10 * given.seconds)
         parts += ["## Training step", "Forward, backward, clipping and AdamW.", table(rows)]
+        write()
     if "ops" in given.only:
         rows, points = measure_ops(given.seconds)
         plots.roofline(points, roofs, memory, given.out / "roofline.png")
         parts += ["## Ops", table(rows), "![roofline](roofline.png)"]
+        write()
     if "curves" in given.only:
         curves.measure(given.out / "curves.png", given.seconds)
         parts += ["## Against length, width, vocabulary and threads", "![curves](curves.png)"]
-    (given.out / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
+        write()
     print(f"wrote {given.out / 'benchmarks.md'}")
 
 
