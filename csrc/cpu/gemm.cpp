@@ -23,6 +23,8 @@ constexpr index_t kPackedBytes = index_t{8} << 20;
 // Rows of A in a task: a part of L2 that leaves room for the stream of B, and rows enough that the
 // stream costs little.
 constexpr index_t kTaskBytes = index_t{384} << 10, kTaskPanels = 16;
+// Blocks of rows for each thread, at least, while a block keeps enough rows to be worth a stream of B.
+constexpr index_t kBlocksPerThread = 4, kLeastPanels = 4;
 // The last blocks of rows, so many for each thread, are dealt in pieces, so many for each thread,
 // so that all finish together; the blocks before are packed once and see all of B.
 constexpr index_t kSplitBlocks = 2, kPieces = 8;
@@ -48,6 +50,9 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
   T* pre = g.preactivation ? static_cast<T*>(g.preactivation) + m * g.c_stride + n0 : nullptr;
   const T* residual =
       g.residual ? static_cast<const T*>(g.residual) + m * g.residual_stride + n0 : nullptr;
+  const T* slope_at =
+      g.slope_at ? static_cast<const T*>(g.slope_at) + m * g.c_stride + n0 : nullptr;
+  T* active = g.activated ? static_cast<T*>(g.activated) + m * g.c_stride + n0 : nullptr;
   const auto body = [&](index_t j, auto... n) {
     Vec v = Vec::load(tile + j);
     if (g.bias) {
@@ -58,7 +63,13 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
       v.store(pre + j, n...);
       v = Vec::load(pre + j, n...);  // what the backward will see
     }
-    v = activate(g.activation, v);
+    if (slope_at) {
+      const Vec at = Vec::load(slope_at + j, n...);
+      activate(g.activation, at).store(active + j, n...);
+      v = v * activate_slope(g.activation, at);
+    } else {
+      v = activate(g.activation, v);
+    }
     if (residual) v = v + Vec::load(residual + j, n...);
     if (g.accumulate) v = v + Vec::load(c + j, n...);
     v.store(c + j, n...);
@@ -198,7 +209,9 @@ void gemm(const Gemm& g, Context& ctx) {
   cut.depth = max_of(1, ceil_div(block_k, per_lane));
   const index_t panels_n = ceil_div(g.N, kNR), panels_m = ceil_div(g.M, kMR);
   const index_t some_n = min_of(panels_n, max_of(8, kPackedBytes / (cut.depth * kNR * 4)));
-  const index_t task_m = max_of(1, min_of(kTaskPanels, kTaskBytes / (cut.depth * kMR * 4)));
+  const index_t fitting = min_of(kTaskPanels, kTaskBytes / (cut.depth * kMR * 4));
+  const index_t fair = ceil_div(panels_m, kBlocksPerThread * threads);
+  const index_t task_m = max_of(1, min_of(fitting, max_of(kLeastPanels, fair)));
   cut.row_blocks = ceil_div(panels_m, task_m);
   cut.whole_blocks = max_of(0, cut.row_blocks - kSplitBlocks * threads);
   const index_t split_blocks = cut.row_blocks - cut.whole_blocks;

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,21 @@ def test_rope_scaling_changes_the_result_only_through_the_tables():
     doubled = 2 * torch.arange(12)
     torch.testing.assert_close(b(tokens[:, :12], positions=doubled), a(tokens[:, :12]))
     assert not torch.allclose(b(tokens), a(tokens))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recompute_gives_the_same_bits(name):
+    config = replace(CONFIGS[name], dropout=0.2)
+    tokens = torch.randint(config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(3))
+    found = []
+    for recompute in (False, True):
+        model = small_model(config).train()
+        model.recompute = recompute
+        torch.manual_seed(5)
+        loss = model(tokens, tokens.roll(1))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_initial_loss_is_that_of_a_uniform_guess_and_residual_weights_are_smaller():

@@ -12,8 +12,8 @@ from .options import ConfigFile, Precision, Threads, choose_precision, given, se
 
 # What may be given with --resume.
 _ON_RESUME = {
-    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "threads", "quiet",
-    "config",
+    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "recompute", "threads",
+    "quiet", "config",
 }  # fmt: skip
 
 
@@ -65,6 +65,9 @@ def train(
     ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.")] = 1,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
+    ] = False,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     config: ConfigFile = None,
@@ -95,7 +98,7 @@ def train(
             )
         prepared, settings = again(out, text)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
-        values["log_every"] = log_every
+        values |= {"log_every": log_every, "recompute": recompute}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
         recipe = Recipe(text or "", out, progress=not quiet)
         carry_out(prepared, settings, recipe, resume=True)
@@ -106,7 +109,7 @@ def train(
         steps=steps, batch=batch, accumulate=accumulate, lr=lr, min_lr_ratio=min_lr_ratio,
         warmup=warmup, weight_decay=weight_decay, clip=clip,
         precision=choose_precision(precision), seed=seed, eval_every=eval_every,
-        eval_batches=eval_batches, save_every=save_every, log_every=log_every,
+        eval_batches=eval_batches, save_every=save_every, log_every=log_every, recompute=recompute,
     )  # fmt: skip
     recipe = Recipe(
         text, out, style, tokenizer, vocab_size, validation,

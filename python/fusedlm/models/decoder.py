@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
+from torch.utils.checkpoint import checkpoint
 
 from fusedlm import ops
 from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope, SelfAttention
@@ -69,12 +70,24 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The language model of `config`. Parameters are float32; `compute_dtype` sets activations."""
+    """The language model of `config`. Parameters are float32; `compute_dtype` sets activations.
 
-    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+    With `recompute` a training step keeps only what enters each block and computes the block again
+    in the backward (Chen et al. 2016, arXiv:1604.06174): the same bits, less memory, a third more
+    work. `decoder.recompute` and `decoder.compute_dtype` may be set at any time.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute_dtype: torch.dtype = torch.float32,
+        *,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.recompute = recompute
         learned = config.position == "learned"
         self.embedding = Embedding(
             config.vocab_size, config.width, positions=config.context if learned else 0
@@ -119,7 +132,12 @@ class Decoder(nn.Module):
         stream = None
         for index, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[index]
-            branch, stream = block(branch, stream, self.rope, positions, layer_cache)
+            if self.recompute and torch.is_grad_enabled() and cache is None:
+                branch, stream = checkpoint(
+                    block, branch, stream, self.rope, positions, None, use_reentrant=False
+                )
+            else:
+                branch, stream = block(branch, stream, self.rope, positions, layer_cache)
 
         if cache is not None:
             branch, stream = (cache.last_rows(x) for x in (branch, stream))

@@ -32,7 +32,7 @@ from fusedlm.optim import AdamW
 from .config import TrainConfig
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-FREE_FIELDS = ("steps", "eval_every", "eval_batches", "save_every", "log_every")
+FREE_FIELDS = ("steps", "eval_every", "eval_batches", "save_every", "log_every", "recompute")
 
 
 @dataclass

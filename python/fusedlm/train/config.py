@@ -17,7 +17,8 @@ class TrainConfig:
     rate rises linearly over `warmup` steps to `lr` and falls along a cosine to lr * min_lr_ratio at
     `steps`. weight_decay holds for matrices, not for norms and biases. Gradients are clipped to a
     global norm of `clip` (None: not). precision "bfloat16" computes activations in bfloat16; the
-    weights, their gradients and the optimizer stay float32. eval_batches None evaluates on all of
+    weights, their gradients and the optimizer stay float32. recompute trades time for memory and
+    changes no result. eval_batches None evaluates on all of
     the validation data. Raises ValueError naming the field that does not fit.
     """
 
@@ -38,6 +39,7 @@ class TrainConfig:
     eval_batches: int | None = None
     save_every: int = 200
     log_every: int = 1
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "eval_every", "save_every", "log_every"):
@@ -58,6 +60,8 @@ class TrainConfig:
             self._bad("clip", "a number above 0 or None")
         if self.precision not in PRECISIONS:
             self._bad("precision", " or ".join(PRECISIONS))
+        if type(self.recompute) is not bool:
+            self._bad("recompute", "True or False")
         betas = self.betas
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             self._bad("betas", "two numbers in [0, 1)")

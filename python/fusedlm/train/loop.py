@@ -101,6 +101,7 @@ def train(
     batches = Batches(train_data, config.batch, context, config.seed)
     optimizer = make_optimizer(model, config)
     model.compute_dtype = getattr(torch, config.precision)
+    model.recompute = config.recompute
     fingerprint = train_data.fingerprint()
     at = Progress()
     if resume:

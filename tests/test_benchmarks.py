@@ -1,0 +1,42 @@
+"""The benchmarks cover every op and compute their ratios right; nothing is timed here."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.cases import cases
+from benchmarks.report import HEADER, Row, table
+from benchmarks.timing import Times, alternate
+from benchmarks.training import Shape
+from fusedlm import ops
+
+# Measured inside a training step, or only a set-up.
+WITHOUT_CASE = {"adamw_step_", "grad_norm", "attention_qkv", "rope_tables"}
+
+
+def test_every_op_has_a_case_and_names_are_unique():
+    with torch.device("meta"):
+        found = list(cases(torch.bfloat16))
+    assert {case.op for case in found} == set(ops.__all__) - WITHOUT_CASE
+    assert len({case.name for case in found}) == len(found)
+    assert all(case.flops > 0 or case.op == "embedding" for case in found)
+
+
+def test_candidates_run_in_turn():
+    order = []
+    times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.0)
+    assert order[:4] == ["a", "b", "a", "b"] and len(times["a"].seconds) >= 5
+
+
+def test_a_table_row_has_the_ratio_of_best_and_median():
+    row = Row(
+        "x", "float32", {"ours": Times((1.0, 2.0, 4.0)), "eager": Times((3.0, 3.0, 9.0))}, 0.5
+    )
+    lines = table([row]).splitlines()
+    assert [line.count("|") for line in lines] == [len(HEADER) + 1] * 3
+    assert "| 3000.00 | 3.00x | 1.50x |" in lines[2] and lines[2].endswith("| 50% |")
+
+
+def test_flops_of_a_training_step():
+    # One layer of width 2 with one head, vocabulary 3, two tokens: products of 12 * 4 + 6 weights.
+    assert Shape(V=3, T=2, C=2, L=1, H=1, B=1).flops() == 2 * (6 * (48 + 6) + 7 * 2 * 2)
