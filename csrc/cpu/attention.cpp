@@ -180,43 +180,63 @@ Scratch take_scratch(const Sizes& z, Context& ctx) {
   return w;
 }
 
+void pack_tile(const AttentionForward& a, const Sizes& z, index_t unit, index_t tile,
+               uint32_t* packed) {
+  const index_t j0 = tile * kTileK, g = unit % z.G;
+  const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
+  if (j0 >= s.S) return;
+  const index_t in_tile = min_of(kTileK, s.S - j0);
+  z.packing.pack_rows(head_rows(a.key, s.b, s.k0 + j0, g), in_tile, z.D, packed + j0 * z.row_lanes);
+  z.packing.pack_panels(head_rows(a.value, s.b, s.k0 + j0, g), in_tile, z.D,
+                        packed + z.key_lanes + tile * z.value_tile_lanes);
+}
+
+// Head r of a unit, query tile `tile`.
+void multiply_tile(const AttentionForward& a, const Sizes& z, index_t unit, index_t r, index_t tile,
+                   const uint32_t* packed, const Scratch& w) {
+  const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
+  if (tile * kTileQ >= s.T) return;
+  query_tile(a, z, s, unit % z.G * z.R + r, tile * kTileQ, packed, packed + z.key_lanes, w);
+}
+
 }  // namespace
 
 void attention_forward(const AttentionForward& a, Context& ctx) {
   const Sizes z = sizes_of(a);
   if (z.max_T <= kFewQueries) return attention_of_few_queries(a, ctx);
   Workspace& ws = ctx.workspace();
-  const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G;
-  const index_t value_lanes = z.key_tiles * z.value_tile_lanes,
-                unit_lanes = z.key_lanes + value_lanes;
-  const index_t threads = num_threads();
-  const index_t some =
-      min_of(units, max_of(threads, kPackedBytes / max_of(1, unit_lanes * index_t{4})));
+  const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G, threads = num_threads();
+  const index_t unit_lanes = z.key_lanes + z.key_tiles * z.value_tile_lanes;
+  // With units enough for all threads each is packed and used by one, and stays in its L2; else several
+  // threads share what is packed.
+  const bool alone = one_thread_each(units, unit_lanes);
+  const index_t fitting = kPackedBytes / max_of(1, unit_lanes * index_t{4});
+  const index_t some = alone ? threads : min_of(units, max_of(threads, fitting));
   auto* packed = ws.take<uint32_t>(some * unit_lanes);
   auto* scratch = ws.take<Scratch>(threads);
   for (index_t i = 0; i < threads; ++i) scratch[i] = take_scratch(z, ctx);
-  const index_t query_tiles = ceil_div(z.max_T, kTileQ);
+  const index_t query_tiles = ceil_div(z.max_T, kTileQ), products = z.R * query_tiles;
+  if (alone) {
+    parallel_for(units, [&](index_t unit, int thread) {
+      uint32_t* mine = packed + thread * unit_lanes;
+      for (index_t tile = 0; tile < z.key_tiles; ++tile) pack_tile(a, z, unit, tile, mine);
+      for (index_t n = 0; n < products; ++n) {
+        multiply_tile(a, z, unit, n / query_tiles, n % query_tiles, mine, scratch[thread]);
+      }
+    });
+    return;
+  }
   for (index_t first = 0; first < units; first += some) {
     const index_t count = min_of(some, units - first);
     parallel_for(count * z.key_tiles, [&](index_t task, int) {
-      const index_t unit = first + task / z.key_tiles, tile = task % z.key_tiles;
-      const index_t j0 = tile * kTileK, g = unit % z.G;
-      const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
-      if (j0 >= s.S) return;
-      uint32_t* to = packed + (unit - first) * unit_lanes;
-      const index_t in_tile = min_of(kTileK, s.S - j0);
-      z.packing.pack_rows(head_rows(a.key, s.b, s.k0 + j0, g), in_tile, z.D, to + j0 * z.row_lanes);
-      z.packing.pack_panels(head_rows(a.value, s.b, s.k0 + j0, g), in_tile, z.D,
-                            to + z.key_lanes + tile * z.value_tile_lanes);
+      const index_t i = task / z.key_tiles;
+      pack_tile(a, z, first + i, task % z.key_tiles, packed + i * unit_lanes);
     });
     // The last tiles of a causal sequence see the most keys: they go first.
-    parallel_for(count * z.R * query_tiles, [&](index_t task, int thread) {
+    parallel_for(count * products, [&](index_t task, int thread) {
       const index_t tile = query_tiles - 1 - task / (count * z.R), rest = task % (count * z.R);
-      const index_t unit = first + rest / z.R, h = unit % z.G * z.R + rest % z.R;
-      const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
-      if (tile * kTileQ >= s.T) return;
-      const uint32_t* keys = packed + (unit - first) * unit_lanes;
-      query_tile(a, z, s, h, tile * kTileQ, keys, keys + z.key_lanes, scratch[thread]);
+      const index_t i = rest / z.R;
+      multiply_tile(a, z, first + i, rest % z.R, tile, packed + i * unit_lanes, scratch[thread]);
     });
   }
 }

@@ -43,6 +43,9 @@ struct Scratch {
   float *scores, *dweights, *bias, *keep, *rows;  // blocks of kBlockRows keys; whole tiles
   uint32_t *weights, *slopes,
       *slopes_n;  // [keys][lanes of queries] twice, [panel][lanes of keys][kNR]
+  // Whether sums of dkey and dvalue (a block of keys) and of dquery (a panel) have begun: the first
+  // products write them, so that they need not be cleared.
+  bool *seen_keys, *seen_queries;
 };
 
 Sizes sizes_of(const AttentionBackward& a) {
@@ -221,6 +224,12 @@ void differentiate_block(const AttentionOptions& o, const Packing& pack, const T
   }
 }
 
+Start start_of(bool& seen) {
+  const Start start = seen ? Start::add : Start::zero;
+  seen = true;
+  return start;
+}
+
 void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
                index_t chunk, index_t key_tile, index_t query_tile, const Unit& u,
                const Scratch& w) {
@@ -270,11 +279,12 @@ void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, in
     const uint32_t *weights = w.weights + j * row_lanes + from,
                    *slopes = w.slopes + j * row_lanes + from;
     const index_t row = (r * z.S + j0 + j) * z.stride;
+    const Start start = start_of(w.seen_keys[j / kBlockRows]);
     for (index_t d = 0; d < z.stride; d += kNR) {
       multiply_rows(pairs, weights, row_lanes, dout_n + d * depth + from * kNR, lanes_left, some,
-                    u.dvalue + row + d, z.stride, Start::add);
+                    u.dvalue + row + d, z.stride, start);
       multiply_rows(pairs, slopes, row_lanes, query_n + d * depth + from * kNR, lanes_left, some,
-                    u.dkey + row + d, z.stride, Start::add);
+                    u.dkey + row + d, z.stride, start);
     }
   }
   const index_t key_depth = z.packing.lanes(t.keys);
@@ -285,7 +295,17 @@ void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, in
     const index_t from = z.packing.lanes(t.begin[p]), to = z.packing.lanes(t.end[p]);
     multiply_panels(pairs, u.key_n + key_tile * z.key_n + from * kNR, kNR * key_depth,
                     w.slopes_n + (p * z.packing.lanes(kKeys) + from) * kNR, to - from, z.D,
-                    dquery + p * z.depth * kTileQ, kTileQ, Start::add);
+                    dquery + p * z.depth * kTileQ, kTileQ,
+                    start_of(w.seen_queries[query_tile * 2 + p]));
+  }
+}
+
+// Of `rows` rows of `stride` floats, in blocks: those of blocks that no product has written become 0.
+void clear_unseen(const bool* seen, index_t rows, index_t block, index_t stride, float* sums) {
+  for (index_t j = 0; j < rows; j += block) {
+    if (seen[j / block]) continue;
+    __builtin_memset(sums + j * stride, 0,
+                     static_cast<size_t>(min_of(block, rows - j) * stride) * sizeof(float));
   }
 }
 
@@ -304,14 +324,14 @@ void write_dquery(const AttentionBackward& a, const Sizes& z, const Sequence& s,
                   index_t panel, const Unit& u, const Scratch& w) {
   const index_t size = z.depth * kTileQ, panels = z.query_tiles * 2, t0 = panel * kTileQ;
   float* first = u.dquery + (h % z.R * z.chunks * panels + panel) * size;
-  add_parts(first, z.chunks, panels * size, size, a.options.scale, first);
+  if (z.chunks > 1) add_parts(first, z.chunks, panels * size, size, 1.0f, first);
   float* by_query = w.rows;
   transpose(first, kTileQ, z.depth, kTileQ, by_query, z.depth);
   const Matrix to = head_rows(a.dquery, s.b, s.q0 + t0, h);
   switch_float(a.query.dtype, [&](auto type) {
     using T = decltype(type);
     for (index_t i = 0; i < min_of(kTileQ, s.T - t0); ++i) {
-      add_parts(by_query + i * z.depth, 1, 0, z.D, 1.0f,
+      add_parts(by_query + i * z.depth, 1, 0, z.D, a.options.scale,
                 const_cast<T*>(static_cast<const T*>(to.data)) + i * to.row_stride);
     }
   });
@@ -342,8 +362,66 @@ Scratch take_scratch(const Sizes& z, Context& ctx) {
           ws.take<float>(kQueries * max_of(kTileK, z.depth)),
           ws.take<uint32_t>(kKeys * row_lanes),
           ws.take<uint32_t>(kKeys * row_lanes),
-          ws.take<uint32_t>(2 * z.packing.lanes(kKeys) * kNR)};
+          ws.take<uint32_t>(2 * z.packing.lanes(kKeys) * kNR),
+          ws.take<bool>(kKeys / kBlockRows),
+          ws.take<bool>(z.query_tiles * 2)};
 }
+
+// The three stages of a unit, in pieces that may run on different threads.
+struct Stages {
+  const AttentionBackward& a;
+  const Sizes& z;
+
+  Sequence sequence(index_t unit) const {
+    return sequence_at(a.options, a.query, a.key, unit / z.G);
+  }
+  index_t tiles() const { return max_of(z.key_tiles, z.R * z.query_tiles); }
+
+  // Piece n < tiles().
+  void pack(index_t unit, index_t n, const Unit& u) const {
+    const Sequence s = sequence(unit);
+    if (n * kKeys < s.S) pack_keys(a, z, s, unit % z.G, n, u);
+    if (n < z.R * z.query_tiles && n % z.query_tiles * kQueries < s.T) {
+      pack_queries(a, z, s, unit % z.G * z.R + n / z.query_tiles, n % z.query_tiles, u);
+    }
+  }
+
+  // Piece n < R * chunks.
+  void multiply(index_t unit, index_t n, const Unit& u, const Scratch& w) const {
+    const index_t r = n % z.R, chunk = n / z.R, h = unit % z.G * z.R + r;
+    const index_t panels = z.query_tiles * 2;
+    const Sequence s = sequence(unit);
+    __builtin_memset(w.seen_queries, 0, static_cast<size_t>(panels));
+    const index_t end = min_of(ceil_div(s.S, kKeys), (chunk + 1) * z.tiles_per_chunk);
+    for (index_t tile = chunk * z.tiles_per_chunk; tile < end; ++tile) {
+      const index_t j0 = tile * kKeys, keys = min_of(kKeys, s.S - j0);
+      __builtin_memset(w.seen_keys, 0, kKeys / kBlockRows);
+      for (index_t t0 = 0; t0 < s.T; t0 += kQueries) {
+        const index_t rows = min_of(kQueries, s.T - t0);
+        if (visible(a.options, s, t0).low >= j0 + keys ||
+            visible(a.options, s, t0 + rows - 1).high <= j0) {
+          continue;
+        }
+        tile_pair(a, z, s, h, chunk, tile, t0 / kQueries, u, w);
+      }
+      const index_t at = (r * z.S + j0) * z.stride;
+      clear_unseen(w.seen_keys, keys, kBlockRows, z.stride, u.dkey + at);
+      clear_unseen(w.seen_keys, keys, kBlockRows, z.stride, u.dvalue + at);
+    }
+    clear_unseen(w.seen_queries, panels, 1, z.depth * kTileQ,
+                 u.dquery + (r * z.chunks + chunk) * panels * z.depth * kTileQ);
+  }
+
+  // Piece n < 2 * tiles().
+  void write(index_t unit, index_t n, const Unit& u, const Scratch& w) const {
+    const Sequence s = sequence(unit);
+    const index_t panels = z.query_tiles * 2, g = unit % z.G;
+    if (n * kKeys < s.S) write_keys(a, z, s, g, n, u);
+    if (n < z.R * panels && n % panels * kTileQ < s.T) {
+      write_dquery(a, z, s, g * z.R + n / panels, n % panels, u, w);
+    }
+  }
+};
 
 }  // namespace
 
@@ -351,61 +429,42 @@ void attention_backward(const AttentionBackward& a, Context& ctx) {
   const Sizes z = sizes_of(a);
   if (z.T == 0 && z.S == 0) return;
   Workspace& ws = ctx.workspace();
+  const Stages stages{a, z};
   const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G, threads = num_threads();
   Unit probe;
   const index_t unit_lanes = lay_out(z, nullptr, probe);
-  const index_t some = min_of(units, max_of(threads, kUnitBytes / (unit_lanes * 4)));
+  // With units enough for all threads each is done by one, from start to end, and stays in its L2; else
+  // several threads share a unit, stage by stage.
+  const bool alone = one_thread_each(units, unit_lanes);
+  const index_t some =
+      alone ? threads : min_of(units, max_of(threads, kUnitBytes / (unit_lanes * 4)));
   auto* memory = ws.take<uint32_t>(some * unit_lanes);
   auto* list = ws.take<Unit>(some);
   for (index_t i = 0; i < some; ++i) lay_out(z, memory + i * unit_lanes, list[i]);
   auto* scratch = ws.take<Scratch>(threads);
   for (index_t i = 0; i < threads; ++i) scratch[i] = take_scratch(z, ctx);
-  const index_t tiles = max_of(z.key_tiles, z.R * z.query_tiles);
-  const index_t panels = z.query_tiles * 2;
+  const index_t packs = stages.tiles(), products = z.R * z.chunks, writes = 2 * packs;
+  if (alone) {
+    parallel_for(units, [&](index_t unit, int thread) {
+      const Unit& u = list[thread];
+      for (index_t n = 0; n < packs; ++n) stages.pack(unit, n, u);
+      for (index_t n = 0; n < products; ++n) stages.multiply(unit, n, u, scratch[thread]);
+      for (index_t n = 0; n < writes; ++n) stages.write(unit, n, u, scratch[thread]);
+    });
+    return;
+  }
   for (index_t first = 0; first < units; first += some) {
     const index_t count = min_of(some, units - first);
-    const auto sequence = [&](index_t i) {
-      return sequence_at(a.options, a.query, a.key, (first + i) / z.G);
-    };
-    parallel_for(count * tiles, [&](index_t task, int) {
-      const index_t i = task / tiles, n = task % tiles, g = (first + i) % z.G;
-      const Sequence s = sequence(i);
-      if (n * kKeys < s.S) pack_keys(a, z, s, g, n, list[i]);
-      if (n < z.R * z.query_tiles && n % z.query_tiles * kQueries < s.T) {
-        pack_queries(a, z, s, g * z.R + n / z.query_tiles, n % z.query_tiles, list[i]);
-      }
+    parallel_for(count * packs, [&](index_t task, int) {
+      stages.pack(first + task / packs, task % packs, list[task / packs]);
     });
-    parallel_for(count * z.R * z.chunks, [&](index_t task, int thread) {
-      const index_t i = task % count, rest = task / count, r = rest % z.R, chunk = rest / z.R;
-      const index_t h = (first + i) % z.G * z.R + r;
-      const Sequence s = sequence(i);
-      const Unit& u = list[i];
-      const index_t size = panels * z.depth * kTileQ;
-      __builtin_memset(u.dquery + (r * z.chunks + chunk) * size, 0,
-                       static_cast<size_t>(size) * sizeof(float));
-      const index_t end = min_of(ceil_div(s.S, kKeys), (chunk + 1) * z.tiles_per_chunk);
-      for (index_t tile = chunk * z.tiles_per_chunk; tile < end; ++tile) {
-        const index_t j0 = tile * kKeys, keys = min_of(kKeys, s.S - j0);
-        const size_t bytes = static_cast<size_t>(keys * z.stride) * sizeof(float);
-        __builtin_memset(u.dkey + (r * z.S + j0) * z.stride, 0, bytes);
-        __builtin_memset(u.dvalue + (r * z.S + j0) * z.stride, 0, bytes);
-        for (index_t t0 = 0; t0 < s.T; t0 += kQueries) {
-          const index_t rows = min_of(kQueries, s.T - t0);
-          if (visible(a.options, s, t0).low >= j0 + keys ||
-              visible(a.options, s, t0 + rows - 1).high <= j0) {
-            continue;
-          }
-          tile_pair(a, z, s, h, chunk, tile, t0 / kQueries, u, scratch[thread]);
-        }
-      }
+    parallel_for(count * products, [&](index_t task, int thread) {
+      const index_t i = task % count;
+      stages.multiply(first + i, task / count, list[i], scratch[thread]);
     });
-    parallel_for(count * tiles * 2, [&](index_t task, int thread) {
-      const index_t i = task / (tiles * 2), n = task % (tiles * 2), g = (first + i) % z.G;
-      const Sequence s = sequence(i);
-      if (n * kKeys < s.S) write_keys(a, z, s, g, n, list[i]);
-      if (n < z.R * panels && n % panels * kTileQ < s.T) {
-        write_dquery(a, z, s, g * z.R + n / panels, n % panels, list[i], scratch[thread]);
-      }
+    parallel_for(count * writes, [&](index_t task, int thread) {
+      const index_t i = task / writes;
+      stages.write(first + i, task % writes, list[i], scratch[thread]);
     });
   }
 }

@@ -109,6 +109,13 @@ inline void dropout_keep(const AttentionOptions& o, const Sequence& s, index_t h
               count, threshold, 1.0f / (1.0f - o.dropout_p), keep);
 }
 
+/// Whether a unit of work is done by one thread from start to end: there are enough to even out, and what
+/// is packed for one (in 32-bit lanes) stays in a core's L2.
+inline bool one_thread_each(index_t units, index_t lanes) {
+  constexpr index_t kUnitsPerThread = 4, kBytes = index_t{1} << 20;
+  return units >= kUnitsPerThread * num_threads() && lanes * 4 <= kBytes;
+}
+
 /// Rows of one head, [rows, D] of a [B, N, heads, D] tensor from row `first` on.
 inline Matrix head_rows(const TensorView& x, index_t b, index_t first, index_t h) {
   const index_t at = b * x.strides[0] + first * x.strides[1] + h * x.strides[2];
@@ -190,8 +197,13 @@ struct Packing {
       for (index_t r = 0; r < count; ++r, out += lanes(depth)) {
         const T* from = static_cast<const T*>(m.data) + r * m.row_stride;
         if (pairs) {  // only bfloat16 is multiplied in pairs
-          if (depth % 2) out[lanes(depth) - 1] = 0;
-          __builtin_memcpy(out, from, static_cast<size_t>(depth) * sizeof(bfloat16));
+          // Bits go through the vectors as they are; rows are too short for a call of memcpy.
+          const auto copy = [&](index_t k, auto... n) {
+            Vec::load(reinterpret_cast<const float*>(from) + k, n...)
+                .store(reinterpret_cast<float*>(out) + k, n...);
+          };
+          for_each_vec(depth / 2, copy, copy);
+          if (depth % 2) out[depth / 2] = detail::lane_of(from + depth - 1, 1, true, false);
         } else {
           float* to = reinterpret_cast<float*>(out);
           const auto widen = [&](index_t d, auto... n) {
