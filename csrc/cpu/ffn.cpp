@@ -1,7 +1,7 @@
-// Feed-forward block. The up product writes its preactivation and, in the same epilogue, the activated
-// h; a gated block multiplies act(gate) * up in one pass over rows. The backward keeps only the
-// preactivations: dup and h are made again in the epilogue of the product that gives dh, or, in a gated
-// block, dup, dgate and h in one pass over dh; the other products follow.
+// Feed-forward block. The up product writes its preactivation and, in the same epilogue, the
+// activated h; a gated block multiplies act(gate) * up in one pass over rows. The backward keeps
+// only the preactivations: one pass over dh makes h again and dup (and dgate), and the products
+// follow.
 
 #include "fusedlm/ffn.h"
 
@@ -41,23 +41,35 @@ void multiply_gate(const FfnForward& a, const TensorView& hidden) {
   });
 }
 
-// In: dh of a gated block. Out: h in `hidden`, the gradient of up in `dh`'s own memory, and that of gate.
-void gate_backward(const FfnBackward& a, const TensorView& dh, const TensorView& hidden,
-                   const TensorView& dgate) {
+// In: dh. Out: h in `hidden`, the gradient of up in `dup` (which may be dh's own memory) and of
+// gate.
+void hidden_backward(const FfnBackward& a, const TensorView& dh, const TensorView& hidden,
+                     const TensorView& dgate) {
   switch_float(a.x.dtype, [&](auto type) {
     using T = decltype(type);
     for_rows(a.x.shape[0], [&](index_t r) {
-      const T *up = a.up.row<T>(r), *gate = a.gate.row<T>(r);
-      T *d = dh.row<T>(r), *h = hidden.row<T>(r), *dg = dgate.row<T>(r);
-      const auto body = [&](index_t c, auto... n) {
-        const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...),
-                  e = Vec::load(d + c, n...);
-        const Vec active = activate(a.activation, g);
-        (active * u).store(h + c, n...);
-        (e * active).store(d + c, n...);
-        (e * u * activate_slope(a.activation, g)).store(dg + c, n...);
-      };
-      for_each_vec(hidden.shape[1], body, body);
+      const T* up = a.up.row<T>(r);
+      T *d = dh.row<T>(r), *h = hidden.row<T>(r);
+      if (a.gate_weight.defined()) {
+        const T* gate = a.gate.row<T>(r);
+        T* dg = dgate.row<T>(r);
+        const auto body = [&](index_t c, auto... n) {
+          const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...),
+                    e = Vec::load(d + c, n...);
+          const Vec active = activate(a.activation, g);
+          (active * u).store(h + c, n...);
+          (e * active).store(d + c, n...);
+          (e * u * activate_slope(a.activation, g)).store(dg + c, n...);
+        };
+        for_each_vec(hidden.shape[1], body, body);
+      } else {
+        const auto body = [&](index_t c, auto... n) {
+          const Vec u = Vec::load(up + c, n...);
+          activate(a.activation, u).store(h + c, n...);
+          (Vec::load(d + c, n...) * activate_slope(a.activation, u)).store(d + c, n...);
+        };
+        for_each_vec(hidden.shape[1], body, body);
+      }
     });
   });
 }
@@ -98,14 +110,8 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
   const index_t N = a.x.shape[0], C = a.x.shape[1], F = a.up_weight.shape[0];
   const TensorView dh = scratch_like(a.up, ctx), hidden = scratch_like(a.up, ctx);
   const TensorView dgate = gated ? scratch_like(a.up, ctx) : TensorView();
-  Gemm to_hidden = product(matrix_of(a.dy), matrix_of(a.down_weight), dh, C, low);
-  if (!gated) {  // dh is never written: the epilogue makes the gradient of up of it, and h again
-    to_hidden.activation = a.activation;
-    to_hidden.slope_at = a.up.data;
-    to_hidden.activated = hidden.data;
-  }
-  gemm(to_hidden, ctx);
-  if (gated) gate_backward(a, dh, hidden, dgate);
+  gemm(product(matrix_of(a.dy), matrix_of(a.down_weight), dh, C, low), ctx);
+  hidden_backward(a, dh, hidden, dgate);
   const auto dweight = [&](const TensorView& out, const TensorView& left, const TensorView& right) {
     if (out.defined())
       gemm(product(matrix_of(left).transposed(), matrix_of(right), out, N, low), ctx);

@@ -50,9 +50,6 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
   T* pre = g.preactivation ? static_cast<T*>(g.preactivation) + m * g.c_stride + n0 : nullptr;
   const T* residual =
       g.residual ? static_cast<const T*>(g.residual) + m * g.residual_stride + n0 : nullptr;
-  const T* slope_at =
-      g.slope_at ? static_cast<const T*>(g.slope_at) + m * g.c_stride + n0 : nullptr;
-  T* active = g.activated ? static_cast<T*>(g.activated) + m * g.c_stride + n0 : nullptr;
   const auto body = [&](index_t j, auto... n) {
     Vec v = Vec::load(tile + j);
     if (g.bias) {
@@ -63,13 +60,7 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
       v.store(pre + j, n...);
       v = Vec::load(pre + j, n...);  // what the backward will see
     }
-    if (slope_at) {
-      const Vec at = Vec::load(slope_at + j, n...);
-      activate(g.activation, at).store(active + j, n...);
-      v = v * activate_slope(g.activation, at);
-    } else {
-      v = activate(g.activation, v);
-    }
+    v = activate(g.activation, v);
     if (residual) v = v + Vec::load(residual + j, n...);
     if (g.accumulate) v = v + Vec::load(c + j, n...);
     v.store(c + j, n...);

@@ -34,10 +34,6 @@ struct Gemm {
   index_t residual_stride = 0;
   void* preactivation =
       nullptr;  // if given, A * B + bias is written here too; dtype and stride as C
-  // If given, C = A * B times the slope of the activation at `slope_at`, whose activation itself is
-  // written to `activated`: the backward of an activated layer. Dtype and stride of both as C.
-  const void* slope_at = nullptr;
-  void* activated = nullptr;
 };
 
 /// Runs on all threads; takes its packing buffers from the workspace, inside a scope of its own.
