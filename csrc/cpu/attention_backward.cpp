@@ -8,37 +8,13 @@
 // own, added in a fixed order at the end. The number of chunks follows from the shapes alone, so
 // results do not depend on the number of threads.
 
-#include "cpu/attention_tiles.h"
+#include "cpu/attention_backward_unit.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Enough tasks to feed a few cores where batch and heads alone do not.
-constexpr index_t kTasks = 8;
 // Packed operands and partial sums kept at a time.
 constexpr index_t kUnitBytes = index_t{32} << 20;
-// Queries (two panels) and keys of a tile: with bfloat16 its P^T, dS^T and the B form of dS^T are 8
-// KiB each, and the products over 32 lanes are long beside loading and storing their sums.
-constexpr index_t kQueries = 2 * kTileQ, kKeys = 64;
-
-struct Sizes {
-  index_t H, G, R, D, stride, depth, T, S;  // stride, depth: D in whole panels, whole vectors
-  index_t query_tiles, key_tiles, chunks, tiles_per_chunk;
-  Packing packing;
-  // In lanes: a row of D, a tile's queries in panels of queries or of D, a tile's keys in panels of
-  // D.
-  index_t row, query_t, query_n, key_n;
-};
-
-// Packed operands and sums of one (sequence, key-value head).
-struct Unit {
-  uint32_t *key, *value;                          // [S][row]
-  uint32_t* key_n;                                // for each key tile
-  uint32_t *query_t, *dout_t, *query_n, *dout_n;  // for each head and query tile
-  float *delta, *lse;                             // [R][T in whole tiles], lse in powers of 2
-  float *dquery, *dkey, *dvalue;  // [R][chunks][panels of queries][D][kTileQ], [R][S][stride] twice
-};
-
 struct Scratch {
   float *scores, *dweights, *bias, *keep, *rows;  // blocks of kBlockRows keys; whole tiles
   uint32_t *weights, *slopes,
@@ -47,102 +23,6 @@ struct Scratch {
   // products write them, so that they need not be cleared.
   bool *seen_keys, *seen_queries;
 };
-
-Sizes sizes_of(const AttentionBackward& a) {
-  Sizes z{};
-  z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
-  z.stride = ceil_div(z.D, kNR) * kNR;
-  z.depth = ceil_div(z.D, Vec::size) * Vec::size;
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  z.packing.pairs = a.query.dtype == DType::bfloat16;
-#else
-  z.packing.pairs = false;
-#endif
-  const index_t count = sequence_count(a.options, a.query.shape[0]);
-  for (index_t i = 0; i < count; ++i) {
-    const Sequence s = sequence_at(a.options, a.query, a.key, i);
-    z.T = max_of(z.T, s.T);
-    z.S = max_of(z.S, s.S);
-  }
-  z.query_tiles = ceil_div(z.T, kQueries);
-  z.key_tiles = ceil_div(z.S, kKeys);
-  const index_t wanted = ceil_div(kTasks, max_of(1, count * z.H));
-  z.tiles_per_chunk = max_of(1, ceil_div(z.key_tiles, wanted));
-  z.chunks = max_of(1, ceil_div(z.key_tiles, z.tiles_per_chunk));
-  z.row = z.packing.lanes(z.D);
-  z.query_t = z.row * kQueries;
-  z.query_n = z.packing.panels(kQueries, z.D);
-  z.key_n = z.packing.panels(kKeys, z.D);
-  return z;
-}
-
-// Everything of a unit in one stretch; null base counts only.
-index_t lay_out(const Sizes& z, uint32_t* base, Unit& u) {
-  index_t used = 0;
-  const auto take = [&](index_t count) {
-    uint32_t* at = base ? base + used : nullptr;
-    used += ceil_div(count, 16) * 16;
-    return at;
-  };
-  const auto take_float = [&](index_t count) { return reinterpret_cast<float*>(take(count)); };
-  const index_t queries = z.R * z.query_tiles;
-  u.key = take(z.S * z.row);
-  u.value = take(z.S * z.row);
-  u.key_n = take(z.key_tiles * z.key_n);
-  u.query_t = take(queries * z.query_t);
-  u.dout_t = take(queries * z.query_t);
-  u.query_n = take(queries * z.query_n);
-  u.dout_n = take(queries * z.query_n);
-  u.delta = take_float(queries * kQueries);
-  u.lse = take_float(queries * kQueries);
-  u.dquery = take_float(z.chunks * queries * kQueries * z.depth);
-  u.dkey = take_float(z.R * z.S * z.stride);
-  u.dvalue = take_float(z.R * z.S * z.stride);
-  return used;
-}
-
-void pack_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
-               index_t tile, const Unit& u) {
-  const index_t j0 = tile * kKeys, count = min_of(kKeys, s.S - j0);
-  const Matrix key = head_rows(a.key, s.b, s.k0 + j0, g),
-               value = head_rows(a.value, s.b, s.k0 + j0, g);
-  z.packing.pack_rows(key, count, z.D, u.key + j0 * z.row);
-  z.packing.pack_rows(value, count, z.D, u.value + j0 * z.row);
-  z.packing.pack_panels(key, count, z.D, u.key_n + tile * z.key_n);
-}
-
-void pack_queries(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
-                  index_t tile, const Unit& u) {
-  const index_t t0 = tile * kQueries, rows = min_of(kQueries, s.T - t0), r = h % z.R;
-  const index_t slot = r * z.query_tiles + tile;
-  const Matrix query = head_rows(a.query, s.b, s.q0 + t0, h),
-               dout = head_rows(a.dout, s.b, s.q0 + t0, h),
-               out = head_rows(a.out, s.b, s.q0 + t0, h);
-  z.packing.pack_panels(query.transposed(), z.D, rows, u.query_t + slot * z.query_t);
-  z.packing.pack_panels(dout.transposed(), z.D, rows, u.dout_t + slot * z.query_t);
-  z.packing.pack_panels(query, rows, z.D, u.query_n + slot * z.query_n);
-  z.packing.pack_panels(dout, rows, z.D, u.dout_n + slot * z.query_n);
-  float *delta = u.delta + slot * kQueries, *lse = u.lse + slot * kQueries;
-  const float* saved = a.lse.as<float>() + (s.b * z.H + h) * a.query.shape[1] + s.q0 + t0;
-  for (index_t i = 0; i < kQueries; ++i) {
-    // Lanes behind the last query get weights of 0.
-    lse[i] = i < rows ? saved[i] * kLog2E : kInfinity;
-    delta[i] = 0.0f;
-  }
-  switch_float(a.query.dtype, [&](auto type) {
-    using T = decltype(type);
-    for (index_t i = 0; i < rows; ++i) {
-      const T *d = static_cast<const T*>(dout.data) + i * dout.row_stride,
-              *o = static_cast<const T*>(out.data) + i * out.row_stride;
-      Vec dot;
-      const auto add = [&](index_t c, auto... n) {
-        dot = fma(Vec::load(d + c, n...), Vec::load(o + c, n...), dot);
-      };
-      for_each_vec(z.D, add, add);
-      delta[i] = reduce_sum(dot);
-    }
-  });
-}
 
 // A tile of keys and of queries, and how its lanes are masked. Of each panel of queries only the keys
 // [begin, end) are seen, in whole blocks.
@@ -230,8 +110,8 @@ Start start_of(bool& seen) {
   return start;
 }
 
-void tile_pair(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
-               index_t chunk, index_t key_tile, index_t query_tile, const Unit& u,
+void tile_pair(const AttentionBackward& a, const BackwardSizes& z, const Sequence& s, index_t h,
+               index_t chunk, index_t key_tile, index_t query_tile, const BackwardUnit& u,
                const Scratch& w) {
   const AttentionOptions& o = a.options;
   const bool pairs = z.packing.pairs;
@@ -320,8 +200,8 @@ void add_parts(const float* first, index_t parts, index_t step, index_t D, float
   for_each_vec(D, body, body);
 }
 
-void write_dquery(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t h,
-                  index_t panel, const Unit& u, const Scratch& w) {
+void write_dquery(const AttentionBackward& a, const BackwardSizes& z, const Sequence& s, index_t h,
+                  index_t panel, const BackwardUnit& u, const Scratch& w) {
   const index_t size = z.depth * kTileQ, panels = z.query_tiles * 2, t0 = panel * kTileQ;
   float* first = u.dquery + (h % z.R * z.chunks * panels + panel) * size;
   if (z.chunks > 1) add_parts(first, z.chunks, panels * size, size, 1.0f, first);
@@ -337,8 +217,8 @@ void write_dquery(const AttentionBackward& a, const Sizes& z, const Sequence& s,
   });
 }
 
-void write_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, index_t g,
-                index_t tile, const Unit& u) {
+void write_keys(const AttentionBackward& a, const BackwardSizes& z, const Sequence& s, index_t g,
+                index_t tile, const BackwardUnit& u) {
   const Matrix dkey = head_rows(a.dkey, s.b, s.k0, g), dvalue = head_rows(a.dvalue, s.b, s.k0, g);
   const index_t end = min_of(s.S, (tile + 1) * kKeys), step = z.S * z.stride;
   switch_float(a.query.dtype, [&](auto type) {
@@ -352,7 +232,7 @@ void write_keys(const AttentionBackward& a, const Sizes& z, const Sequence& s, i
   });
 }
 
-Scratch take_scratch(const Sizes& z, Context& ctx) {
+Scratch take_scratch(const BackwardSizes& z, Context& ctx) {
   Workspace& ws = ctx.workspace();
   const index_t row_lanes = z.packing.lanes(kQueries);
   return {ws.take<float>(kBlockRows * kQueries),
@@ -370,7 +250,7 @@ Scratch take_scratch(const Sizes& z, Context& ctx) {
 // The three stages of a unit, in pieces that may run on different threads.
 struct Stages {
   const AttentionBackward& a;
-  const Sizes& z;
+  const BackwardSizes& z;
 
   Sequence sequence(index_t unit) const {
     return sequence_at(a.options, a.query, a.key, unit / z.G);
@@ -378,7 +258,7 @@ struct Stages {
   index_t tiles() const { return max_of(z.key_tiles, z.R * z.query_tiles); }
 
   // Piece n < tiles().
-  void pack(index_t unit, index_t n, const Unit& u) const {
+  void pack(index_t unit, index_t n, const BackwardUnit& u) const {
     const Sequence s = sequence(unit);
     if (n * kKeys < s.S) pack_keys(a, z, s, unit % z.G, n, u);
     if (n < z.R * z.query_tiles && n % z.query_tiles * kQueries < s.T) {
@@ -387,7 +267,7 @@ struct Stages {
   }
 
   // Piece n < R * chunks.
-  void multiply(index_t unit, index_t n, const Unit& u, const Scratch& w) const {
+  void multiply(index_t unit, index_t n, const BackwardUnit& u, const Scratch& w) const {
     const index_t r = n % z.R, chunk = n / z.R, h = unit % z.G * z.R + r;
     const index_t panels = z.query_tiles * 2;
     const Sequence s = sequence(unit);
@@ -413,7 +293,7 @@ struct Stages {
   }
 
   // Piece n < 2 * tiles().
-  void write(index_t unit, index_t n, const Unit& u, const Scratch& w) const {
+  void write(index_t unit, index_t n, const BackwardUnit& u, const Scratch& w) const {
     const Sequence s = sequence(unit);
     const index_t panels = z.query_tiles * 2, g = unit % z.G;
     if (n * kKeys < s.S) write_keys(a, z, s, g, n, u);
@@ -426,12 +306,12 @@ struct Stages {
 }  // namespace
 
 void attention_backward(const AttentionBackward& a, Context& ctx) {
-  const Sizes z = sizes_of(a);
+  const BackwardSizes z = sizes_of(a);
   if (z.T == 0 && z.S == 0) return;
   Workspace& ws = ctx.workspace();
   const Stages stages{a, z};
   const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G, threads = num_threads();
-  Unit probe;
+  BackwardUnit probe;
   const index_t unit_lanes = lay_out(z, nullptr, probe);
   // With units enough for all threads each is done by one, from start to end, and stays in its L2; else
   // several threads share a unit, stage by stage.
@@ -439,14 +319,14 @@ void attention_backward(const AttentionBackward& a, Context& ctx) {
   const index_t some =
       alone ? threads : min_of(units, max_of(threads, kUnitBytes / (unit_lanes * 4)));
   auto* memory = ws.take<uint32_t>(some * unit_lanes);
-  auto* list = ws.take<Unit>(some);
+  auto* list = ws.take<BackwardUnit>(some);
   for (index_t i = 0; i < some; ++i) lay_out(z, memory + i * unit_lanes, list[i]);
   auto* scratch = ws.take<Scratch>(threads);
   for (index_t i = 0; i < threads; ++i) scratch[i] = take_scratch(z, ctx);
   const index_t packs = stages.tiles(), products = z.R * z.chunks, writes = 2 * packs;
   if (alone) {
     parallel_for(units, [&](index_t unit, int thread) {
-      const Unit& u = list[thread];
+      const BackwardUnit& u = list[thread];
       for (index_t n = 0; n < packs; ++n) stages.pack(unit, n, u);
       for (index_t n = 0; n < products; ++n) stages.multiply(unit, n, u, scratch[thread]);
       for (index_t n = 0; n < writes; ++n) stages.write(unit, n, u, scratch[thread]);
