@@ -36,14 +36,19 @@ class Case:
         return run
 
     def both(self, call: Run) -> Callable[[], None]:
-        gradient = torch.ones_like(call())
+        return both_ways(call, self.leaves)
 
-        def run() -> None:
-            for tensor in self.leaves:
-                tensor.grad = None
-            call().backward(gradient)
 
-        return run
+def both_ways(call: Run, leaves: list[Tensor]) -> Callable[[], None]:
+    """Forward and backward with a gradient of ones, into fresh gradients of the leaves."""
+    gradient = torch.ones_like(call())
+
+    def run() -> None:
+        for tensor in leaves:
+            tensor.grad = None
+        call().backward(gradient)
+
+    return run
 
 
 def leaf(*shape: int, dtype: torch.dtype) -> Tensor:

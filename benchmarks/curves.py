@@ -11,50 +11,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plots
+from benchmarks.cases import both_ways, leaf
 from benchmarks.timing import alternate
 from fusedlm import ops
 
+BF16 = torch.bfloat16
 Pair = dict[str, Callable[[], None]]
 
 
-def leaf(*shape: int) -> Tensor:
-    return (torch.randn(*shape) * 0.1).bfloat16().requires_grad_()
-
-
-def backward(call: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], None]:
-    def run() -> None:
-        for tensor in leaves:
-            tensor.grad = None
-        call().sum().backward()
-
-    return run
-
-
 def attention(T: int) -> Pair:
-    leaves = [leaf(1, T, 8, 64) for _ in range(3)]
+    leaves = [leaf(1, T, 8, 64, dtype=BF16) for _ in range(3)]
 
     def plain() -> Tensor:
         return F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in leaves), is_causal=True)
 
     return {
-        "ours": backward(lambda: ops.attention(*leaves, causal=True), leaves),
-        "torch": backward(plain, leaves),
+        "ours": both_ways(lambda: ops.attention(*leaves, causal=True), leaves),
+        "torch": both_ways(plain, leaves),
     }
 
 
 def ffn(C: int) -> Pair:
-    x, up, down = leaf(512, C), leaf(4 * C, C), leaf(C, 4 * C)
+    x, up, down = leaf(512, C, dtype=BF16), leaf(4 * C, C, dtype=BF16), leaf(C, 4 * C, dtype=BF16)
     return {
-        "ours": backward(lambda: ops.ffn(x, up, down), [x, up, down]),
-        "torch": backward(lambda: F.linear(F.gelu(F.linear(x, up)), down), [x, up, down]),
+        "ours": both_ways(lambda: ops.ffn(x, up, down), [x, up, down]),
+        "torch": both_ways(lambda: F.linear(F.gelu(F.linear(x, up)), down), [x, up, down]),
     }
 
 
 def head(V: int) -> Pair:
-    x, w, targets = leaf(512, 384), leaf(V, 384), torch.randint(V, (512,))
+    x, w, targets = leaf(512, 384, dtype=BF16), leaf(V, 384, dtype=BF16), torch.randint(V, (512,))
     return {
-        "ours": backward(lambda: ops.linear_cross_entropy(x, w, targets), [x, w]),
-        "torch": backward(lambda: F.cross_entropy(F.linear(x, w).float(), targets), [x, w]),
+        "ours": both_ways(lambda: ops.linear_cross_entropy(x, w, targets), [x, w]),
+        "torch": both_ways(lambda: F.cross_entropy(F.linear(x, w).float(), targets), [x, w]),
     }
 
 

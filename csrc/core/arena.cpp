@@ -49,7 +49,6 @@ void* Arena::take(size_t bytes) {
     chunk->second.size = bytes;
   }
   chunk->second.free = false;
-  in_use_ += bytes;
   return start;
 }
 
@@ -66,7 +65,6 @@ void Arena::join(Chunks::iterator chunk) noexcept {
 void Arena::give(void* block) noexcept {
   std::lock_guard lock(mutex_);
   auto chunk = chunks_.find(static_cast<char*>(block));
-  in_use_ -= chunk->second.size;
   chunk->second.free = true;
   join(chunk);
   if (!chunk->second.begins_slab && std::prev(chunk)->second.free) {
@@ -91,11 +89,6 @@ void Arena::release() noexcept {
     }
     chunk = next;
   }
-}
-
-size_t Arena::bytes_in_use() const {
-  std::lock_guard lock(mutex_);
-  return in_use_;
 }
 
 size_t Arena::bytes_held() const {

@@ -21,7 +21,7 @@ constexpr index_t kBlockRows = 4;
 
 /// The A operand of a block: lane k of row i lies at data[i * row_step + k * lane_step].
 ///   rows    [row][lane], as the tensor itself: lane_step 1
-///   panels  [lane][kNR], as pack_panel<kNR> writes: row_step 1, lane_step kNR
+///   panels  [lane][kNR], as pack_panels<kNR> writes: row_step 1, lane_step kNR
 enum class Layout { rows, panels };
 
 /// What the sums start from: 0, what is there, or what is there times a factor for each column.
@@ -111,11 +111,8 @@ inline void multiply_panels(bool pairs, const uint32_t* a, index_t panel_step, c
 #if defined(FUSEDLM_ISA_AVX512_BF16)
 /// Lanes of two rows as bfloat16 pairs: lane i = (low[i], high[i]).
 FUSEDLM_VEC void store_pairs(Vec low, Vec high, uint32_t* out) {
-  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v);
-  _mm512_storeu_si512(out, _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
+  _mm512_storeu_si512(out, detail::interleave_halves(both));
 }
 /// Two vectors of one row as consecutive bfloat16.
 FUSEDLM_VEC void store_halves(Vec first, Vec second, uint32_t* out) {

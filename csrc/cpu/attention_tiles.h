@@ -52,10 +52,9 @@ inline Sequence sequence_at(const AttentionOptions& o, const TensorView& query,
 namespace detail {
 template <class M>
 void add_mask(const M* mask, index_t step, index_t count, float* bias) {
-  constexpr float kDropped = -__builtin_inff();
   for (index_t j = 0; j < count; ++j) {
     if constexpr (sizeof(M) == 1) {
-      bias[j] = mask[j * step] ? bias[j] : kDropped;
+      bias[j] = mask[j * step] ? bias[j] : -kInfinity;
     } else {
       bias[j] = bias[j] + to_float(mask[j * step]);
     }
@@ -73,9 +72,8 @@ inline bool score_bias(const AttentionOptions& o, const Sequence& s, index_t h, 
   if (inside && !extras) return false;
   const index_t first = min_of(count, max_of(0, v.low - j0)),
                 last = max_of(first, min_of(count, v.high - j0));
-  constexpr float kDropped = -__builtin_inff();
-  for (index_t j = 0; j < first; ++j) bias[j] = kDropped;
-  for (index_t j = last; j < count; ++j) bias[j] = kDropped;
+  for (index_t j = 0; j < first; ++j) bias[j] = -kInfinity;
+  for (index_t j = last; j < count; ++j) bias[j] = -kInfinity;
   const float slope = o.alibi_slopes.defined() ? o.alibi_slopes.as<float>()[h] : 0.0f;
   const float at = static_cast<float>(t + s.S - s.T - j0);
   for (index_t j = first; j < last; ++j)
@@ -163,11 +161,9 @@ inline void tile_extras(const AttentionOptions& o, const Sequence& s, index_t h,
     if (!out) continue;
     for (index_t r = 0; r < lanes; ++r) {
       float* row = row_buffer + r * kTileK;
-      if (r >= rows) {
-        __builtin_memset(row, 0, static_cast<size_t>(columns) * sizeof(float));
-      } else if (out == keep) {
+      if (r < rows && out == keep) {
         dropout_keep(o, s, h, H, t0 + r, j0, columns, row);
-      } else if (score_bias(o, s, h, t0 + r, j0, count, row)) {
+      } else if (r < rows && score_bias(o, s, h, t0 + r, j0, count, row)) {
         for (index_t j = 0; j < count; ++j) row[j] *= kLog2E;
       } else {
         __builtin_memset(row, 0, static_cast<size_t>(columns) * sizeof(float));

@@ -135,17 +135,7 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
   Gemm through_gate = product(matrix_of(dgate), matrix_of(a.gate_weight), through_up, F, low);
   through_gate.accumulate = true;
   gemm(through_gate, ctx);
-  switch_float(a.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    for_rows(N, [&](index_t r) {
-      const float* from = through_up.row<float>(r);
-      T* to = a.dx.row<T>(r);
-      const auto body = [&](index_t c, auto... n) {
-        Vec::load(from + c, n...).store(to + c, n...);
-      };
-      for_each_vec(C, body, body);
-    });
-  });
+  round_rows(through_up, a.dx);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

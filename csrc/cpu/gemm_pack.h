@@ -142,6 +142,14 @@ FUSEDLM_VEC __m512i lanes_of_rows(const T* row, const T* next, bool pairs, index
   }
 }
 
+// (low half, high half) of 16-bit lanes -> low[0], high[0], low[1], high[1], ...
+FUSEDLM_VEC __m512i interleave_halves(__m512i both) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
+}
+
 // One step of K of one panel whose columns are contiguous in memory; `full`: whole vectors from `row` on
 // stay within the row of the matrix.
 template <class T, index_t W>
@@ -162,14 +170,10 @@ FUSEDLM_VEC void pack_step(const T* row, const T* next, bool pairs, index_t colu
   }
   if constexpr (sizeof(T) == 2 && W < 16) {
     if (pairs && full && next) {  // the lanes behind W belong to the next panel and are not stored
-      alignas(64) static constexpr uint16_t kOrder[32] = {
-          0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
       const __m512i both = _mm512_inserti64x4(
           _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row))),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
-      _mm512_mask_storeu_epi32(out, Vec::mask(W),
-                               _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
+      _mm512_mask_storeu_epi32(out, Vec::mask(W), interleave_halves(both));
       return;
     }
   }

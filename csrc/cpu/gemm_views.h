@@ -45,4 +45,17 @@ inline void column_sums(const TensorView& view, float* totals, Context& ctx) {
   sum_rows(partial, tasks, C, totals);
 }
 
+/// to = from, of the same shape; from is float32, to of either dtype.
+inline void round_rows(const TensorView& from, const TensorView& to) {
+  switch_float(to.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel_for(from.shape[0], [&](index_t r, int) {
+      const float* x = from.row<float>(r);
+      T* y = to.row<T>(r);
+      const auto body = [&](index_t c, auto... n) { Vec::load(x + c, n...).store(y + c, n...); };
+      for_each_vec(from.shape[1], body, body);
+    });
+  });
+}
+
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -160,15 +160,6 @@ void add_columns(const TensorView& rows, float* part, float* total, Context& ctx
   for_each_vec(rows.shape[1], add, add);
 }
 
-void round_rows(const TensorView& from, const TensorView& to) {
-  parallel_for(from.shape[0], [&](index_t r, int) {
-    const float* x = from.row<float>(r);
-    bfloat16* y = to.row<bfloat16>(r);
-    const auto body = [&](index_t c, auto... n) { Vec::load(x + c, n...).store(y + c, n...); };
-    for_each_vec(from.shape[1], body, body);
-  });
-}
-
 }  // namespace
 
 void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {

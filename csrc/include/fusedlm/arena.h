@@ -24,7 +24,6 @@ class Arena {
   /// Hands slabs without a block in use back to the system.
   void release() noexcept;
 
-  size_t bytes_in_use() const;
   /// In use or kept for later.
   size_t bytes_held() const;
 
@@ -44,7 +43,7 @@ class Arena {
   mutable std::mutex mutex_;
   Chunks chunks_;                            // by address; neighbours in a slab touch
   std::set<std::pair<size_t, char*>> free_;  // by size
-  size_t in_use_ = 0, held_ = 0;
+  size_t held_ = 0;
 };
 
 }  // namespace fusedlm
