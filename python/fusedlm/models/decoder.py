@@ -120,12 +120,13 @@ class Decoder(nn.Module):
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
 
+        table, head_weight = self.embedding.weight, self.head_weight
+        # Compiled graphs have no sparse tensors.
+        tied = self.head is None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if tied:
+            table, head_weight = ops.tied(table)
         branch = self.embedding(
-            tokens,
-            positions,
-            dtype=self.compute_dtype,
-            # A tied head makes the gradient dense anyway; compiled graphs have no sparse tensors.
-            sparse_grad=self.head is None and not torch.compiler.is_compiling(),
+            tokens, positions, dtype=self.compute_dtype, weight=table, sparse_grad=tied
         )
         if self.config.dropout and self.training:
             branch = dropout(branch, self.config.dropout)
@@ -144,9 +145,9 @@ class Decoder(nn.Module):
             cache.commit()
         x, _ = self.final_norm(branch, residual=stream)
         if targets is None:
-            return ops.linear(x, self.head_weight)
+            return ops.linear(x, head_weight)
         return ops.linear_cross_entropy(
-            x, self.head_weight, targets, ignore_index=self.config.ignore_index
+            x, head_weight, targets, ignore_index=self.config.ignore_index
         )
 
     @property

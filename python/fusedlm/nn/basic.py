@@ -26,12 +26,14 @@ class Embedding(nn.Module):
         tokens: Tensor,
         positions: Tensor | None = None,
         dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
         sparse_grad: bool = False,
     ) -> Tensor:
+        """`weight` stands in for this module's own, as `ops.tied` gives it."""
         learned = self.position_weight is not None
         return ops.embedding(
             tokens,
-            self.weight,
+            self.weight if weight is None else weight,
             position_weight=self.position_weight,
             positions=positions if learned else None,
             dtype=dtype,

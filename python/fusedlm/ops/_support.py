@@ -46,7 +46,9 @@ def empty(shape, dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size < _ARENA_BYTES:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(core.ArenaBlock(size), dtype=dtype).view(shape)
+    # Reshaped in place: a view would hold the flat tensor too, and autograd adds nothing in place to
+    # memory that has two owners.
+    return torch.frombuffer(core.ArenaBlock(size), dtype=dtype).resize_(shape)
 
 
 def dense_last(x: Tensor) -> Tensor:

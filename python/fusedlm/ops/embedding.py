@@ -99,8 +99,7 @@ def embedding(
 
     tokens [...] int64; weight [V, C] and position_weight [P, C] float32 or bfloat16; positions
     broadcastable to tokens, by default the index in the last dimension; the gradient of row
-    `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor; where weight
-    has a dense gradient too (a tied head), autograd adds the few rows to that in place.
+    `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor, as `ops.tied` wants it.
     Returns [..., C] in `dtype` (default: weight's, or autocast's).
     Raises ValueError naming a token outside [0, V) or a position outside [0, P).
     """
