@@ -16,8 +16,6 @@ constexpr index_t kTileQ = kNR;
 constexpr index_t kTileK = 128;
 
 constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2E =
-    1.44269504088896341f;  // scores are scaled to powers of 2, which exp2 takes
 
 /// One sequence: T queries from row q0 of batch b on, S keys from row k0 on.
 struct Sequence {

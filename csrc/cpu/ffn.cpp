@@ -28,15 +28,17 @@ void for_rows(index_t N, Fn&& fn) {
 
 void multiply_gate(const FfnForward& a, const TensorView& hidden) {
   switch_float(a.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    for_rows(a.x.shape[0], [&](index_t r) {
-      const T *up = a.up.row<T>(r), *gate = a.gate.row<T>(r);
-      T* h = hidden.row<T>(r);
-      const auto body = [&](index_t c, auto... n) {
-        (activate(a.activation, Vec::load(gate + c, n...)) * Vec::load(up + c, n...))
-            .store(h + c, n...);
-      };
-      for_each_vec(hidden.shape[1], body, body);
+    switch_activation(a.activation, [&](auto kind) {
+      using T = decltype(type);
+      for_rows(a.x.shape[0], [&](index_t r) {
+        const T *up = a.up.row<T>(r), *gate = a.gate.row<T>(r);
+        T* h = hidden.row<T>(r);
+        const auto body = [&](index_t c, auto... n) {
+          (activate<T, kind()>(Vec::load(gate + c, n...)) * Vec::load(up + c, n...))
+              .store(h + c, n...);
+        };
+        for_each_vec(hidden.shape[1], body, body);
+      });
     });
   });
 }
@@ -46,30 +48,32 @@ void multiply_gate(const FfnForward& a, const TensorView& hidden) {
 void hidden_backward(const FfnBackward& a, const TensorView& dh, const TensorView& hidden,
                      const TensorView& dgate) {
   switch_float(a.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    for_rows(a.x.shape[0], [&](index_t r) {
-      const T* up = a.up.row<T>(r);
-      T *d = dh.row<T>(r), *h = hidden.row<T>(r);
-      if (a.gate_weight.defined()) {
-        const T* gate = a.gate.row<T>(r);
-        T* dg = dgate.row<T>(r);
-        const auto body = [&](index_t c, auto... n) {
-          const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...),
-                    e = Vec::load(d + c, n...);
-          const Vec active = activate(a.activation, g);
-          (active * u).store(h + c, n...);
-          (e * active).store(d + c, n...);
-          (e * u * activate_slope(a.activation, g)).store(dg + c, n...);
-        };
-        for_each_vec(hidden.shape[1], body, body);
-      } else {
-        const auto body = [&](index_t c, auto... n) {
-          const Vec u = Vec::load(up + c, n...);
-          activate(a.activation, u).store(h + c, n...);
-          (Vec::load(d + c, n...) * activate_slope(a.activation, u)).store(d + c, n...);
-        };
-        for_each_vec(hidden.shape[1], body, body);
-      }
+    switch_activation(a.activation, [&](auto kind) {
+      using T = decltype(type);
+      for_rows(a.x.shape[0], [&](index_t r) {
+        const T* up = a.up.row<T>(r);
+        T *d = dh.row<T>(r), *h = hidden.row<T>(r);
+        if (a.gate_weight.defined()) {
+          const T* gate = a.gate.row<T>(r);
+          T* dg = dgate.row<T>(r);
+          const auto body = [&](index_t c, auto... n) {
+            const Vec u = Vec::load(up + c, n...), g = Vec::load(gate + c, n...),
+                      e = Vec::load(d + c, n...);
+            const Vec active = activate<T, kind()>(g);
+            (active * u).store(h + c, n...);
+            (e * active).store(d + c, n...);
+            (e * u * activate_slope<T, kind()>(g)).store(dg + c, n...);
+          };
+          for_each_vec(hidden.shape[1], body, body);
+        } else {
+          const auto body = [&](index_t c, auto... n) {
+            const Vec u = Vec::load(up + c, n...);
+            activate<T, kind()>(u).store(h + c, n...);
+            (Vec::load(d + c, n...) * activate_slope<T, kind()>(u)).store(d + c, n...);
+          };
+          for_each_vec(hidden.shape[1], body, body);
+        }
+      });
     });
   });
 }

@@ -43,7 +43,7 @@ struct Partial {
   bool first = true, last = true;
 };
 
-template <class T>
+template <class T, Activation kind>
 void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t columns,
                 bool bias_float) {
   T* c = static_cast<T*>(g.C) + m * g.c_stride + n0;
@@ -60,7 +60,7 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
       v.store(pre + j, n...);
       v = Vec::load(pre + j, n...);  // what the backward will see
     }
-    v = activate(g.activation, v);
+    v = activate<T, kind>(v);
     if (residual) v = v + Vec::load(residual + j, n...);
     if (g.accumulate) v = v + Vec::load(c + j, n...);
     v.store(c + j, n...);
@@ -68,11 +68,24 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
   for_each_vec(columns, body, body);
 }
 
+// Rows of finished sums, `stride` apart, on their way to C.
+void finish_rows(const Gemm& g, const float* sums, index_t stride, index_t m0, index_t rows,
+                 index_t n0, index_t columns) {
+  const bool bias_float = g.bias_dtype == DType::float32;
+  switch_float(g.c_dtype, [&](auto type) {
+    switch_activation(g.activation, [&](auto kind) {
+      for (index_t i = 0; i < rows; ++i) {
+        finish_row<decltype(type), kind()>(g, sums + i * stride, m0 + i, n0, columns, bias_float);
+      }
+    });
+  });
+}
+
 void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0, index_t rows,
                  index_t n0, index_t columns) {
-  for (index_t i = 0; i < rows; ++i) {
-    float* sums = tile + i * kNR;
-    if (partial.data) {
+  if (partial.data) {
+    for (index_t i = 0; i < rows; ++i) {
+      float* sums = tile + i * kNR;
       float* kept = partial.data + (m0 + i) * partial.stride + n0;
       const auto add = [&](index_t j, auto... n) {
         Vec v = Vec::load(sums + j);
@@ -84,15 +97,10 @@ void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0,
         }
       };
       for_each_vec(columns, add, add);
-      if (!partial.last) continue;
     }
-    const bool bias_float = g.bias_dtype == DType::float32;
-    if (g.c_dtype == DType::float32) {
-      finish_row<float>(g, sums, m0 + i, n0, columns, bias_float);
-    } else {
-      finish_row<bfloat16>(g, sums, m0 + i, n0, columns, bias_float);
-    }
+    if (!partial.last) return;
   }
+  finish_rows(g, tile, kNR, m0, rows, n0, columns);
 }
 
 // Few rows: each element of C is a dot product along K, read straight from B^T (K contiguous).
@@ -126,12 +134,7 @@ void multiply_few_rows(const Gemm& g) {
           }
         });
       });
-      const bool bias_float = g.bias_dtype == DType::float32;
-      if (g.c_dtype == DType::float32) {
-        finish_row<float>(g, sums, m, n0, columns, bias_float);
-      } else {
-        finish_row<bfloat16>(g, sums, m, n0, columns, bias_float);
-      }
+      finish_rows(g, sums, 0, m, 1, n0, columns);
     }
   });
 }

@@ -14,18 +14,20 @@ void slope_times(const LinearBackward& a, const TensorView& dpre) {
   const index_t O = dpre.shape[1];
   constexpr index_t kRows = 16;
   switch_float(a.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    parallel_for(ceil_div(dpre.shape[0], kRows), [&](index_t task, int) {
-      const index_t end = min_of(dpre.shape[0], (task + 1) * kRows);
-      for (index_t r = task * kRows; r < end; ++r) {
-        const T *dy = a.dy.row<T>(r), *pre = a.preactivation.row<T>(r);
-        T* out = dpre.row<T>(r);
-        const auto body = [&](index_t c, auto... n) {
-          (Vec::load(dy + c, n...) * activate_slope(a.activation, Vec::load(pre + c, n...)))
-              .store(out + c, n...);
-        };
-        for_each_vec(O, body, body);
-      }
+    switch_activation(a.activation, [&](auto kind) {
+      using T = decltype(type);
+      parallel_for(ceil_div(dpre.shape[0], kRows), [&](index_t task, int) {
+        const index_t end = min_of(dpre.shape[0], (task + 1) * kRows);
+        for (index_t r = task * kRows; r < end; ++r) {
+          const T *dy = a.dy.row<T>(r), *pre = a.preactivation.row<T>(r);
+          T* out = dpre.row<T>(r);
+          const auto body = [&](index_t c, auto... n) {
+            const Vec slope = activate_slope<T, kind()>(Vec::load(pre + c, n...));
+            (Vec::load(dy + c, n...) * slope).store(out + c, n...);
+          };
+          for_each_vec(O, body, body);
+        }
+      });
     });
   });
 }
