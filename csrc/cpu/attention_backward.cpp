@@ -15,8 +15,12 @@ namespace {
 
 // Packed operands and partial sums kept at a time.
 constexpr index_t kUnitBytes = index_t{32} << 20;
+// Keys that go through the products together where all queries see them: each panel of B comes from L2
+// once for 32 rows instead of for 8 (bfloat16 B1 H12 T1024 D64: 13.2 against 13.8 ms).
+constexpr index_t kGroupRows = 32;
+
 struct Scratch {
-  float *scores, *dweights, *bias, *keep, *rows;  // blocks of kBlockRows keys; whole tiles
+  float *scores, *dweights, *bias, *keep, *rows;  // of kGroupRows keys; whole tiles
   uint32_t *weights, *slopes,
       *slopes_n;  // [keys][lanes of queries] twice, [panel][lanes of keys][kNR]
   // Whether sums of dkey and dvalue (a block of keys) and of dquery (a panel) have begun: the first
@@ -141,8 +145,12 @@ void tile_pair(const AttentionBackward& a, const BackwardSizes& z, const Sequenc
   const uint32_t *query_t = u.query_t + slot * z.query_t, *dout_t = u.dout_t + slot * z.query_t,
                  *query_n = u.query_n + slot * z.query_n, *dout_n = u.dout_n + slot * z.query_n;
   const index_t depth = z.packing.lanes(t.rows), row_lanes = z.packing.lanes(kQueries);
-  for (index_t j = 0; j < t.keys; j += kBlockRows) {
-    const index_t some = min_of(kBlockRows, t.keys - j);
+  bool whole = true;
+  for (index_t p = 0; p < t.panels; ++p) whole = whole && t.begin[p] == 0 && t.end[p] == t.keys;
+  const index_t step =
+      whole ? kGroupRows : kBlockRows;  // else what a panel does not see is left out
+  for (index_t j = 0; j < t.keys; j += step) {
+    const index_t some = min_of(step, t.keys - j);
     index_t first = 0, end = t.panels;
     while (first < end && (j < t.begin[first] || j >= t.end[first])) ++first;
     while (first < end && (j < t.begin[end - 1] || j >= t.end[end - 1])) --end;
@@ -159,12 +167,21 @@ void tile_pair(const AttentionBackward& a, const BackwardSizes& z, const Sequenc
     const uint32_t *weights = w.weights + j * row_lanes + from,
                    *slopes = w.slopes + j * row_lanes + from;
     const index_t row = (r * z.S + j0 + j) * z.stride;
-    const Start start = start_of(w.seen_keys[j / kBlockRows]);
+    Start starts[kGroupRows / kBlockRows];
+    for (index_t i = 0; i < some; i += kBlockRows) {
+      starts[i / kBlockRows] = start_of(w.seen_keys[(j + i) / kBlockRows]);
+    }
+    // A panel of B serves all the rows before the next one takes its place in L1.
+    const auto add = [&](const uint32_t* a, const uint32_t* b, float* sums) {
+      for (index_t i = 0; i < some; i += kBlockRows) {
+        multiply_rows(pairs, a + i * row_lanes, row_lanes, b, lanes_left,
+                      min_of(kBlockRows, some - i), sums + i * z.stride, z.stride,
+                      starts[i / kBlockRows]);
+      }
+    };
     for (index_t d = 0; d < z.stride; d += kNR) {
-      multiply_rows(pairs, weights, row_lanes, dout_n + d * depth + from * kNR, lanes_left, some,
-                    u.dvalue + row + d, z.stride, start);
-      multiply_rows(pairs, slopes, row_lanes, query_n + d * depth + from * kNR, lanes_left, some,
-                    u.dkey + row + d, z.stride, start);
+      add(weights, dout_n + d * depth + from * kNR, u.dvalue + row + d);
+      add(slopes, query_n + d * depth + from * kNR, u.dkey + row + d);
     }
   }
   const index_t key_depth = z.packing.lanes(t.keys);
@@ -235,8 +252,8 @@ void write_keys(const AttentionBackward& a, const BackwardSizes& z, const Sequen
 Scratch take_scratch(const BackwardSizes& z, Context& ctx) {
   Workspace& ws = ctx.workspace();
   const index_t row_lanes = z.packing.lanes(kQueries);
-  return {ws.take<float>(kBlockRows * kQueries),
-          ws.take<float>(kBlockRows * kQueries),
+  return {ws.take<float>(kGroupRows * kQueries),
+          ws.take<float>(kGroupRows * kQueries),
           ws.take<float>(kTileK * kQueries),
           ws.take<float>(kTileK * kQueries),
           ws.take<float>(kQueries * max_of(kTileK, z.depth)),

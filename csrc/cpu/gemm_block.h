@@ -68,7 +68,7 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
 
 // Rows of finished sums, `stride` apart, on their way to C.
 inline void finish_rows(const Gemm& g, const float* sums, index_t stride, index_t m0, index_t rows,
-                 index_t n0, index_t columns) {
+                        index_t n0, index_t columns) {
   const bool bias_float = g.bias_dtype == DType::float32;
   switch_float(g.c_dtype, [&](auto type) {
     switch_activation(g.activation, [&](auto kind) {
@@ -79,8 +79,8 @@ inline void finish_rows(const Gemm& g, const float* sums, index_t stride, index_
   });
 }
 
-inline void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0, index_t rows,
-                 index_t n0, index_t columns) {
+inline void finish_tile(const Gemm& g, const Partial& partial, float* tile, index_t m0,
+                        index_t rows, index_t n0, index_t columns) {
   if (partial.data) {
     for (index_t i = 0; i < rows; ++i) {
       float* sums = tile + i * kNR;
@@ -135,7 +135,7 @@ inline void multiply_block(const Gemm& g, const Panels& p, const Partial& partia
       if (to_buffer) out = partial.data + m * partial.stride + n;
       const float* bias = g.bias && !partial.data ? static_cast<const float*>(g.bias) + n : nullptr;
       kernel_for(p.pairs, rows)(a, b, p.lanes, finish, out, to_buffer ? partial.stride : g.c_stride,
-                                  bias);
+                                bias);
     }
   }
 }
