@@ -82,7 +82,7 @@ TEST_F(Errors, SayWhichDtypeCameAndWhichWereExpected) {
 
 TEST_F(Errors, SayThatATensorLiesOnAnotherDevice) {
   args.y.device = DeviceType::cuda;
-  EXPECT_EQ(message(), "rms_norm: y is on cuda, expected cpu");
+  EXPECT_EQ(message(), "rms_norm: y is on cuda, expected cpu like x");
 }
 
 TEST_F(Errors, SayThatStridesDoNotFit) {
@@ -119,13 +119,13 @@ TEST(Isa, OneTheMachineLacksIsRefused) {
 }
 
 TEST(Isa, NamesAndValuesBelongTogether) {
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16})
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt})
     EXPECT_EQ(isa_from_name(name_of(isa)), isa);
 }
 
 TEST(Isa, AnUnknownNameIsRefused) {
   EXPECT_EQ(message_of([] { isa_from_name("sse9"); }),
-            "isa is 'sse9', expected scalar, avx2, avx512 or avx512_bf16");
+            "isa is 'sse9', expected scalar, avx2, avx512, avx512_bf16 or simt");
 }
 
 TEST(Workspace, BlocksAreAlignedToACacheLineAndApart) {
