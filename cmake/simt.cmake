@@ -16,7 +16,8 @@ endforeach()
 # instrumentation of the checked build calls simt/checked.cpp, not the thread sanitizer's own runtime.
 set(simt_kernel_flags -O2 -g1 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -Wno-unknown-pragmas
                       ${fusedlm_warnings})
-set(simt_checked_flags -fsanitize=thread --param=tsan-instrument-func-entry-exit=0 --param=tsan-distinguish-volatile=0)
+# -O1, so that the accesses are those of the source.
+set(simt_checked_flags -O1 -fsanitize=thread --param=tsan-instrument-func-entry-exit=0 --param=tsan-distinguish-volatile=0)
 set(simt_runtime_flags -O3 -g1 -ffp-contract=off -Wno-unknown-pragmas ${fusedlm_warnings})
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND simt_runtime_flags -Wno-restrict)  # GCC 12 warns of its own std::string
@@ -50,3 +51,29 @@ if(FUSEDLM_SIMT)
   target_sources(fusedlm PRIVATE $<TARGET_OBJECTS:fusedlm_simt_runtime> $<TARGET_OBJECTS:fusedlm_simt_kernels>)
   target_compile_definitions(fusedlm PRIVATE FUSEDLM_SIMT)
 endif()
+
+# The emulator's own tests, beside those of the ops; and both once more with every access checked.
+function(add_simt_tests)
+  file(GLOB simt_test_sources CONFIGURE_DEPENDS tests/cpp/simt/*_test.cpp)
+  target_sources(fusedlm_tests PRIVATE ${simt_test_sources})
+  set_source_files_properties(${simt_test_sources} PROPERTIES COMPILE_OPTIONS "-Wno-unknown-pragmas;-fno-strict-aliasing")
+  target_include_directories(fusedlm_tests PRIVATE tests/cpp)
+  if(FUSEDLM_SIMT STREQUAL "CHECKED")
+    target_compile_definitions(fusedlm_tests PRIVATE FUSEDLM_SIMT_CHECKED)
+    set_property(SOURCE ${simt_test_sources} APPEND PROPERTY COMPILE_OPTIONS -O1 -g1 ${simt_checked_flags})
+    return()
+  endif()
+  # The library again, with the scalar kernels alone.
+  add_simt_libraries(fusedlm_checked ON ${simt_kernel_sources} ${simt_test_sources})
+  target_include_directories(fusedlm_checked_kernels PRIVATE tests/cpp)
+  target_link_libraries(fusedlm_checked_kernels PRIVATE GTest::gtest)
+  add_executable(fusedlm_checked_tests ${core_sources} ${test_sources}
+                 $<TARGET_OBJECTS:fusedlm_checked_runtime> $<TARGET_OBJECTS:fusedlm_checked_kernels>
+                 $<TARGET_OBJECTS:fusedlm_scalar>)
+  target_include_directories(fusedlm_checked_tests PRIVATE csrc csrc/include tests/cpp)
+  target_compile_definitions(fusedlm_checked_tests PRIVATE FUSEDLM_SIMT)
+  target_compile_options(fusedlm_checked_tests PRIVATE ${fusedlm_warnings} -Wno-missing-field-initializers)
+  target_link_libraries(fusedlm_checked_tests PRIVATE OpenMP::OpenMP_CXX GTest::gtest_main ${CMAKE_DL_LIBS})
+  gtest_discover_tests(fusedlm_checked_tests TEST_PREFIX checked. DISCOVERY_TIMEOUT 60
+                       PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
+endfunction()

@@ -3,7 +3,7 @@
 // C++ compiler compiles the same file into fusedlm::simt against the emulator in cuda/simt, which
 // runs every CUDA thread as a fiber. Kernels see no difference but three words:
 //   namespace fusedlm::FUSEDLM_DEVICE { ... }        what a .cu file opens
-//   FUSEDLM_SHARED(float, tile, [32][33]);           __shared__ float tile[32][33];
+//   FUSEDLM_SHARED(float, tile, [32][33]);           __shared__ float tile[32][33], 16-byte aligned
 //   T* buffer = dynamic_shared<T>();                 the launch's shared memory, 128-byte aligned
 
 #include "fusedlm/tensor.h"
@@ -13,7 +13,7 @@
 #include <cuda_runtime.h>
 
 #define FUSEDLM_DEVICE cuda
-#define FUSEDLM_SHARED(type, name, dims) __shared__ type name dims
+#define FUSEDLM_SHARED(type, name, dims) __shared__ __align__(16) type name dims
 // The line of a kernel that the emulator's reports name; helpers hand it on. Nothing on the GPU.
 #define FUSEDLM_WHERE
 #define FUSEDLM_HERE

@@ -8,7 +8,15 @@ thread_local std::vector<Buffer> buffers;
 }
 
 void register_buffer(std::string name, void* data, size_t bytes, size_t element) {
-  if (bytes) buffers.push_back({std::move(name), static_cast<char*>(data), bytes, element});
+  if (bytes)
+    buffers.push_back({std::move(name), static_cast<char*>(data), bytes, element, nullptr});
+}
+
+void register_scratch(void* data, size_t bytes, size_t element) {
+  register_buffer("scratch", data, bytes, element);
+#if defined(FUSEDLM_SIMT_CHECKED)
+  buffers.back().written = std::make_shared<std::vector<bool>>(bytes);
+#endif
 }
 
 void forget_buffers() { buffers.clear(); }

@@ -22,8 +22,6 @@ namespace {
 // Behind each piece of shared memory; what lands there is found at the end of the block.
 constexpr size_t kGap = 128;
 constexpr unsigned char kGapByte = 0xa5;
-// Room for the gaps of as many static arrays as a kernel may have.
-constexpr size_t kArena = kMaxShared + (size_t{64} << 10);
 // NaN, whatever the type: memory starts with what spoils a result that depends on it.
 constexpr int kPoison = 0xff;
 
@@ -44,11 +42,11 @@ std::string shape_of(const dim3& d) { return coordinates({d.x, d.y, d.z}); }
   std::terminate();  // nobody comes back to a block that failed
 }
 
-[[noreturn]] void fail_at(const Thread& thread, const std::string& what, const Where& where) {
+[[noreturn]] void fail_at(const Thread& thread, const std::string& what, const std::string& place) {
   Block& block = *thread.block;
   block.error = "kernel " + std::string(block.launch->name) + ", block " +
                 coordinates(block.index) + ", thread " + coordinates(thread.index) + ": " + what +
-                " (" + place(where) + ")";
+                " (" + place + ")";
   block.failed = true;
   leave(block);
 }
@@ -89,7 +87,7 @@ std::string who_waits_where(const Block& block) {
 
 [[noreturn]] void deadlock(Block& block) {
   for (const Thread& t : block.threads) {
-    if (!t.exited) fail_at(t, "waits for ever: " + who_waits_where(block), t.where);
+    if (!t.exited) fail_at(t, "waits for ever: " + who_waits_where(block), place(t.where));
   }
   leave(block);
 }
@@ -112,7 +110,7 @@ void run_thread() {
   try {
     launch.call(launch.parameters);
   } catch (const std::exception& error) {
-    fail_at(me, std::string("threw ") + error.what(), Where());
+    fail_at(me, std::string("threw ") + error.what(), "somewhere in it");
   }
   me.exited = true;
   me.warp->exited |= 1u << me.lane;
@@ -165,10 +163,12 @@ std::string coordinates(const uint3& at) {
 
 int new_site() { return site_count.fetch_add(1); }
 
-void fail(const std::string& what, const Where& where) {
-  if (!self) throw DeviceError(what + " (" + place(where) + ")");
-  fail_at(*self, what, where);
+void fail(const std::string& what, const std::string& place) {
+  if (!self) throw DeviceError(what + " (" + place + ")");
+  fail_at(*self, what, place);
 }
+
+void fail(const std::string& what, const Where& where) { fail(what, place(where)); }
 
 Block::Block() : threads(kMaxThreads), warps(kMaxThreads / 32), stacks(kMaxThreads) {
   void* memory = mmap(nullptr, kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -193,7 +193,7 @@ bool Block::run(const Launch& what, uint64_t number) {
            static_cast<unsigned>(number / grid.x / grid.y)};
   thread_count = live = static_cast<int>(size.x * size.y * size.z);
   warp_count = (thread_count + 31) / 32;
-  failed = false;
+  failed = fenced = false;
   for (int w = 0; w < warp_count; ++w) {
     const int lanes = thread_count - 32 * w;
     warps[w].exists = lanes >= 32 ? ~0u : (1u << lanes) - 1;
@@ -205,7 +205,7 @@ bool Block::run(const Launch& what, uint64_t number) {
     Thread& t = threads[i];
     const auto n = static_cast<unsigned>(i);
     t.index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
-    t.exited = false;
+    t.exited = t.inside = false;
     t.copies.clear();
     t.groups.clear();
     prepare(t.fiber, t.stack_low, t.stack_high, run_thread);
@@ -242,7 +242,7 @@ void* Block::static_shared(int site, const char* name, size_t bytes, size_t alig
     fail(std::string("has too much shared memory with ") + name + ": " +
              std::to_string(static_bytes) + " bytes static (at most 49152), " +
              std::to_string(launch->dynamic_bytes) + " dynamic (at most 232448 together)",
-         Where());
+         std::string("its declaration"));
   }
   s = {name, shared + start, bytes};
   std::memset(s.data, kPoison, bytes);

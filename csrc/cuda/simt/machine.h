@@ -20,6 +20,8 @@ using Where = std::source_location;
 constexpr int kMaxThreads = 1024;                 // of a block
 constexpr size_t kMaxShared = size_t{227} << 10;  // sm_90; what sm_80 lacks, the launch finds out
 constexpr size_t kMaxStaticShared = size_t{48} << 10;
+// With room for the gaps behind as many static arrays as a kernel may have.
+constexpr size_t kArena = kMaxShared + (size_t{64} << 10);
 constexpr int kBarriers = 16;
 
 struct Block;
@@ -48,6 +50,7 @@ struct Thread {
   int source = 0;
   const void* pointer = nullptr;
   bool exited = false;
+  bool inside = false;  // of the emulator: its own accesses are not the kernel's
   // cp.async: copies in order, and where each committed group ends.
   std::vector<Copy> copies;
   std::vector<size_t> groups;
@@ -103,6 +106,7 @@ struct Block {
   std::vector<int> sites;             // those in use
   std::string error;                  // set by `fail`
   bool failed = false;
+  bool fenced = false;  // a thread has called __threadfence: it may talk to other blocks
 
   /// Runs block number `number` of the grid; false if it failed.
   bool run(const Launch& launch, uint64_t number);
@@ -117,12 +121,31 @@ struct Block {
 /// system.
 extern thread_local constinit Thread* self [[gnu::tls_model("initial-exec")]];
 
+/// Lives while a thread is in a function of the emulator. Matters to the checked build alone: functions
+/// of the standard library may be linked in their instrumented copies.
+class Inside {
+ public:
+  Inside() : thread_(self), before_(thread_ && thread_->inside) {
+    if (thread_) thread_->inside = true;
+  }
+  ~Inside() {
+    if (thread_) thread_->inside = before_;
+  }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  Thread* thread_;
+  bool before_;
+};
+
 /// Throws DeviceError for a launch the hardware would refuse; runs all blocks; throws what they
 /// report.
 void run_grid(const Launch& launch);
 
 /// Ends the block of the running thread with an error; the launching thread throws it.
 [[noreturn]] void fail(const std::string& what, const Where& where);
+[[noreturn]] void fail(const std::string& what, const std::string& place);
 /// "attention.cu:123"
 std::string place(const Where& where);
 /// "(3, 0, 0)"

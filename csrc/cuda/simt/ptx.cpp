@@ -83,6 +83,7 @@ void scatter(const Thread* lanes, const Product& p) {
 }  // namespace
 
 void multiply(Operands kind, float* acc, const uint32_t* a, const uint32_t* b, const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   const Fragments mine{acc, a, b};
   me.pointer = &mine;
@@ -96,6 +97,7 @@ void multiply(Operands kind, float* acc, const uint32_t* a, const uint32_t* b, c
 
 void load_matrices(uint32_t* registers, int count, bool transposed, const void* row,
                    const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   // The address of a lane that has no row to give does not count.
   if (me.lane < 8 * count) {
@@ -127,6 +129,7 @@ void load_matrices(uint32_t* registers, int count, bool transposed, const void* 
 }
 
 void start_copy(void* shared, const void* global, int bytes, int valid, const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   require_aligned(shared, bytes, "cp.async to", where);
   require_aligned(global, bytes, "cp.async from", where);
@@ -143,9 +146,13 @@ void start_copy(void* shared, const void* global, int bytes, int valid, const Wh
   me.copies.push_back({shared, global, bytes, valid, where});
 }
 
-void commit_copies() { self->groups.push_back(self->copies.size()); }
+void commit_copies() {
+  const Inside inside;
+  self->groups.push_back(self->copies.size());
+}
 
 void wait_for_copies(size_t pending, const Where&) {
+  const Inside inside;
   Thread& me = *self;
   if (me.groups.size() <= pending) return;
   const size_t groups = me.groups.size() - pending, copies = me.groups[groups - 1];
@@ -161,6 +168,7 @@ void wait_for_copies(size_t pending, const Where&) {
 }
 
 void named_barrier(int id, int threads, const Where& where) {
+  const Inside inside;
   if (id < 1 || id >= kBarriers) {
     fail("bar.sync with id " + std::to_string(id) + ", expected 1 to 15", where);
   }

@@ -11,7 +11,7 @@ void* take_scratch(Context& ctx, size_t bytes, size_t element) {
   char* memory = static_cast<char*>(ctx.workspace().take_bytes(bytes + kAlign + kGap));
   memory += (kAlign - reinterpret_cast<uintptr_t>(memory) % kAlign) % kAlign;
   std::memset(memory, 0xff, bytes);
-  register_buffer("scratch", memory, bytes, element);
+  register_scratch(memory, bytes, element);
   return memory;
 }
 

@@ -56,8 +56,8 @@ inline const int site_of = new_site();
 
 template <class Array, class Site>
 Array* shared_array(Site, const char* name) {
-  return static_cast<Array*>(
-      static_shared_memory(site_of<Site>, name, sizeof(Array), alignof(Array)));
+  constexpr size_t kAlign = alignof(Array) > 16 ? alignof(Array) : 16;
+  return static_cast<Array*>(static_shared_memory(site_of<Site>, name, sizeof(Array), kAlign));
 }
 
 // Values travel between lanes in 64 bits.
@@ -88,12 +88,10 @@ uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where&);
 uint64_t butterfly(uint64_t value, uint64_t (*combine)(uint64_t, uint64_t), const Where&);
 void before_atomic(const void* address, size_t bytes, const Where&);
 void fence();
+[[noreturn]] void misaligned(size_t bytes, const char* call, const Where&);
 inline void require_aligned(const void* address, size_t bytes, const char* call,
                             const Where& where) {
-  if (reinterpret_cast<uintptr_t>(address) % bytes) {
-    fail(std::string(call) + " at an address that is no multiple of " + std::to_string(bytes),
-         where);
-  }
+  if (reinterpret_cast<uintptr_t>(address) % bytes) misaligned(bytes, call, where);
 }
 
 }  // namespace emulator

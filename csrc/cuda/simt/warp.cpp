@@ -67,11 +67,13 @@ void decide(Vote kind, Warp& warp, uint32_t mask) {
 void* dynamic_shared_memory() { return self->block->shared; }
 
 void* static_shared_memory(int site, const char* name, size_t bytes, size_t align) {
+  const Inside inside;
   return self->block->static_shared(site, name, bytes, align);
 }
 
 uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int by, int width,
                  const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   const char* call = kShuffles[static_cast<int>(kind)];
   if (width < 1 || width > 32 || (width & (width - 1))) {
@@ -94,6 +96,7 @@ uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int by, int width,
 }
 
 uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   me.given = value;
   if (meet(kVotes[static_cast<int>(kind)], mask, where)) {
@@ -104,6 +107,7 @@ uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where& where) {
 }
 
 uint64_t butterfly(uint64_t value, uint64_t (*combine)(uint64_t, uint64_t), const Where& where) {
+  const Inside inside;
   Thread& me = *self;
   me.given = value;
   if (meet("warp reduction", ~0u, where)) {
@@ -121,28 +125,41 @@ uint64_t butterfly(uint64_t value, uint64_t (*combine)(uint64_t, uint64_t), cons
 }
 
 void before_atomic(const void* address, size_t bytes, const Where& where) {
+  const Inside inside;
   if (reinterpret_cast<uintptr_t>(address) % bytes) fail("misaligned atomic", where);
   if (self) check_access(*self, address, bytes, Access::atomic, "atomic", where);
 }
 
-void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+void misaligned(size_t bytes, const char* call, const Where& where) {
+  const Inside inside;
+  fail(std::string(call) + " at an address that is no multiple of " + std::to_string(bytes), where);
+}
+
+void fence() {
+  if (self) self->block->fenced = true;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 }  // namespace emulator
 
 using namespace emulator;
 
 void __syncthreads(Where where) {
+  const Inside inside;
   wait_at_barrier(0, self->block->thread_count, "__syncthreads", 0, where);
 }
 int __syncthreads_count(int predicate, Where where) {
+  const Inside inside;
   return wait_at_barrier(0, self->block->thread_count, "__syncthreads_count", predicate != 0,
                          where);
 }
 int __syncthreads_or(int predicate, Where where) {
+  const Inside inside;
   return wait_at_barrier(0, self->block->thread_count, "__syncthreads_or", predicate != 0, where) >
          0;
 }
 int __syncthreads_and(int predicate, Where where) {
+  const Inside inside;
   const int count = self->block->thread_count;
   return wait_at_barrier(0, count, "__syncthreads_and", predicate != 0, where) == count;
 }
