@@ -23,44 +23,41 @@ struct Product {
 
 uint32_t half_of(uint32_t pair, int which) { return which ? pair >> 16 : pair & 0xffff; }
 
-float operand(Operands kind, uint32_t bits) {
-  switch (kind) {
-    case Operands::bfloat16:
-      return std::bit_cast<float>(bits << 16);
-    case Operands::float16:
-      return to_float(float16{static_cast<uint16_t>(bits)});
-    case Operands::tf32:
-      return std::bit_cast<float>(bits & 0xffffe000u);  // the rest is not read
-  }
-  return 0.0f;
+template <Operands kKind>
+float operand(uint32_t bits) {
+  if constexpr (kKind == Operands::bfloat16) return std::bit_cast<float>(bits << 16);
+  if constexpr (kKind == Operands::float16) return to_float(float16{static_cast<uint16_t>(bits)});
+  return std::bit_cast<float>(bits & 0xffffe000u);  // of tf32 the rest is not read
 }
 
 const Fragments& fragments_of(const Thread& lane) {
   return *static_cast<const Fragments*>(lane.pointer);
 }
 
-void gather(Operands kind, const Thread* lanes, Product& p) {
+template <Operands kKind>
+void gather(const Thread* lanes, Product& p) {
   for (int l = 0; l < 32; ++l) {
     const Fragments& f = fragments_of(lanes[l]);
     const int g = l / 4, t = l % 4;
     for (int i = 0; i < 4; ++i) p.c[g + i / 2 * 8][2 * t + i % 2] = f.acc[i];
-    if (kind == Operands::tf32) {
-      for (int i = 0; i < 4; ++i) p.a[g + i % 2 * 8][t + i / 2 * 4] = operand(kind, f.a[i]);
-      for (int i = 0; i < 2; ++i) p.b[t + 4 * i][g] = operand(kind, f.b[i]);
-      continue;
-    }
-    for (int i = 0; i < 4; ++i) {
-      for (int j = 0; j < 2; ++j) {
-        p.a[g + i % 2 * 8][2 * t + i / 2 * 8 + j] = operand(kind, half_of(f.a[i], j));
+    if constexpr (kKind == Operands::tf32) {
+      for (int i = 0; i < 4; ++i) p.a[g + i % 2 * 8][t + i / 2 * 4] = operand<kKind>(f.a[i]);
+      for (int i = 0; i < 2; ++i) p.b[t + 4 * i][g] = operand<kKind>(f.b[i]);
+    } else {
+      for (int i = 0; i < 4; ++i) {
+        for (int j = 0; j < 2; ++j) {
+          p.a[g + i % 2 * 8][2 * t + i / 2 * 8 + j] = operand<kKind>(half_of(f.a[i], j));
+        }
       }
-    }
-    for (int i = 0; i < 2; ++i) {
-      for (int j = 0; j < 2; ++j) p.b[2 * t + 8 * i + j][g] = operand(kind, half_of(f.b[i], j));
+      for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) p.b[2 * t + 8 * i + j][g] = operand<kKind>(half_of(f.b[i], j));
+      }
     }
   }
 }
 
-void multiply_add(Product& p, int K) {
+template <int K>
+void multiply_add(Product& p) {
   for (int m = 0; m < 16; ++m) {
     float row[8];
     for (int n = 0; n < 8; ++n) row[n] = p.c[m][n];
@@ -80,6 +77,14 @@ void scatter(const Thread* lanes, const Product& p) {
   }
 }
 
+template <Operands kKind>
+void multiply_warp(const Thread* lanes) {
+  Product p;
+  gather<kKind>(lanes, p);
+  multiply_add<kKind == Operands::tf32 ? 8 : 16>(p);
+  scatter(lanes, p);
+}
+
 }  // namespace
 
 void multiply(Operands kind, float* acc, const uint32_t* a, const uint32_t* b, const Where& where) {
@@ -88,10 +93,17 @@ void multiply(Operands kind, float* acc, const uint32_t* a, const uint32_t* b, c
   const Fragments mine{acc, a, b};
   me.pointer = &mine;
   if (!meet(kind == Operands::tf32 ? "mma.m16n8k8" : "mma.m16n8k16", ~0u, where)) return;
-  Product p;
-  gather(kind, me.warp->lanes, p);
-  multiply_add(p, kind == Operands::tf32 ? 8 : 16);
-  scatter(me.warp->lanes, p);
+  switch (kind) {
+    case Operands::bfloat16:
+      multiply_warp<Operands::bfloat16>(me.warp->lanes);
+      break;
+    case Operands::float16:
+      multiply_warp<Operands::float16>(me.warp->lanes);
+      break;
+    case Operands::tf32:
+      multiply_warp<Operands::tf32>(me.warp->lanes);
+      break;
+  }
   part(~0u);
 }
 
