@@ -6,21 +6,12 @@ import pytest
 
 import fusedlm
 
-HOW_TO_EMULATE = 'pip install -e ".[test]" -C cmake.define.FUSEDLM_SIMT=ON'
 
-
-def _isas():
-    """Those of this machine, and the emulator of the CUDA kernels as "simt": skipped where missing."""
-    available = fusedlm.available_isas()
-    if "simt" in available:
-        return available
-    missing = pytest.mark.skip(reason=f"built without the emulator; install with {HOW_TO_EMULATE}")
-    return [*available, pytest.param("simt", marks=missing)]
-
-
-@pytest.fixture(params=_isas())
+# In a build with the emulator of the CUDA kernels that includes "simt"; tests/ops/test_emulator.py
+# says how to get one.
+@pytest.fixture(params=fusedlm.available_isas())
 def isa(request):
-    """Runs a test once for each instruction set of this machine, and under the emulator."""
+    """Runs a test once for each instruction set of this machine, and under the emulator if built in."""
     before = fusedlm.isa()
     fusedlm.set_isa(request.param)
     yield request.param

@@ -1,6 +1,7 @@
 // Views, errors, instruction sets, workspace and threads: what every op stands on.
 
 #include <atomic>
+#include <cstdlib>
 
 #include "core/parallel.h"
 #include "fusedlm/rms_norm.h"
@@ -107,6 +108,11 @@ TEST(Isa, EveryAvailableOneCanBeChosen) {
   size_t seen = 0;
   on_every_isa([&] { EXPECT_EQ(current_isa(), isas[seen++]); });
   EXPECT_EQ(seen, isas.size());
+}
+
+TEST(Isa, TheEmulatorIsNeverTheDefault) {
+  if (std::getenv("FUSEDLM_ISA")) GTEST_SKIP() << "FUSEDLM_ISA chooses";
+  EXPECT_NE(current_isa(), Isa::simt);
 }
 
 TEST(Isa, OneTheMachineLacksIsRefused) {
