@@ -151,6 +151,9 @@ std::string place(const Where& where);
 /// "(3, 0, 0)"
 std::string coordinates(const uint3& at);
 
+/// Leaves the core to another thread until something makes `me` ready again. Reports a deadlock.
+void go_on_with_another(Thread& me);
+
 /// Comes to the meeting of the lanes in `mask`; true for the last to come, who must call `part`
 /// once the others have got what they came for. The others wait inside.
 bool meet(const char* call, uint32_t mask, const Where& where);
