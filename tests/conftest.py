@@ -7,10 +7,23 @@ import pytest
 import fusedlm
 
 
+# In a build with the emulator of the CUDA kernels that includes "simt"; tests/ops/test_emulator.py
+# says how to get one.
 @pytest.fixture(params=fusedlm.available_isas())
 def isa(request):
-    """Runs a test once for each instruction set of this machine."""
+    """Runs a test once for each instruction set of this machine, and under the emulator if built in."""
     before = fusedlm.isa()
     fusedlm.set_isa(request.param)
     yield request.param
     fusedlm.set_isa(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """An op whose CUDA kernel is still to come skips its tests under the emulator, visibly."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        if pyfuncitem.funcargs.get("isa") == "simt" and "has no CUDA kernel yet" in str(error):
+            pytest.skip(str(error))
+        raise

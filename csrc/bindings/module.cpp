@@ -99,7 +99,7 @@ PYBIND11_MODULE(_core, m) {
     }
   });
   m.attr("version") = FUSEDLM_VERSION;
-  m.attr("cuda_compiled") = false;
+  m.attr("cuda_compiled") = cuda_compiled();
   m.def("isa", [] { return std::string(name_of(current_isa())); });
   m.def("set_isa", [](const std::string& name) { set_isa(isa_from_name(name)); });
   m.def("available_isas", [] {

@@ -21,6 +21,7 @@ void offsets(const char* op, const char* argument, const TensorView& view, index
              const char* like) {
   check::tensor(op, argument, view, 1, {DType::int32});
   check::contiguous(op, argument, view);
+  if (!check::readable(view)) return;
   const int32_t* at = view.as<int32_t>();
   if (view.shape[0] < 1 || at[0] != 0)
     check::fail(op, std::string(argument) + " must start with 0");
@@ -102,7 +103,7 @@ void check_options(const char* op, const AttentionOptions& o, const TensorView& 
     check::tensor(op, "kv_lengths", o.kv_lengths, 1, {DType::int32});
     check::dim(op, "kv_lengths", o.kv_lengths, 0, B, "query");
     check::contiguous(op, "kv_lengths", o.kv_lengths);
-    for (index_t b = 0; b < B; ++b) {
+    for (index_t b = 0; b < B && check::readable(o.kv_lengths); ++b) {
       const int32_t length = o.kv_lengths.as<int32_t>()[b];
       if (length < 0 || length > S) {
         check::fail(op, "kv_lengths[" + std::to_string(b) + "] is " + std::to_string(length) +

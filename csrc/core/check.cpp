@@ -1,8 +1,49 @@
 #include "core/check.h"
 
+#include "fusedlm/device.h"
+
 namespace fusedlm::check {
+namespace {
+
+struct State {
+  const char* op = nullptr;
+  std::string first;  // the argument that decides about the device
+  DeviceType device = DeviceType::cpu;
+  std::vector<Argument> arguments;
+
+  void clear() {
+    op = nullptr;
+    arguments.clear();
+  }
+};
+thread_local State state;
+
+void on_one_device(const char* op, const char* argument, const TensorView& view) {
+  // The first argument again: a call that had nothing to do came to its end without a dispatch.
+  if (state.op != op || state.first == argument) {
+    state.clear();
+    state.op = op;
+    state.first = argument;
+    state.device = view.device;
+    if (view.device == DeviceType::cuda && !cuda_compiled()) {
+      fail(op, std::string(argument) +
+                   " is on cuda, but this build has no CUDA kernels (build with FUSEDLM_CUDA=ON)");
+    }
+  } else if (state.device != view.device) {
+    constexpr const char* names[] = {"cpu", "cuda"};
+    fail(op, std::string(argument) + " is on " + names[static_cast<int>(view.device)] +
+                 ", expected " + names[static_cast<int>(state.device)] + " like " + state.first);
+  }
+}
+
+}  // namespace
+
+Call::~Call() { state.clear(); }
+DeviceType Call::device() const { return state.op ? state.device : DeviceType::cpu; }
+const std::vector<Argument>& Call::arguments() const { return state.arguments; }
 
 void fail(const char* op, const std::string& message) {
+  state.clear();
   throw InvalidArgument(std::string(op) + ": " + message);
 }
 
@@ -10,14 +51,17 @@ void tensor(const char* op, const char* argument, const TensorView& view, int nd
             std::initializer_list<DType> dtypes) {
   const std::string name = argument;
   if (!view.defined()) fail(op, name + " is missing");
-  if (view.device != DeviceType::cpu) fail(op, name + " is on cuda, expected cpu");
+  on_one_device(op, argument, view);
   if (view.ndim != ndim) {
     fail(op, name + " has shape " + shape_string(view) + ", expected " + std::to_string(ndim) +
                  " dimensions");
   }
   std::string wanted;
   for (DType dtype : dtypes) {
-    if (dtype == view.dtype) return;
+    if (dtype == view.dtype) {
+      if (current_isa() == Isa::simt) state.arguments.push_back({name, view});
+      return;
+    }
     wanted += (wanted.empty() ? "" : " or ") + std::string(name_of(dtype));
   }
   fail(op, name + " has dtype " + name_of(view.dtype) + ", expected " + wanted);

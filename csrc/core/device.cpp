@@ -12,9 +12,16 @@
 namespace fusedlm {
 namespace {
 
-constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt};
+
+#if defined(FUSEDLM_SIMT)
+constexpr bool kHasEmulator = true;
+#else
+constexpr bool kHasEmulator = false;
+#endif
 
 bool machine_has(Isa isa) {
+  if (isa == Isa::simt) return kHasEmulator;
 #if defined(FUSEDLM_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -30,21 +37,30 @@ bool machine_has(Isa isa) {
       return avx512;
     case Isa::avx512_bf16:
       return avx512 && __builtin_cpu_supports("avx512bf16");
+    case Isa::simt:
+      break;
   }
 #endif
   return isa == Isa::scalar;
 }
 
+std::string why_not(Isa isa) {
+  if (isa == Isa::simt) {
+    return "this build lacks the emulator of CUDA kernels (build with FUSEDLM_SIMT=ON)";
+  }
+  return std::string("this machine lacks ") + name_of(isa);
+}
+
 Isa choose_isa() {
   if (const char* wanted = std::getenv("FUSEDLM_ISA"); wanted && *wanted) {
     Isa isa = isa_from_name(wanted);
-    if (!machine_has(isa)) {
-      throw Unsupported(std::string("FUSEDLM_ISA=") + wanted +
-                        ": this machine lacks these instructions");
-    }
+    if (!machine_has(isa)) throw Unsupported(std::string("FUSEDLM_ISA: ") + why_not(isa));
     return isa;
   }
-  return available_isas().back();
+  for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2}) {
+    if (machine_has(isa)) return isa;
+  }
+  return Isa::scalar;
 }
 
 // -1: not chosen yet.
@@ -66,9 +82,7 @@ Isa current_isa() {
 }
 
 void set_isa(Isa isa) {
-  if (!machine_has(isa)) {
-    throw Unsupported(std::string("set_isa: this machine lacks ") + name_of(isa));
-  }
+  if (!machine_has(isa)) throw Unsupported("set_isa: " + why_not(isa));
   chosen_isa.store(static_cast<int>(isa), std::memory_order_relaxed);
 }
 
@@ -90,6 +104,8 @@ const char* name_of(Isa isa) {
       return "avx512";
     case Isa::avx512_bf16:
       return "avx512_bf16";
+    case Isa::simt:
+      return "simt";
   }
   return "unknown";
 }
@@ -98,7 +114,16 @@ Isa isa_from_name(const std::string& name) {
   for (Isa isa : kAllIsas) {
     if (name == name_of(isa)) return isa;
   }
-  throw InvalidArgument("isa is '" + name + "', expected scalar, avx2, avx512 or avx512_bf16");
+  throw InvalidArgument("isa is '" + name +
+                        "', expected scalar, avx2, avx512, avx512_bf16 or simt");
+}
+
+bool cuda_compiled() {
+#if defined(FUSEDLM_CUDA)
+  return true;
+#else
+  return false;
+#endif
 }
 
 int num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }

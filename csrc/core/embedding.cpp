@@ -13,6 +13,7 @@ namespace {
 void indices(const char* op, const char* argument, const TensorView& view, index_t count,
              index_t limit, const char* limit_name) {
   check::vector_of(op, argument, view, count, "tokens", {DType::int64});
+  if (!check::readable(view)) return;
   const index_t* ids = view.as<index_t>();
   for (index_t n = 0; n < count; ++n) {
     if (ids[n] < 0 || ids[n] >= limit) {

@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(layer_norm_forward, LayerNormForward)
-FUSEDLM_CPU_KERNEL(layer_norm_backward, LayerNormBackward)
+FUSEDLM_KERNEL(layer_norm_forward, LayerNormForward)
+FUSEDLM_KERNEL(layer_norm_backward, LayerNormBackward)
 
 void layer_norm_forward(const LayerNormForward& a, Context& ctx) {
   constexpr const char* op = "layer_norm";

@@ -12,6 +12,7 @@ namespace {
 constexpr const char* kOp = "linear_cross_entropy";
 
 void targets_in_range(const LinearCrossEntropy& args) {
+  if (!check::readable(args.targets)) return;
   const int64_t* targets = args.targets.as<int64_t>();
   const index_t V = args.weight.shape[0];
   for (index_t n = 0; n < args.targets.shape[0]; ++n) {

@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(rms_norm_forward, RmsNormForward)
-FUSEDLM_CPU_KERNEL(rms_norm_backward, RmsNormBackward)
+FUSEDLM_KERNEL(rms_norm_forward, RmsNormForward)
+FUSEDLM_KERNEL(rms_norm_backward, RmsNormBackward)
 
 namespace {
 

@@ -28,7 +28,7 @@ void rope(const Rope& args, Context& ctx) {
     check::tensor(op, "positions", args.positions, 2, {DType::int64});
     check::dim(op, "positions", args.positions, 0, args.x.shape[0], "x");
     check::dim(op, "positions", args.positions, 1, args.x.shape[1], "x");
-    for (index_t b = 0; b < args.x.shape[0]; ++b) {
+    for (index_t b = 0; b < args.x.shape[0] && check::readable(args.positions); ++b) {
       for (index_t t = 0; t < args.x.shape[1]; ++t) {
         const int64_t at =
             args.positions

@@ -32,7 +32,7 @@ def __getattr__(name: str):
 
 
 def isa() -> str:
-    """The instruction set in use: scalar, avx2, avx512 or avx512_bf16."""
+    """The instruction set in use: scalar, avx2, avx512, avx512_bf16, or simt for the emulator."""
     from fusedlm import _core
 
     return _core.isa()
@@ -46,7 +46,7 @@ def set_isa(name: str) -> None:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets that this machine can run, the slowest first."""
+    """Instruction sets that this machine can run, the slowest first; last the emulator, if built in."""
     from fusedlm import _core
 
     return _core.available_isas()

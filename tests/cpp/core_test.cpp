@@ -1,6 +1,7 @@
 // Views, errors, instruction sets, workspace and threads: what every op stands on.
 
 #include <atomic>
+#include <cstdlib>
 
 #include "core/parallel.h"
 #include "fusedlm/rms_norm.h"
@@ -82,7 +83,7 @@ TEST_F(Errors, SayWhichDtypeCameAndWhichWereExpected) {
 
 TEST_F(Errors, SayThatATensorLiesOnAnotherDevice) {
   args.y.device = DeviceType::cuda;
-  EXPECT_EQ(message(), "rms_norm: y is on cuda, expected cpu");
+  EXPECT_EQ(message(), "rms_norm: y is on cuda, expected cpu like x");
 }
 
 TEST_F(Errors, SayThatStridesDoNotFit) {
@@ -109,6 +110,11 @@ TEST(Isa, EveryAvailableOneCanBeChosen) {
   EXPECT_EQ(seen, isas.size());
 }
 
+TEST(Isa, TheEmulatorIsNeverTheDefault) {
+  if (std::getenv("FUSEDLM_ISA")) GTEST_SKIP() << "FUSEDLM_ISA chooses";
+  EXPECT_NE(current_isa(), Isa::simt);
+}
+
 TEST(Isa, OneTheMachineLacksIsRefused) {
   const std::vector<Isa> isas = available_isas();
   for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
@@ -119,13 +125,13 @@ TEST(Isa, OneTheMachineLacksIsRefused) {
 }
 
 TEST(Isa, NamesAndValuesBelongTogether) {
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16})
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt})
     EXPECT_EQ(isa_from_name(name_of(isa)), isa);
 }
 
 TEST(Isa, AnUnknownNameIsRefused) {
   EXPECT_EQ(message_of([] { isa_from_name("sse9"); }),
-            "isa is 'sse9', expected scalar, avx2, avx512 or avx512_bf16");
+            "isa is 'sse9', expected scalar, avx2, avx512, avx512_bf16 or simt");
 }
 
 TEST(Workspace, BlocksAreAlignedToACacheLineAndApart) {

@@ -53,7 +53,9 @@ def build(googletest, tmp_path_factory) -> Path:
     """The library, built once, with its tests if there is a GoogleTest to build them with."""
     folder = tmp_path_factory.mktemp("cpp")
     tests = "ON" if googletest else "OFF"
-    must("cmake", "-S", ROOT, "-B", folder, f"-DFUSEDLM_TESTS={tests}", "-DFUSEDLM_WERROR=ON")
+    # With the tests comes the emulator, so that CUDA kernels are tested here on any machine.
+    options = [f"-DFUSEDLM_TESTS={tests}", f"-DFUSEDLM_SIMT={tests}", "-DFUSEDLM_WERROR=ON"]
+    must("cmake", "-S", ROOT, "-B", folder, *options)
     must("cmake", "--build", folder, "-j2")
     return folder
 

@@ -17,7 +17,18 @@ from tests.support.compare import (
 
 DTYPES = [torch.float32, torch.bfloat16]
 NORMS = ["rms_norm", "layer_norm", "layer_norm without bias"]
-SHAPES = [(1, 1), (3, 17), (17, 3), (113, 65), (5, 1023), (70, 1025), (2, 3, 33)]
+SHAPES = [
+    (1, 1),
+    (3, 17),
+    (17, 3),
+    (113, 65),
+    (5, 1023),
+    (70, 1025),
+    (2, 3, 33),
+    (530, 64),
+    (3, 1032),
+    (2, 8200),
+]
 
 
 def call(module, norm: str):

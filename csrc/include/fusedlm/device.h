@@ -10,17 +10,21 @@
 
 namespace fusedlm {
 
-enum class Isa : uint8_t { scalar, avx2, avx512, avx512_bf16 };
+/// `simt` is the emulator that runs the CUDA kernels on the CPU, for tests; never the default.
+enum class Isa : uint8_t { scalar, avx2, avx512, avx512_bf16, simt };
 
 /// The best instruction set of this machine, or FUSEDLM_ISA if that variable is set (read once).
 Isa current_isa();
 /// Chooses another one, for tests. Throws Unsupported when the machine lacks it.
 void set_isa(Isa isa);
-/// Those this machine can run, the slowest first.
+/// Those this machine can run, the slowest first; the emulator, where it is built in, comes last.
 std::vector<Isa> available_isas();
 const char* name_of(Isa isa);
 /// Throws InvalidArgument for a name that is none.
 Isa isa_from_name(const std::string& name);
+
+/// Whether this build has the kernels for CUDA tensors.
+bool cuda_compiled();
 
 /// Threads that a call will use: OpenMP's own setting (OMP_NUM_THREADS, torch.set_num_threads).
 int num_threads();
@@ -68,12 +72,26 @@ class Workspace {
   int depth_ = 0;
 };
 
+/// Where calls on CUDA tensors get scratch memory. Whoever sets it frees what it gave, in the order
+/// of the stream, once the call has returned; torch's caching allocator fits. Without one, memory
+/// comes from cudaMallocAsync and goes back at the end of the call.
+struct DeviceAllocator {
+  /// At least 256-byte aligned; null where there is no memory left.
+  void* (*allocate)(size_t bytes, void* state) = nullptr;
+  void* state = nullptr;
+};
+
 /// Everything a call needs besides its arguments. One per calling thread; never shared between two.
 class Context {
  public:
   Workspace& workspace() { return workspace_; }
   /// The calling thread's own.
   static Context& current();
+
+  void* stream = nullptr;  ///< a cudaStream_t; null is the default stream
+  DeviceAllocator device_allocator;
+  /// What the running call took from cudaMallocAsync; the dispatcher gives it back.
+  std::vector<void*> device_scratch;
 
  private:
   Workspace workspace_;

@@ -17,6 +17,11 @@ struct Unsupported : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A CUDA kernel failed, or the emulator found it wrong; Python sees RuntimeError.
+struct DeviceError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// Workspace could not be had; Python sees MemoryError.
 struct OutOfMemory : std::bad_alloc {
   explicit OutOfMemory(std::string message) : message(std::move(message)) {}

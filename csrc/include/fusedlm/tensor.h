@@ -6,8 +6,9 @@
 #include <initializer_list>
 #include <string>
 
-// Kernels are compiled once per instruction set. An inline function with a symbol of its own could be
-// merged by the linker into the copy that was compiled for the wrong one, so these are always inlined.
+// Kernels are compiled once per instruction set. An inline function with a symbol of its own could
+// be merged by the linker into the copy that was compiled for the wrong one, so these are always
+// inlined.
 #define FUSEDLM_INLINE [[gnu::always_inline]] inline
 
 namespace fusedlm {
@@ -42,6 +43,10 @@ const char* name_of(DType dtype);
 
 /// The upper half of a float32; arithmetic happens in float32.
 struct bfloat16 {
+  uint16_t bits;
+};
+/// IEEE binary16.
+struct float16 {
   uint16_t bits;
 };
 

@@ -1,0 +1,198 @@
+// RMSNorm with the residual add (Zhang & Sennrich 2019), a team of threads a row (cuda/rows.h): the
+// sum of squares while the row comes into registers, then the scaled row from there. In the
+// backward a team takes every P-th row and adds up dweight for its columns, in registers where the
+// row fits; a second kernel adds the P sums in order. P depends on the shape alone, so the bits are
+// the same in every run.
+
+#include "cuda/rows.h"
+#include "fusedlm/rms_norm.h"
+
+namespace fusedlm::FUSEDLM_DEVICE {
+namespace {
+
+// Of a row, in registers of a thread: 1024 elements a warp, 8192 a block.
+constexpr int kForwardElements = 32;
+// The backward keeps x, dy and the sums of dweight: 48 registers.
+constexpr int kBackwardElements = 16;
+// Sums that the second kernel of the backward adds: rows to go round on the largest GPUs (4 warps
+// of 128 blocks), and still few bytes against x and dy.
+constexpr index_t kPartials = 512;
+
+template <class T, class W>
+struct Forward {
+  const T *x, *residual;
+  const W* weight;
+  T *y, *sum;
+  float* rstd;
+  index_t N, x_stride, residual_stride, y_stride, sum_stride;
+  int C;
+  float eps;
+};
+
+template <class Plan, class T, class W>
+__global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) {
+  constexpr int V = Plan::V;
+  const index_t row = Plan::team();
+  if (row >= a.N) return;  // only whole warps that share no barrier
+  const T* x = a.x + row * a.x_stride;
+  float v[Plan::kPacks][V];
+  float squares = 0.0f;
+  Plan::for_packs(a.C, [&](int i, int c) {
+    load_floats(x + c, v[i]);
+    if (a.residual) {
+      float r[V];
+      load_floats(a.residual + row * a.residual_stride + c, r);
+#pragma unroll
+      for (int j = 0; j < V; ++j) v[i][j] = to_float(from_float<T>(v[i][j] + r[j]));
+      store_floats(a.sum + row * a.sum_stride + c, v[i]);
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j) squares = fmaf(v[i][j], v[i][j], squares);
+  });
+  const float rstd = 1.0f / sqrtf(Plan::sum(squares) / static_cast<float>(a.C) + a.eps);
+  if (Plan::member() == 0) a.rstd[row] = rstd;
+  if (a.residual) x = a.sum + row * a.sum_stride;
+  Plan::for_packs(a.C, [&](int i, int c) {
+    if constexpr (!Plan::kKept) load_floats(x + c, v[i]);
+    float w[V];
+    load_floats(a.weight + c, w);
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[i][j] = v[i][j] * rstd * w[j];
+    store_floats(a.y + row * a.y_stride + c, v[i]);
+  });
+}
+
+template <class T, class W>
+struct Backward {
+  const T *dy, *x, *dsum;
+  const W* weight;
+  const float* rstd;
+  T* dx;
+  float* dweights;  // [teams, C]
+  index_t N, teams, dy_stride, x_stride, dsum_stride, dx_stride;
+  int C;
+};
+
+template <class Plan, class T, class W>
+__global__ void __launch_bounds__(Plan::kBlock) backward_kernel(Backward<T, W> a) {
+  constexpr int V = Plan::V;
+  const index_t team = Plan::team();
+  if (team >= a.teams) return;
+  float* dweight = a.dweights + team * a.C;
+  float dw[Plan::kPacks][V] = {};
+  for (index_t row = team; row < a.N; row += a.teams) {
+    const T *x = a.x + row * a.x_stride, *dy = a.dy + row * a.dy_stride;
+    const float rstd = a.rstd[row];
+    float xhat[Plan::kPacks][V], g[Plan::kPacks][V];
+    const auto load = [&](int i, int c) {
+      load_floats(x + c, xhat[i]);
+      load_floats(dy + c, g[i]);
+#pragma unroll
+      for (int j = 0; j < V; ++j) xhat[i][j] *= rstd;
+    };
+    float dot = 0.0f;
+    Plan::for_packs(a.C, [&](int i, int c) {
+      load(i, c);
+      // Without registers for the whole row, the sums live where they end.
+      if constexpr (!Plan::kKept) {
+#pragma unroll
+        for (int j = 0; j < V; ++j) dw[i][j] = row == team ? 0.0f : dweight[c + j];
+      }
+      float w[V];
+      load_floats(a.weight + c, w);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        dw[i][j] = fmaf(g[i][j], xhat[i][j], dw[i][j]);
+        g[i][j] *= w[j];
+        dot = fmaf(g[i][j], xhat[i][j], dot);
+      }
+      if constexpr (!Plan::kKept) store_floats(dweight + c, dw[i]);
+    });
+    const float mean = Plan::sum(dot) / static_cast<float>(a.C);
+    Plan::for_packs(a.C, [&](int i, int c) {
+      if constexpr (!Plan::kKept) {
+        load(i, c);
+        float w[V];
+        load_floats(a.weight + c, w);
+#pragma unroll
+        for (int j = 0; j < V; ++j) g[i][j] *= w[j];
+      }
+      float extra[V] = {};
+      if (a.dsum) load_floats(a.dsum + row * a.dsum_stride + c, extra);
+#pragma unroll
+      for (int j = 0; j < V; ++j) g[i][j] = (g[i][j] - xhat[i][j] * mean) * rstd + extra[j];
+      store_floats(a.dx + row * a.dx_stride + c, g[i]);
+    });
+  }
+  if constexpr (Plan::kKept) {
+    Plan::for_packs(a.C, [&](int i, int c) { store_floats(dweight + c, dw[i]); });
+  }
+}
+
+}  // namespace
+
+void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const bool packed = can_pack(args.x) && can_pack(args.residual) && can_pack(args.weight) &&
+                      can_pack(args.y) && (!args.residual.defined() || can_pack(args.sum));
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      using T = decltype(t);
+      using W = decltype(w);
+      const Forward<T, W> a{.x = args.x.as<T>(),
+                            .residual = args.residual.as<T>(),
+                            .weight = args.weight.as<W>(),
+                            .y = args.y.as<T>(),
+                            .sum = args.sum.as<T>(),
+                            .rstd = args.rstd.as<float>(),
+                            .N = N,
+                            .x_stride = args.x.strides[0],
+                            .residual_stride = args.residual.strides[0],
+                            .y_stride = args.y.strides[0],
+                            .sum_stride = args.sum.strides[0],
+                            .C = static_cast<int>(C),
+                            .eps = args.eps};
+      with_row_plan<T, kForwardElements>(packed, C, [&](auto plan) {
+        using Plan = decltype(plan);
+        launch("rms_norm_forward", forward_kernel<Plan, T, W>,
+               blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
+      });
+    });
+  });
+}
+
+void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const index_t teams = N < kPartials ? N : kPartials;
+  float* dweights = device_scratch<float>(ctx, teams * C);
+  const bool packed = can_pack(args.x) && can_pack(args.dy) && can_pack(args.weight) &&
+                      can_pack(args.dsum) && can_pack(args.dx);
+  switch_float(args.x.dtype, [&](auto t) {
+    switch_float(args.weight.dtype, [&](auto w) {
+      using T = decltype(t);
+      using W = decltype(w);
+      const Backward<T, W> a{.dy = args.dy.as<T>(),
+                             .x = args.x.as<T>(),
+                             .dsum = args.dsum.as<T>(),
+                             .weight = args.weight.as<W>(),
+                             .rstd = args.rstd.as<float>(),
+                             .dx = args.dx.as<T>(),
+                             .dweights = dweights,
+                             .N = N,
+                             .teams = teams,
+                             .dy_stride = args.dy.strides[0],
+                             .x_stride = args.x.strides[0],
+                             .dsum_stride = args.dsum.strides[0],
+                             .dx_stride = args.dx.strides[0],
+                             .C = static_cast<int>(C)};
+      with_row_plan<T, kBackwardElements>(packed, C, [&](auto plan) {
+        using Plan = decltype(plan);
+        launch("rms_norm_backward", backward_kernel<Plan, T, W>,
+               blocks_of(ceil_of<index_t>(teams, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
+      });
+    });
+  });
+  sum_rows("rms_norm_backward: dweight", dweights, teams, C, args.dweight.as<float>(), ctx);
+}
+
+}  // namespace fusedlm::FUSEDLM_DEVICE

@@ -1,0 +1,109 @@
+#pragma once
+// What the norms share: a team of threads works on a row of C elements, each thread on packs of V
+// elements that lie kTeam packs apart. A team is a warp where the row fits its registers, else a
+// block. Rows too long for a block's registers are read again for each pass, mostly from L2.
+
+#include "cuda/launch.h"
+#include "cuda/types.h"
+#include "cuda/warp.h"
+
+namespace fusedlm::FUSEDLM_DEVICE {
+
+// Warps in a block that work on rows of their own: enough for full occupancy with few blocks a
+// multiprocessor, few enough that a short batch reaches many of them.
+constexpr int kWarpsPerBlock = 4;
+// Threads that share a long row: at 16 elements a thread, rows of 4096 stay in registers.
+constexpr int kBlockTeam = 256;
+
+/// How a kernel goes over rows: V elements a pack, kTeam threads a row, kElements of it in
+/// registers of each thread (0: none are kept).
+template <int kVector, int kThreads, int kHeld>
+struct RowPlan {
+  static constexpr int V = kVector, kTeam = kThreads, kElements = kHeld;
+  static constexpr bool kKept = kHeld > 0;
+  static constexpr int kPacks = kKept ? kHeld / V : 1;
+  static constexpr int kBlock = kTeam == kWarp ? kWarp * kWarpsPerBlock : kTeam;
+  static constexpr int kTeamsPerBlock = kBlock / kTeam;
+
+  __device__ __forceinline__ static int member() { return threadIdx.x % kTeam; }
+  __device__ __forceinline__ static index_t team() {
+    return static_cast<index_t>(blockIdx.x) * kTeamsPerBlock + threadIdx.x / kTeam;
+  }
+  /// fn(i, c) for each pack of this thread: the i-th, which starts at column c.
+  template <class Fn>
+  __device__ __forceinline__ static void for_packs(int C, Fn&& fn) {
+    if constexpr (kKept) {
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) {
+        const int c = (i * kTeam + member()) * V;
+        if (c < C) fn(i, c);
+      }
+    } else {
+      for (int c = member() * V; c < C; c += kTeam * V) fn(0, c);
+    }
+  }
+  template <int K>
+  __device__ __forceinline__ static void sum(float (&x)[K]) {
+    if constexpr (kTeam == kWarp) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) x[k] = warp_sum(x[k]);
+    } else {
+      block_sum(x);
+    }
+  }
+  __device__ __forceinline__ static float sum(float x) {
+    float one[1] = {x};
+    sum(one);
+    return one[0];
+  }
+};
+
+/// fn(plan) with the plan for rows of C elements, at most kElements of which a thread keeps.
+template <class T, int kElements, class Fn>
+void with_row_plan(bool packed, index_t C, Fn&& fn) {
+  const auto choose = [&](auto v) {
+    constexpr int V = decltype(v)::value;
+    if (C <= kWarp * kElements) {
+      fn(RowPlan<V, kWarp, kElements>{});
+    } else if (C <= kBlockTeam * kElements) {
+      fn(RowPlan<V, kBlockTeam, kElements>{});
+    } else {
+      fn(RowPlan<V, kBlockTeam, 0>{});
+    }
+  };
+  if (packed && C % kPack<T> == 0) {
+    choose(std::integral_constant<int, kPack<T>>{});
+  } else {
+    choose(std::integral_constant<int, 1>{});
+  }
+}
+
+/// total[c] = sum over r of rows[r * C + c]. A block sums 32 columns: its warps take every
+/// kWarps-th row, and their sums are added in order.
+template <int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp)
+    sum_rows_kernel(const float* rows, int count, int C, float* total) {
+  FUSEDLM_SHARED(float, partial, [kWarps][kWarp]);
+  const int lane = lane_id(), group = warp_id();
+  const int c = blockIdx.x * kWarp + lane;
+  float sum = 0.0f;
+  if (c < C) {
+    for (int r = group; r < count; r += kWarps) sum += rows[static_cast<index_t>(r) * C + c];
+  }
+  partial[group][lane] = sum;
+  __syncthreads();
+  if (group == 0 && c < C) {
+    sum = 0.0f;
+    for (int g = 0; g < kWarps; ++g) sum += partial[g][lane];
+    total[c] = sum;
+  }
+}
+
+inline void sum_rows(const char* name, const float* rows, index_t count, index_t C, float* total,
+                     Context& ctx) {
+  constexpr int kWarps = 8;
+  launch(name, sum_rows_kernel<kWarps>, blocks_of(ceil_of<index_t>(C, kWarp)), kWarps * kWarp, 0,
+         ctx, rows, count, C, total);
+}
+
+}  // namespace fusedlm::FUSEDLM_DEVICE

@@ -1,0 +1,58 @@
+#pragma once
+// Who touched a piece of memory last, and whether two accesses are in order. Time passes for a
+// thread when it waits together with others: from then on each of them knows what all of them had
+// done. An access of another thread that the running one does not know of is a race.
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace fusedlm::simt::emulator {
+
+/// The accesses to one byte (or one element of global memory) that later ones can be in conflict
+/// with.
+struct Cell {
+  static constexpr uint8_t kEmpty = 0, kWritten = 1, kInFlight = 2;
+  uint8_t state = kEmpty;
+  bool atomic = false;       // the last write was
+  uint16_t writer = 0;       // thread of the block
+  uint16_t readers[2] = {};  // the two last that are not in order with each other
+  uint32_t write_time = 0;   // 0: never
+  uint32_t read_times[2] = {};
+  uint32_t write_place = 0, read_places[2] = {};  // lower half of the address of the code
+  uint32_t write_block = 0, read_block = 0;       // number + 1
+};
+
+/// What the threads of a block know of each other.
+class Clocks {
+ public:
+  void start(int threads) {
+    times_.assign(threads, 1);
+    known_.assign(threads, std::make_shared<const std::vector<uint32_t>>(threads, 0));
+  }
+  uint32_t now(int thread) const { return times_[thread]; }
+  bool knows(int thread, int other, uint32_t time) const {
+    return thread == other || (*known_[thread])[other] >= time;
+  }
+  /// The threads wait for each other.
+  template <class Number>
+  void meet(int count, Number number) {
+    auto all = std::make_shared<std::vector<uint32_t>>(*known_[number(0)]);
+    const std::vector<uint32_t>* last = known_[number(0)].get();
+    for (int i = 1; i < count; ++i) {
+      const std::vector<uint32_t>* next = known_[number(i)].get();
+      if (next == last) continue;  // those who met before know the same
+      last = next;
+      for (size_t u = 0; u < all->size(); ++u) (*all)[u] = std::max((*all)[u], (*next)[u]);
+    }
+    for (int i = 0; i < count; ++i) (*all)[number(i)] = times_[number(i)]++;
+    for (int i = 0; i < count; ++i) known_[number(i)] = all;
+  }
+
+ private:
+  std::vector<uint32_t> times_;
+  std::vector<std::shared_ptr<const std::vector<uint32_t>>> known_;
+};
+
+}  // namespace fusedlm::simt::emulator
