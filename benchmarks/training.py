@@ -48,7 +48,9 @@ SHAPES = {
 
 def ours(s: Shape, dtype: torch.dtype) -> torch.nn.Module:
     config = ModelConfig.gpt2(vocab_size=s.V, context=s.T, layers=s.L, width=s.C, heads=s.H)
-    return Decoder(config, dtype)
+    model = Decoder(config, dtype)
+    model.grad_dtype = dtype
+    return model
 
 
 def step_of(

@@ -11,7 +11,7 @@ from benchmarks.training import Shape
 from fusedlm import ops
 
 # Measured inside a training step, or only a set-up.
-WITHOUT_CASE = {"adamw_step_", "grad_norm", "attention_qkv", "rope_tables"}
+WITHOUT_CASE = {"adamw_step_", "grad_norm", "attention_qkv", "rope_tables", "tied"}
 
 
 def test_every_op_has_a_case_and_names_are_unique():

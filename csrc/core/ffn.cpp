@@ -50,9 +50,7 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
   }
   const auto dweight = [&](const char* name, const TensorView& view, index_t rows,
                            index_t columns) {
-    if (view.defined())
-      check::weight_of(op, name, view, rows, "up_weight", columns, "x",
-                       {DType::float32, a.up_weight.dtype});
+    if (view.defined()) check::weight_of(op, name, view, rows, "up_weight", columns, "x");
   };
   const auto dbias = [&](const char* name, const TensorView& view, index_t size) {
     if (view.defined()) check::vector_of(op, name, view, size, "up_weight", {DType::float32});

@@ -6,6 +6,7 @@
 #include "fusedlm/linear_cross_entropy.h"
 
 #include "cpu/gemm_views.h"
+#include "fusedlm/arena.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -144,6 +145,14 @@ void finish_row(const LinearCrossEntropy& a, const Weights& sums, index_t n, L* 
   slope_row<T>(a, row, V, target, lse, classes, scale);
 }
 
+struct Logits {
+  void* data;
+  explicit Logits(size_t bytes) : data(Arena::shared().take(bytes)) {}
+  ~Logits() { Arena::shared().give(data); }
+  Logits(const Logits&) = delete;
+  Logits& operator=(const Logits&) = delete;
+};
+
 // Rows [first, first + count) of a 2-D view.
 TensorView rows_of(const TensorView& view, index_t first, index_t count) {
   TensorView part = view;
@@ -172,7 +181,8 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const Weights sums = sum_weights(a);
   const index_t most = max_of(kLeastRows, kChunkBytes / (V * size_of(logits_dtype)));
   const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
-  void* memory = ws.take_bytes(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
+  // From the arena: what the backward makes of a step may lie there next.
+  const Logits memory(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
   float* losses = a.reduction == Reduction::none ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
   if (a.dbias.defined()) __builtin_memset(a.dbias.data, 0, static_cast<size_t>(V) * sizeof(float));
@@ -186,7 +196,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   }
   for (index_t n0 = 0; n0 < N; n0 += chunk) {
     const index_t rows = min_of(chunk, N - n0);
-    const TensorView x = rows_of(a.x, n0, rows), logits(memory, logits_dtype, {rows, V});
+    const TensorView x = rows_of(a.x, n0, rows), logits(memory.data, logits_dtype, {rows, V});
     Gemm forward = product(matrix_of(x), matrix_of(a.weight).transposed(), logits, C, low);
     if (a.bias.defined()) forward.bias = a.bias.data, forward.bias_dtype = a.bias.dtype;
     gemm(forward, ctx);

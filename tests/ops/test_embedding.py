@@ -113,6 +113,33 @@ def test_sparse_gradient_equals_the_dense_one_and_joins_it(padding_idx):
     assert not grad(True, True).is_sparse and torch.equal(grad(True, True), grad(True, False))
 
 
+def tied_gradients(tie, backwards: int = 1) -> torch.Tensor:
+    weight, tokens = randn(9, 8, seed=0).requires_grad_(), torch.tensor([[1, 4, 4], [7, 1, 4]])
+    table, head = tie(weight)
+    x = ops.embedding(tokens, table, sparse_grad=tie is ops.tied)
+    loss = ops.linear_cross_entropy(x, head, tokens.flip(1))
+    for _ in range(backwards):
+        loss.backward(retain_graph=backwards > 1)
+    return weight.grad
+
+
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_a_tied_weight_gets_the_sum_of_both_gradients(backwards):
+    """Twice through a graph that is kept: what the loss keeps must not have been added into."""
+    got, plain = (tied_gradients(tie, backwards) for tie in (ops.tied, lambda w: (w, w)))
+    assert torch.allclose(got, plain, rtol=1e-6, atol=1e-7)
+
+
+def test_a_tied_weight_gets_no_second_gradient_of_its_size():
+    weight, tokens = torch.zeros(4096, 128, requires_grad=True), torch.tensor([[1, 4, 4]])
+    table, head = ops.tied(weight)
+    loss = ops.linear_cross_entropy(ops.embedding(tokens, table, sparse_grad=True), head, tokens)
+    written = []
+    loss.grad_fn.register_hook(lambda inputs, _: written.append(inputs[1].data_ptr()))
+    loss.backward()
+    assert weight.grad.data_ptr() == written[0]
+
+
 def test_bad_arguments_are_named():
     weight, tokens = torch.ones(5, 8), torch.tensor([[0, 4], [5, 1]])
     with pytest.raises(ValueError, match=r"tokens has 5 at \[2\], expected 0 <= id < V = 5"):

@@ -177,9 +177,9 @@ def test_opcheck_and_compile():
     up = randn(10, 8, seed=1).requires_grad_()
     down = randn(8, 10, seed=2).requires_grad_()
     bias = randn(10, seed=3).requires_grad_()
-    torch.library.opcheck(torch.ops.fusedlm.linear.default, (x, up, bias, None, "gelu"))
+    torch.library.opcheck(torch.ops.fusedlm.linear.default, (x, up, bias, None, "gelu", x.dtype))
     torch.library.opcheck(
-        torch.ops.fusedlm.ffn.default, (x, up, bias, up, None, down, None, x, "silu")
+        torch.ops.fusedlm.ffn.default, (x, up, bias, up, None, down, None, x, "silu", x.dtype)
     )
 
     def model(x):
@@ -192,3 +192,20 @@ def test_opcheck_and_compile():
 def test_autocast_computes_in_bfloat16():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert ops.linear(torch.ones(2, 8), torch.ones(4, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [37, 3100])  # one block of the sum, and several
+def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(rows):
+    def gradients(dtype):
+        up, down, plain = (
+            randn(*s, seed=i).requires_grad_() for i, s in enumerate([(24, 16), (16, 24), (16, 16)])
+        )
+        for weight in (up, down, plain):
+            weight.grad_dtype = dtype
+        x = randn(rows, 16, seed=5).to(torch.bfloat16)
+        ops.ffn(ops.linear(x, plain), up, down).backward(randn(rows, 16, seed=6).to(torch.bfloat16))
+        return [up.grad, down.grad, plain.grad]
+
+    for rounded, wide in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
+        assert rounded.dtype == torch.bfloat16 and wide.dtype == torch.float32
+        assert torch.equal(rounded, wide.to(torch.bfloat16))

@@ -18,7 +18,7 @@ struct FfnForward {
 };
 void ffn_forward(const FfnForward& args, Context& ctx);
 
-/// dx like x; gradients of weights float32 or like up_weight, of biases float32. Undefined ones among the parameters' are skipped.
+/// dx like x; gradients of weights float32 or bfloat16, of biases float32. Undefined ones among the parameters' are skipped.
 struct FfnBackward {
   TensorView dy, x, up_weight, gate_weight, down_weight, up, gate;
   TensorView dx, dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias;

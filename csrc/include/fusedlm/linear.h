@@ -17,7 +17,7 @@ struct LinearForward {
 };
 void linear_forward(const LinearForward& args, Context& ctx);
 
-/// dx [N, K] like x, dweight [O, K] float32 or like weight, dbias [O] float32; each may be undefined and is then skipped.
+/// dx [N, K] like x, dweight [O, K] float32 or bfloat16, dbias [O] float32; each may be undefined and is then skipped.
 /// The residual's gradient is dy itself.
 struct LinearBackward {
   TensorView dy, x, weight, preactivation, dx, dweight, dbias;

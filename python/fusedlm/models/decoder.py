@@ -75,6 +75,10 @@ class Decoder(nn.Module):
     With `recompute` a training step keeps only what enters each block and computes the block again
     in the backward (Chen et al. 2016, arXiv:1604.06174): the same bits, less memory, a third more
     work. `decoder.recompute` and `decoder.compute_dtype` may be set at any time.
+
+    `grad_dtype` torch.bfloat16 lets the matrices of the blocks get bfloat16 gradients, rounded once from
+    float32 sums, which is what autocast's are: half the memory, for one backward a step. For more
+    (accumulation) keep float32. Needs an optimizer that takes them, as `fusedlm.optim.AdamW` does.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Decoder(nn.Module):
             interleaved=config.rope_interleaved,
         )  # fmt: skip
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.grad_dtype = torch.float32
         self.final_norm = _norm(config)
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
 
@@ -166,6 +171,21 @@ class Decoder(nn.Module):
                 f"Decoder: compute_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
             )
         self._compute_dtype = dtype
+
+    @property
+    def grad_dtype(self) -> torch.dtype:
+        return self._grad_dtype
+
+    @grad_dtype.setter
+    def grad_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"Decoder: grad_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
+            )
+        self._grad_dtype = dtype
+        for parameter in self.blocks.parameters():
+            if parameter.dim() > 1:
+                parameter.grad_dtype = dtype
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
         """Number of parameters, tied ones once; without the two embeddings if not `embeddings`."""

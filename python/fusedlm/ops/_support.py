@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedlm import _core as core
 
-__all__ = ["as_rows", "core", "define", "dense_last", "empty", "same_autocast_dtype"]
+__all__ = ["as_rows", "core", "define", "dense_last", "empty", "grad_dtype", "same_autocast_dtype"]
 
 _library = torch.library.Library("fusedlm", "DEF")
 
@@ -49,6 +49,14 @@ def empty(shape, dtype: torch.dtype) -> Tensor:
     # Reshaped in place: a view would hold the flat tensor too, and autograd adds nothing in place to
     # memory that has two owners.
     return torch.frombuffer(core.ArenaBlock(size), dtype=dtype).resize_(shape)
+
+
+def grad_dtype(weight: Tensor) -> torch.dtype:
+    """In which dtype autograd wants the gradient of a parameter: its own, unless `grad_dtype` says so."""
+    if torch.compiler.is_compiling() or not weight.is_leaf:
+        return weight.dtype
+    wanted = getattr(weight, "grad_dtype", None)
+    return wanted if wanted in (torch.float32, torch.bfloat16) else weight.dtype
 
 
 def dense_last(x: Tensor) -> Tensor:

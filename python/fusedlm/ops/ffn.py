@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, empty, same_autocast_dtype
+from ._support import as_rows, core, define, empty, grad_dtype, same_autocast_dtype
 
 
 def _dense(parameter: Tensor | None) -> Tensor | None:
@@ -15,8 +15,9 @@ def _dense(parameter: Tensor | None) -> Tensor | None:
 
 
 def _forward(
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str
-):
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str,
+    weight_grad: torch.dtype,
+):  # fmt: skip
     rows = as_rows(x)
     hidden = (rows.shape[0], up_weight.shape[0])
     y = empty(x.shape, x.dtype)
@@ -40,18 +41,21 @@ def _forward(
 
 
 def _forward_fake(
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation
-):
+    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation,
+    weight_grad,
+):  # fmt: skip
     hidden = (x.numel() // x.shape[-1], up_weight.shape[0])
     gate = x.new_empty(hidden if gate_weight is not None else (0,))
     return x.new_empty(x.shape), x.new_empty(hidden), gate
 
 
-def _gradients(new_empty, up_weight, gate_weight, down_weight, biases: list[bool]) -> list[Tensor]:
+def _gradients(
+    new_empty, up_weight, gate_weight, down_weight, biases: list[bool], dtype: torch.dtype
+) -> list[Tensor]:
     """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where there is none."""
     width, hidden = down_weight.shape
     gated = gate_weight is not None
-    wide, dtype = torch.float32, up_weight.dtype
+    wide = torch.float32
     shapes = [
         (up_weight.shape, dtype),
         ((hidden,) if biases[0] else (0,), wide),
@@ -64,11 +68,12 @@ def _gradients(new_empty, up_weight, gate_weight, down_weight, biases: list[bool
 
 
 def _backward(
-    dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str
-):
+    dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str,
+    weight_grad: torch.dtype,
+):  # fmt: skip
     rows = as_rows(x)
     dx = empty(x.shape, x.dtype)
-    grads = _gradients(empty, up_weight, gate_weight, down_weight, biases)
+    grads = _gradients(empty, up_weight, gate_weight, down_weight, biases, weight_grad)
     present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
     core.ffn_backward(
         as_rows(dy),
@@ -85,25 +90,29 @@ def _backward(
     return dx, *grads
 
 
-def _backward_fake(dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation):
+def _backward_fake(
+    dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation, weight_grad
+):
     grads = _gradients(
         lambda shape, dtype: x.new_empty(shape, dtype=dtype),
         up_weight,
         gate_weight,
         down_weight,
         biases,
+        weight_grad,
     )
     return x.new_empty(x.shape), *grads
 
 
 def _setup_context(ctx, inputs, output):
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation = (
-        inputs
-    )
+    (
+        x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation,
+        weight_grad,
+    ) = inputs  # fmt: skip
     _, up, gate = output
-    ctx.activation = activation
+    ctx.activation, ctx.weight_grad = activation, weight_grad
     ctx.dtypes = [
-        None if p is None else p.dtype
+        None if p is None else weight_grad if p.dim() > 1 else p.dtype
         for p in (up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias)
     ]
     ctx.has_residual = residual is not None
@@ -114,19 +123,28 @@ def _setup_context(ctx, inputs, output):
 
 def _autograd(ctx, dy, _dup, _dgate):
     if dy is None:
-        return (None,) * 9
+        return (None,) * 10
     x, up_weight, gate_weight, down_weight, up, gate = ctx.saved_tensors
     biases = [dtype is not None for dtype in (ctx.dtypes[1], ctx.dtypes[3], ctx.dtypes[5])]
     dx, *grads = torch.ops.fusedlm.ffn_backward(
-        dy, x, up_weight, gate_weight, down_weight, up, gate, biases, ctx.activation
+        dy,
+        x,
+        up_weight,
+        gate_weight,
+        down_weight,
+        up,
+        gate,
+        biases,
+        ctx.activation,
+        ctx.weight_grad,
     )
     grads = [None if t is None else g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
-    return dx, *grads, dy if ctx.has_residual else None, None
+    return dx, *grads, dy if ctx.has_residual else None, None, None
 
 
 define(
     "ffn(Tensor x, Tensor up_weight, Tensor? up_bias, Tensor? gate_weight, Tensor? gate_bias,"
-    " Tensor down_weight, Tensor? down_bias, Tensor? residual, str activation)"
+    " Tensor down_weight, Tensor? down_bias, Tensor? residual, str activation, ScalarType weight_grad)"
     " -> (Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
@@ -135,7 +153,7 @@ define(
 )
 define(
     "ffn_backward(Tensor dy, Tensor x, Tensor up_weight, Tensor? gate_weight, Tensor down_weight,"
-    " Tensor up, Tensor gate, bool[] biases, str activation)"
+    " Tensor up, Tensor gate, bool[] biases, str activation, ScalarType weight_grad)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
@@ -164,5 +182,6 @@ def ffn(
     kernel = _rules.ffn_activation(activation, gate_weight is not None)
     x, residual = same_autocast_dtype(x, residual)
     return torch.ops.fusedlm.ffn(
-        x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel
-    )[0]
+        x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel,
+        grad_dtype(up_weight),
+    )[0]  # fmt: skip

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, empty, same_autocast_dtype
+from ._support import as_rows, core, define, empty, grad_dtype, same_autocast_dtype
 
 
-def _forward(x, weight, bias, residual, activation: str):
+def _forward(x, weight, bias, residual, activation: str, weight_grad: torch.dtype):
     rows = as_rows(x)
     y = empty((*x.shape[:-1], weight.shape[0]), x.dtype)
     pre = empty(y.shape if activation != "none" else (0,), x.dtype)
@@ -26,17 +26,18 @@ def _forward(x, weight, bias, residual, activation: str):
     return y, pre
 
 
-def _forward_fake(x, weight, bias, residual, activation):
+def _forward_fake(x, weight, bias, residual, activation, weight_grad):
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
     return y, x.new_empty(y.shape if activation != "none" else (0,))
 
 
 def _backward(
-    dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool
-):
+    dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool,
+    weight_grad: torch.dtype,
+):  # fmt: skip
     rows, outputs = as_rows(x), weight.shape[0]
     dx = empty(x.shape if need_dx else (0,), x.dtype)
-    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype)
+    dweight = empty(weight.shape if need_dweight else (0,), weight_grad)
     dbias = empty((outputs if need_dbias else 0,), torch.float32)
     core.linear_backward(
         as_rows(dy),
@@ -51,18 +52,18 @@ def _backward(
     return dx, dweight, dbias
 
 
-def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_dbias):
+def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_dbias, weight_grad):
     return (
         x.new_empty(x.shape if need_dx else (0,)),
-        weight.new_empty(weight.shape if need_dweight else (0,)),
+        weight.new_empty(weight.shape if need_dweight else (0,), dtype=weight_grad),
         x.new_empty(weight.shape[0] if need_dbias else 0, dtype=torch.float32),
     )
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, bias, residual, activation = inputs
+    x, weight, bias, residual, activation, weight_grad = inputs
     _, pre = output
-    ctx.activation = activation
+    ctx.activation, ctx.weight_grad = activation, weight_grad
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.has_residual = residual is not None
     ctx.mark_non_differentiable(pre)
@@ -72,14 +73,14 @@ def _setup_context(ctx, inputs, output):
 
 def _autograd(ctx, dy, _dpre):
     if dy is None:
-        return (None,) * 5
+        return (None,) * 6
     x, weight, pre = ctx.saved_tensors
-    need_dx, need_dweight, need_dbias, _, _ = ctx.needs_input_grad
+    need_dx, need_dweight, need_dbias = ctx.needs_input_grad[:3]
     need_dbias = need_dbias and ctx.bias_dtype is not None
     dx = dweight = dbias = None
     if need_dx or need_dweight or need_dbias:
         dx, dweight, dbias = torch.ops.fusedlm.linear_backward(
-            dy, x, weight, pre, ctx.activation, need_dx, need_dweight, need_dbias
+            dy, x, weight, pre, ctx.activation, need_dx, need_dweight, need_dbias, ctx.weight_grad
         )
     return (
         dx if need_dx else None,
@@ -87,12 +88,13 @@ def _autograd(ctx, dy, _dpre):
         dbias.to(ctx.bias_dtype) if need_dbias else None,
         dy if ctx.has_residual else None,
         None,
+        None,
     )
 
 
 define(
-    "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str activation)"
-    " -> (Tensor, Tensor)",
+    "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str activation,"
+    " ScalarType weight_grad) -> (Tensor, Tensor)",
     _forward,
     _forward_fake,
     setup_context=_setup_context,
@@ -100,7 +102,7 @@ define(
 )
 define(
     "linear_backward(Tensor dy, Tensor x, Tensor weight, Tensor pre, str activation, bool need_dx,"
-    " bool need_dweight, bool need_dbias) -> (Tensor, Tensor, Tensor)",
+    " bool need_dweight, bool need_dbias, ScalarType weight_grad) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
@@ -117,10 +119,11 @@ def linear(
     """activation(x weight^T + bias) + residual.
 
     x [..., K] float32 or bfloat16; weight [O, K] and bias [O] float32 or bfloat16 (float32 parameters
-    serve bfloat16 activations without a copy); residual [..., O] like x; activation None, "relu",
+    serve bfloat16 activations without a copy, and where `weight.grad_dtype` is bfloat16 their gradients are
+    written as such); residual [..., O] like x; activation None, "relu",
     "gelu" (erf), "gelu_tanh" or "silu". Returns [..., O] like x.
     Raises ValueError naming the argument that does not fit.
     """
     kernel = _rules.linear_activation(activation)
     x, residual = same_autocast_dtype(x, residual)
-    return torch.ops.fusedlm.linear(x, weight, bias, residual, kernel)[0]
+    return torch.ops.fusedlm.linear(x, weight, bias, residual, kernel, grad_dtype(weight))[0]

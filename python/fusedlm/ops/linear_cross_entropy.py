@@ -98,7 +98,9 @@ def _autograd(ctx, dloss, *_):
     else:
         if any(need and not had for need, had in zip(needs, ctx.rest[-3:], strict=True)):
             raise RuntimeError("linear_cross_entropy: a gradient is wanted that was switched off")
-        gradients = ctx.saved_tensors
+        # Aliases, so that whoever is handed one can tell by its storage that this node keeps it too,
+        # which it does when the graph is retained (see `tied`).
+        gradients = [g.detach() for g in ctx.saved_tensors]
         # loss.backward() itself sends 1: a pass over gradients as large as the vocabulary is saved.
         # (A traced dloss is a subclass, and its value is not known.)
         if type(dloss) is not Tensor or dloss.item() != 1.0:

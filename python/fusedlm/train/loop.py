@@ -101,6 +101,8 @@ def train(
     batches = Batches(train_data, config.batch, context, config.seed)
     optimizer = make_optimizer(model, config)
     model.compute_dtype = getattr(torch, config.precision)
+    # One backward a step: gradients are rounded once, as autocast's are. Several add up in float32.
+    model.grad_dtype = model.compute_dtype if config.accumulate == 1 else torch.float32
     model.recompute = config.recompute
     fingerprint = train_data.fingerprint()
     at = Progress()
