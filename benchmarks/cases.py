@@ -40,13 +40,17 @@ class Case:
 
 
 def both_ways(call: Run, leaves: list[Tensor]) -> Callable[[], None]:
-    """Forward and backward with a gradient of ones, into fresh gradients of the leaves."""
+    """Forward and backward with a gradient of ones, into fresh gradients of the leaves.
+
+    They are freed within the same run: giving 154 MB back to the system takes 10 ms, which the next
+    candidate must not pay.
+    """
     gradient = torch.ones_like(call())
 
     def run() -> None:
+        call().backward(gradient)
         for tensor in leaves:
             tensor.grad = None
-        call().backward(gradient)
 
     return run
 
