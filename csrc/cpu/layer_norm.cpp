@@ -5,8 +5,8 @@
 
 #include "fusedlm/layer_norm.h"
 
+#include "cpu/around.h"
 #include "cpu/switch.h"
-#include "cpu/vec.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -16,13 +16,14 @@ namespace {
 constexpr index_t kRowsPerTask = 64;
 
 template <class T, class W>
-void forward_row(const LayerNormForward& a, index_t row) {
+void forward_row(const LayerNormForward& a, index_t row, bool around, T* kept) {
   const index_t C = a.x.shape[1];
   const T* x = a.x.row<T>(row);
   Vec total;
   if (a.residual.defined()) {
     const T* residual = a.residual.row<T>(row);
-    T* sum = a.sum.row<T>(row);
+    // Written again with y; until then the sum of this row is in L1.
+    T* sum = around ? kept : a.sum.row<T>(row);
     const auto add = [&](index_t c, auto... n) {
       (Vec::load(x + c, n...) + Vec::load(residual + c, n...)).store(sum + c, n...);
       total = total + Vec::load(sum + c, n...);
@@ -61,16 +62,20 @@ void forward_row(const LayerNormForward& a, index_t row) {
   const W* weight = a.weight.as<W>();
   const W* bias = a.bias.defined() ? a.bias.as<W>() : nullptr;
   T* y = a.y.row<T>(row);
+  const bool copies = around && a.residual.defined();
+  T* sum_row = copies ? a.sum.row<T>(row) : nullptr;
   const auto scale = [&](index_t c, auto... n) {
     const Vec xhat = (Vec::load(x + c, n...) - Vec(mean)) * Vec(rstd);
     const Vec shift = bias ? Vec::load(bias + c, n...) : Vec();
-    fma(xhat, Vec::load(weight + c, n...), shift).store(y + c, n...);
+    if (copies) store(Vec::load(x + c, n...), sum_row + c, around, n...);
+    store(fma(xhat, Vec::load(weight + c, n...), shift), y + c, around, n...);
   };
   for_each_vec(C, scale, scale);
 }
 
 template <class T, class W>
-void backward_row(const LayerNormBackward& a, index_t row, float* dweight, float* dbias) {
+void backward_row(const LayerNormBackward& a, index_t row, bool around, float* dweight,
+                  float* dbias) {
   const index_t C = a.x.shape[1];
   const T *x = a.x.row<T>(row), *dy = a.dy.row<T>(row);
   const T* dsum = a.dsum.defined() ? a.dsum.row<T>(row) : nullptr;
@@ -94,22 +99,27 @@ void backward_row(const LayerNormBackward& a, index_t row, float* dweight, float
     const Vec g = Vec::load(dy + c, n...) * Vec::load(weight + c, n...);
     Vec d = (g - mean_g - xhat * mean_gx) * rstd;
     if (dsum) d = d + Vec::load(dsum + c, n...);
-    d.store(dx + c, n...);
+    store(d, dx + c, around, n...);
   };
   for_each_vec(C, write, write);
 }
 
 }  // namespace
 
-void layer_norm_forward(const LayerNormForward& args, Context&) {
-  const index_t N = args.x.shape[0];
+void layer_norm_forward(const LayerNormForward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const bool around = goes_around(args.y) && (!args.sum.defined() || goes_around(args.sum));
+  float* rows = ctx.workspace().take<float>(num_threads() * C);
   switch_float(args.x.dtype, [&](auto t) {
     switch_float(args.weight.dtype, [&](auto w) {
-      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int) {
+      using T = decltype(t);
+      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int thread) {
+        T* kept = reinterpret_cast<T*>(rows + thread * C);
         const index_t end = min_of(N, (task + 1) * kRowsPerTask);
         for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          forward_row<decltype(t), decltype(w)>(args, row);
+          forward_row<T, decltype(w)>(args, row, around, kept);
         }
+        finish_stores();
       });
     });
   });
@@ -117,6 +127,7 @@ void layer_norm_forward(const LayerNormForward& args, Context&) {
 
 void layer_norm_backward(const LayerNormBackward& args, Context& ctx) {
   const index_t N = args.x.shape[0], C = args.x.shape[1], tasks = ceil_div(N, kRowsPerTask);
+  const bool around = goes_around(args.dx);
   float* dweights = ctx.workspace().take<float>(tasks * C);
   float* dbiases = ctx.workspace().take<float>(tasks * C);
   switch_float(args.x.dtype, [&](auto t) {
@@ -127,8 +138,9 @@ void layer_norm_backward(const LayerNormBackward& args, Context& ctx) {
         __builtin_memset(dbias, 0, static_cast<size_t>(C) * sizeof(float));
         const index_t end = min_of(N, (task + 1) * kRowsPerTask);
         for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          backward_row<decltype(t), decltype(w)>(args, row, dweight, dbias);
+          backward_row<decltype(t), decltype(w)>(args, row, around, dweight, dbias);
         }
+        finish_stores();
       });
     });
   });

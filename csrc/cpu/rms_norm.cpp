@@ -6,8 +6,8 @@
 
 #include "fusedlm/rms_norm.h"
 
+#include "cpu/around.h"
 #include "cpu/switch.h"
-#include "cpu/vec.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -17,13 +17,14 @@ namespace {
 constexpr index_t kRowsPerTask = 64;
 
 template <class T, class W>
-void forward_row(const RmsNormForward& a, index_t row) {
+void forward_row(const RmsNormForward& a, index_t row, bool around, T* kept) {
   const index_t C = a.x.shape[1];
   const T* x = a.x.row<T>(row);
   Vec squares;
   if (a.residual.defined()) {
     const T* residual = a.residual.row<T>(row);
-    T* sum = a.sum.row<T>(row);
+    // Written again with y; until then the sum of this row is in L1.
+    T* sum = around ? kept : a.sum.row<T>(row);
     for_each_vec(
         C,
         [&](index_t c) {
@@ -48,15 +49,18 @@ void forward_row(const RmsNormForward& a, index_t row) {
   a.rstd.as<float>()[row] = rstd;
   const W* weight = a.weight.as<W>();
   T* y = a.y.row<T>(row);
-  for_each_vec(
-      C, [&](index_t c) { (Vec::load(x + c) * Vec(rstd) * Vec::load(weight + c)).store(y + c); },
-      [&](index_t c, index_t n) {
-        (Vec::load(x + c, n) * Vec(rstd) * Vec::load(weight + c, n)).store(y + c, n);
-      });
+  const bool copies = around && a.residual.defined();
+  T* sum_row = copies ? a.sum.row<T>(row) : nullptr;
+  const auto scale = [&](index_t c, auto... n) {
+    const Vec s = Vec::load(x + c, n...);
+    if (copies) store(s, sum_row + c, around, n...);
+    store(s * Vec(rstd) * Vec::load(weight + c, n...), y + c, around, n...);
+  };
+  for_each_vec(C, scale, scale);
 }
 
 template <class T, class W>
-void backward_row(const RmsNormBackward& a, index_t row, float* dweight) {
+void backward_row(const RmsNormBackward& a, index_t row, bool around, float* dweight) {
   const index_t C = a.x.shape[1];
   const T *x = a.x.row<T>(row), *dy = a.dy.row<T>(row);
   const T* dsum = a.dsum.defined() ? a.dsum.row<T>(row) : nullptr;
@@ -76,22 +80,27 @@ void backward_row(const RmsNormBackward& a, index_t row, float* dweight) {
     const Vec g = Vec::load(dy + c, n...) * Vec::load(weight + c, n...);
     Vec d = (g - xhat * mean) * rstd;
     if (dsum) d = d + Vec::load(dsum + c, n...);
-    d.store(dx + c, n...);
+    store(d, dx + c, around, n...);
   };
   for_each_vec(C, write, write);
 }
 
 }  // namespace
 
-void rms_norm_forward(const RmsNormForward& args, Context&) {
-  const index_t N = args.x.shape[0];
+void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
+  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const bool around = goes_around(args.y) && (!args.sum.defined() || goes_around(args.sum));
+  float* rows = ctx.workspace().take<float>(num_threads() * C);
   switch_float(args.x.dtype, [&](auto t) {
     switch_float(args.weight.dtype, [&](auto w) {
-      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int) {
+      using T = decltype(t);
+      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int thread) {
+        T* kept = reinterpret_cast<T*>(rows + thread * C);
         const index_t end = min_of(N, (task + 1) * kRowsPerTask);
         for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          forward_row<decltype(t), decltype(w)>(args, row);
+          forward_row<T, decltype(w)>(args, row, around, kept);
         }
+        finish_stores();
       });
     });
   });
@@ -100,6 +109,7 @@ void rms_norm_forward(const RmsNormForward& args, Context&) {
 void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
   const index_t N = args.x.shape[0], C = args.x.shape[1];
   const index_t tasks = ceil_div(N, kRowsPerTask);
+  const bool around = goes_around(args.dx);
   float* partial = ctx.workspace().take<float>(tasks * C);
   switch_float(args.x.dtype, [&](auto t) {
     switch_float(args.weight.dtype, [&](auto w) {
@@ -108,8 +118,9 @@ void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
         __builtin_memset(dweight, 0, static_cast<size_t>(C) * sizeof(float));
         const index_t end = min_of(N, (task + 1) * kRowsPerTask);
         for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          backward_row<decltype(t), decltype(w)>(args, row, dweight);
+          backward_row<decltype(t), decltype(w)>(args, row, around, dweight);
         }
+        finish_stores();
       });
     });
   });
