@@ -94,6 +94,7 @@ void gemm(const Gemm& g, Context& ctx) {
   const index_t block_lanes = ceil_div(panels_m, cut.row_blocks) * panels.depth * kMR;
   auto* packed_b = ctx.workspace().take<uint32_t>(some_n * panels.depth * kNR);
   auto* packed_a = ctx.workspace().take<uint32_t>(threads * block_lanes);
+  auto* shared_a = ctx.workspace().take<uint32_t>(split_blocks * block_lanes);
   Partial partial;
   if (blocks_k > 1) {
     partial.in_place = g.c_dtype == DType::float32 && g.activation == Activation::none && !g.bias &&
@@ -112,8 +113,17 @@ void gemm(const Gemm& g, Context& ctx) {
     for (cut.first_n = 0; cut.first_n < panels_n; cut.first_n += some_n) {
       cut.count_n = min_of(some_n, panels_n - cut.first_n);
       panels.first_n = cut.first_n;
-      parallel_for(ceil_div(cut.count_n, kPackTogether), [&](index_t task, int) {
-        const index_t p = task * kPackTogether, n = (cut.first_n + p) * kNR;
+      const auto first_panel = [&](index_t row) { return row * panels_m / cut.row_blocks; };
+      const auto pack_a = [&](index_t row, uint32_t* to) {
+        const index_t m = first_panel(row) * kMR;
+        pack_panels<kMR>(a_by_k, panels.pairs, k0, K, m,
+                         min_of(first_panel(row + 1) * kMR, g.M) - m, to, panels.depth * kMR);
+      };
+      // Blocks of rows that are dealt in pieces are packed here for all of them, once for a block of K.
+      const index_t shared = cut.first_n == 0 ? split_blocks : 0;
+      parallel_for(shared + ceil_div(cut.count_n, kPackTogether), [&](index_t task, int) {
+        if (task < shared) return pack_a(cut.whole_blocks + task, shared_a + task * block_lanes);
+        const index_t p = (task - shared) * kPackTogether, n = (cut.first_n + p) * kNR;
         pack_panels<kNR>(g.B, panels.pairs, k0, K, n,
                          min_of(min_of(kPackTogether, cut.count_n - p) * kNR, g.N - n),
                          packed_b + p * panels.depth * kNR, panels.depth * kNR);
@@ -126,13 +136,11 @@ void gemm(const Gemm& g, Context& ctx) {
         const index_t row = whole ? task : cut.whole_blocks + rest / pieces;
         const index_t n_begin = whole ? 0 : rest % pieces * cut.count_n / pieces;
         const index_t n_end = whole ? cut.count_n : (rest % pieces + 1) * cut.count_n / pieces;
-        const index_t m_begin = row * panels_m / cut.row_blocks,
-                      m_end = (row + 1) * panels_m / cut.row_blocks;
-        uint32_t* a = packed_a + thread * block_lanes;
-        const index_t m = m_begin * kMR;
-        pack_panels<kMR>(a_by_k, panels.pairs, k0, K, m, min_of(m_end * kMR, g.M) - m, a,
-                         panels.depth * kMR);
-        multiply_block(g, panels, partial, a, m_begin, m_end, n_begin, n_end);
+        uint32_t* a = whole ? packed_a + thread * block_lanes
+                            : shared_a + (row - cut.whole_blocks) * block_lanes;
+        if (whole) pack_a(row, a);
+        multiply_block(g, panels, partial, a, first_panel(row), first_panel(row + 1), n_begin,
+                       n_end);
       });
     }
   }
