@@ -12,8 +12,8 @@ from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 def _forward(x, weight, bias, residual, activation: str):
     rows = as_rows(x)
-    y = empty((*x.shape[:-1], weight.shape[0]), x.dtype)
-    pre = empty(y.shape if activation != "none" else (0,), x.dtype)
+    y = empty((*x.shape[:-1], weight.shape[0]), x.dtype, x)
+    pre = empty(y.shape if activation != "none" else (0,), x.dtype, x)
     core.linear_forward(
         rows,
         weight.contiguous(),
@@ -35,9 +35,9 @@ def _backward(
     dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool
 ):
     rows, outputs = as_rows(x), weight.shape[0]
-    dx = empty(x.shape if need_dx else (0,), x.dtype)
-    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype)
-    dbias = empty((outputs if need_dbias else 0,), torch.float32)
+    dx = empty(x.shape if need_dx else (0,), x.dtype, x)
+    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype, x)
+    dbias = empty((outputs if need_dbias else 0,), torch.float32, x)
     core.linear_backward(
         as_rows(dy),
         rows,
