@@ -7,10 +7,8 @@ namespace fusedlm::bindings {
 using Views = std::vector<TensorView>;
 
 static const Registration adamw([](pybind11::module_& m) {
-  m.def("grad_norm", [](Views grads) {
-    double norm = 0.0;
-    run(grad_norm, GradNorm{std::move(grads), &norm});
-    return norm;
+  m.def("grad_norm", [](Views grads, TensorView result) {
+    run(grad_norm, GradNorm{std::move(grads), nullptr, result});
   });
   m.def("adamw_step", [](Views params, Views grads, Views exp_avgs, Views exp_avg_sqs,
                          std::vector<double> lrs, std::vector<double> weight_decays,

@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(grad_norm, GradNorm)
-FUSEDLM_CPU_KERNEL(adamw_step, AdamwStep)
+FUSEDLM_KERNEL(grad_norm, GradNorm)
+FUSEDLM_KERNEL(adamw_step, AdamwStep)
 
 namespace {
 
@@ -42,6 +42,7 @@ void grad_norm(const GradNorm& args, Context& ctx) {
   for (size_t i = 0; i < args.grads.size(); ++i) {
     dense("grad_norm", indexed("grads", i), args.grads[i], {DType::float32, DType::bfloat16});
   }
+  if (args.result.defined()) check::tensor("grad_norm", "result", args.result, 0, {DType::float64});
   dispatch_grad_norm(args, ctx);
 }
 

@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(embedding_forward, EmbeddingForward)
-FUSEDLM_CPU_KERNEL(embedding_backward, EmbeddingBackward)
+FUSEDLM_KERNEL(embedding_forward, EmbeddingForward)
+FUSEDLM_KERNEL(embedding_backward, EmbeddingBackward)
 
 namespace {
 

@@ -5,7 +5,7 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(rope, Rope)
+FUSEDLM_KERNEL(rope, Rope)
 
 void rope(const Rope& args, Context& ctx) {
   constexpr const char* op = "rope";

@@ -136,7 +136,9 @@ void grad_norm(const GradNorm& a, Context& ctx) {
   });
   double total = 0.0;
   for (index_t i = 0; i < blocks.count; ++i) total += sums[i];
-  *a.norm = __builtin_sqrt(total);
+  const double norm = __builtin_sqrt(total);
+  if (a.norm) *a.norm = norm;
+  if (a.result.defined()) *a.result.as<double>() = norm;
 }
 
 void adamw_step(const AdamwStep& a, Context& ctx) {

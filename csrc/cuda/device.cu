@@ -32,6 +32,12 @@ void* take_scratch(Context& ctx, size_t bytes) {
   return memory;
 }
 
+void copy_to_host(Context& ctx, void* to, const void* from, size_t bytes) {
+  const auto stream = static_cast<cudaStream_t>(ctx.stream);
+  check_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy to host");
+  check_status(cudaStreamSynchronize(stream), "copy to host");
+}
+
 void release_scratch(Context& ctx) {
   for (void* memory : ctx.device_scratch) {
     cudaFreeAsync(memory, static_cast<cudaStream_t>(ctx.stream));

@@ -5,7 +5,7 @@
 //   float* partial = device_scratch<float>(ctx, count);    device memory until the call is done
 //
 // Launches go to the stream of `ctx` and are not waited for. A grid without blocks is skipped.
-// Nothing here allocates with cudaMalloc or synchronises.
+// Nothing here allocates with cudaMalloc; copy_to_host alone waits, for callers who ask for a value.
 
 #include <string>
 #include <tuple>
@@ -29,6 +29,8 @@ inline unsigned blocks_of(index_t count) {
 void check_status(cudaError_t status, const char* what);
 /// Memory in the order of the stream, from the context's allocator (cuda/device.cu).
 void* take_scratch(Context& ctx, size_t bytes);
+/// Waits for the stream and brings `bytes` from the device; not for CUDA graphs.
+void copy_to_host(Context& ctx, void* to, const void* from, size_t bytes);
 
 template <class... Parameters, class... Args>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
@@ -49,6 +51,9 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 
 /// Workspace memory that starts as NaN, with room behind it that no kernel may touch.
 void* take_scratch(Context& ctx, size_t bytes, size_t element);
+inline void copy_to_host(Context&, void* to, const void* from, size_t bytes) {
+  __builtin_memcpy(to, from, bytes);
+}
 
 template <class... Parameters, class... Args>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,

@@ -99,10 +99,13 @@ TEST(Adamw, AWrongArgumentIsNamedWithItsIndex) {
 }
 
 double norm_of(const std::vector<Buffer>& grads) {
-  double norm = -1.0;
-  GradNorm args{{}, &norm};
+  double norm = -1.0, result = -2.0;
+  GradNorm args{{}, &norm, TensorView(&result, DType::float64, {})};
   for (const Buffer& grad : grads) args.grads.push_back(grad.view());
   grad_norm(args, Context::current());
+  if (std::isfinite(norm)) {
+    EXPECT_EQ(norm, result);
+  }
   return norm;
 }
 

@@ -61,8 +61,46 @@ def test_same_bits_for_any_number_of_threads(isa):
     assert_same_bits(results_by_threads(lambda: steps(AdamW, torch.float32, max_grad_norm=1.0)))
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtypes", [[torch.float32] * 2, [torch.bfloat16, torch.float32],
+                                    [torch.float32, torch.bfloat16]])  # fmt: skip
+def test_many_tensors_of_either_dtype_and_alignment(isa, dtypes, offset):
+    # More than one launch takes on the GPU; with an offset no wide accesses are possible.
+    def flat(i, seed, dtype):
+        return randn(40 + i + offset, seed=seed + i).to(dtype)[offset:]
+
+    count = 150
+    params = [flat(i, 0, dtypes[0]) for i in range(count)]
+    grads = [flat(i, 1000, dtypes[1]) for i in range(count)]
+    exp_avgs = [flat(i, 2000, torch.float32) for i in range(count)]
+    exp_avg_sqs = [flat(i, 3000, torch.float32).abs_() for i in range(count)]
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+    assert ops.grad_norm(grads).item() == pytest.approx(norm, rel=1e-6)
+
+    lrs, decays = [0.01 * (i % 7 + 1) for i in range(count)], [0.1 * (i % 3) for i in range(count)]
+    expected = []
+    for i in range(count):
+        p, g, m, v = (t[i].double() for t in (params, grads, exp_avgs, exp_avg_sqs))
+        m, v = 0.9 * m + 0.1 * 0.5 * g, 0.95 * v + 0.05 * (0.5 * g).square()
+        update = (m / (1 - 0.9**3)) / ((v / (1 - 0.95**3)).sqrt() + 1e-8)
+        expected.append((p * (1 - lrs[i] * decays[i]) - lrs[i] * update, m, v))
+    ops.adamw_step_(
+        params, grads, exp_avgs, exp_avg_sqs, lrs, (0.9, 0.95), 1e-8, decays, 3, clip_scale=0.5
+    )
+    for i, wanted in enumerate(expected):
+        for got, exact in zip((params[i], exp_avgs[i], exp_avg_sqs[i]), wanted, strict=True):
+            tolerance = 2**-8 if got.dtype == torch.bfloat16 else 1e-5
+            torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=1e-6)
+
+
+def test_the_norm_does_not_depend_on_alignment(isa):
+    wide = randn(20_001, seed=0)
+    shifted = torch.cat([torch.zeros(1), wide])[1:]
+    assert ops.grad_norm([wide]).item() == ops.grad_norm([shifted]).item()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing(value):
+def test_a_gradient_that_is_not_finite_changes_nothing(isa, value):
     params = [randn(5, seed=0).requires_grad_(), randn(2000, seed=1).requires_grad_()]
     optimizer = AdamW(params, max_grad_norm=1.0)
     for p in params:

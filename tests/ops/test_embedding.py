@@ -30,8 +30,13 @@ def call(module, tokens, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 1), (3, 17, 5, 33), (2, 113, 1025, 17), (4, 300, 9, 65)]
-)
+    "shape",
+    [
+        (1, 1, 1, 1), (3, 17, 5, 33), (2, 113, 1025, 17), (4, 300, 9, 65),
+        # Rows in 16-byte packs: a warp's, runs over many pieces, a block's, and beyond registers.
+        (2, 40, 700, 72), (3, 100, 3, 264), (1, 5, 3, 2056), (1, 3, 2, 8200),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("positions", ["none", "counted", "given"])
 def test_equals_float64(isa, shape, positions, dtype):
     B, T, V, C = shape
@@ -75,12 +80,17 @@ def test_same_bits_for_any_number_of_threads(isa, dtype):
     )
 
 
-def test_output_dtype_may_differ_from_the_weights():
-    weight, tokens = randn(5, 8, seed=0).requires_grad_(), tokens_of(7, V=5)
-    out = ops.embedding(tokens, weight, dtype=torch.bfloat16)
-    assert torch.equal(out, weight.detach()[tokens].bfloat16())
-    out.sum().backward()
-    assert weight.grad.dtype == torch.float32
+@pytest.mark.parametrize("C", [8, 9])
+@pytest.mark.parametrize("dtypes", [DTYPES, DTYPES[::-1]])
+def test_output_dtype_may_differ_from_the_weights(isa, dtypes, C):
+    weight = randn(5, C, seed=0).to(dtypes[0]).requires_grad_()
+    tokens = torch.tensor([0, 4, 2, 3])
+    out = ops.embedding(tokens, weight, dtype=dtypes[1])
+    assert torch.equal(out, weight.detach()[tokens].to(dtypes[1]))
+    dout = randn(4, C, seed=1).to(dtypes[1])
+    out.backward(dout)
+    assert weight.grad.dtype == dtypes[0] and not weight.grad[1].any()
+    assert torch.equal(weight.grad[tokens], dout.to(dtypes[0]))
 
 
 def test_any_shape_and_strides_of_tokens():
@@ -91,7 +101,19 @@ def test_any_shape_and_strides_of_tokens():
     assert ops.embedding(torch.tensor(3), weight).shape == (4,)
 
 
-def test_empty_batch():
+@pytest.mark.parametrize("V", [512, 300_000])
+def test_a_large_vocabulary_gets_each_gradient_in_its_row(isa, V):
+    # On the GPU tokens are sorted by 9 bits at a time: two passes and three.
+    tokens = torch.cat([tokens_of(1500, V=V), torch.tensor([0, V - 1, V - 2, V - 1])])
+    dout = torch.randint(-8, 8, (1504, 4), generator=torch.Generator().manual_seed(1)).float()
+    weight = torch.zeros(V, 4, requires_grad=True)
+    ops.embedding(tokens, weight, padding_idx=-2).backward(dout)
+    expected = torch.zeros(V, 4).index_add_(0, tokens, dout)
+    expected[V - 2] = 0
+    assert torch.equal(weight.grad, expected)
+
+
+def test_empty_batch(isa):
     weight = randn(5, 8, seed=0).requires_grad_()
     out = ops.embedding(torch.empty(2, 0, dtype=torch.int64), weight)
     out.sum().backward()

@@ -33,8 +33,15 @@ def run(function, x, dout, dtype, *tables, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 17, 3, 6), (1, 113, 2, 64), (3, 5, 1, 130)])
-@pytest.mark.parametrize("part", [1.0, 0.5])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 2), (2, 17, 3, 6), (1, 113, 2, 64), (3, 5, 1, 130),
+        # More heads than a thread of the GPU takes, heads of an odd number of packs, wide tokens.
+        (2, 3, 9, 32), (1, 4, 2, 40), (2, 2, 40, 256),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", [1.0, 0.5, 0.4])
 def test_equals_float64(isa, shape, part, interleaved, dtype):
     rotated = max(2, int(shape[3] * part) // 2 * 2)
     tables = ops.rope_tables(shape[1] + 3, rotated)
@@ -48,7 +55,7 @@ def test_equals_float64(isa, shape, part, interleaved, dtype):
         assert_as_accurate_as_torch(a, b, c, name)
 
 
-def test_positions_count_from_zero_and_may_differ_by_row():
+def test_positions_count_from_zero_and_may_differ_by_row(isa):
     tables = ops.rope_tables(20, 8)
     x = randn(2, 6, 2, 8)
     assert torch.equal(ops.rope(x, *tables), ops.rope(x, *tables, positions=torch.arange(6)))
@@ -80,14 +87,15 @@ def test_same_bits_for_any_number_of_threads(isa):
     assert torch.equal(*results)
 
 
-def test_views_equal_their_copies_and_empty_is_empty():
-    tables, wide = ops.rope_tables(9, 8), randn(2, 9, 6, 8)
+@pytest.mark.parametrize("D", [8, 9])
+def test_views_equal_their_copies_and_empty_is_empty(isa, D):
+    tables, wide = ops.rope_tables(9, 8), randn(2, 9, 6, D)
     part = wide[:, :, 1:4]
     assert torch.equal(ops.rope(part, *tables), ops.rope(part.contiguous(), *tables))
-    assert ops.rope(wide[:, :0], *tables).shape == (2, 0, 6, 8)
+    assert ops.rope(wide[:, :0], *tables).shape == (2, 0, 6, D)
 
 
-def test_the_first_heads_alone_turn_and_the_others_are_copied():
+def test_the_first_heads_alone_turn_and_the_others_are_copied(isa):
     tables, x = ops.rope_tables(9, 8), randn(2, 9, 6, 8).requires_grad_()
     out = ops.rope(x, *tables, heads=4)
     assert torch.equal(out[:, :, :4], ops.rope(x[:, :, :4], *tables))

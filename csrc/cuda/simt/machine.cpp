@@ -15,7 +15,7 @@
 
 namespace fusedlm::simt::emulator {
 
-thread_local constinit Thread* self [[gnu::tls_model("initial-exec")]] = nullptr;
+thread_local constinit Thread* self FUSEDLM_SELF_MODEL = nullptr;
 
 namespace {
 

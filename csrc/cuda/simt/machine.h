@@ -117,9 +117,18 @@ struct Block {
   Stacks stacks;
 };
 
+// Found without a call, since each use of threadIdx looks there. Beside the CUDA runtime that cannot
+// be: all thread-local memory of the library, 8 KiB of it the runtime's, would have to fit into the
+// little that a process keeps free for libraries loaded later.
+#if defined(FUSEDLM_SIMT_BESIDE_CUDA)
+#define FUSEDLM_SELF_MODEL
+#else
+#define FUSEDLM_SELF_MODEL [[gnu::tls_model("initial-exec")]]
+#endif
+
 /// The running thread; null outside of kernels. A fiber never moves to another thread of the
 /// system.
-extern thread_local constinit Thread* self [[gnu::tls_model("initial-exec")]];
+extern thread_local constinit Thread* self FUSEDLM_SELF_MODEL;
 
 /// Lives while a thread is in a function of the emulator. Matters to the checked build alone: functions
 /// of the standard library may be linked in their instrumented copies.

@@ -6,13 +6,16 @@
 
 namespace fusedlm {
 
-/// *norm = sqrt(sum of squares over all elements of all gradients). Squares are added in fixed blocks, the
+/// sqrt(sum of squares over all elements of all gradients). Squares are added in fixed blocks, the
 /// blocks in double and in order: the same bits for any number of threads.
-///   grads  float32 or bfloat16, any shape, dense
+///   grads   float32 or bfloat16, any shape, dense
+///   norm    where the host wants the value, or null; on CUDA this waits for the stream
+///   result  [] float64 on the device of grads, or undefined; written without any wait
 /// Not finite exactly when an element is not (or the sum exceeds a double).
 struct GradNorm {
   std::vector<TensorView> grads;
-  double* norm;
+  double* norm = nullptr;
+  TensorView result;
 };
 void grad_norm(const GradNorm& args, Context& ctx);
 

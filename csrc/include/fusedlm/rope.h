@@ -12,6 +12,7 @@ namespace fusedlm {
 ///   cos, sin   [P, R/2]      float32
 ///   positions  [B, T]        int64, rows of the tables; undefined: 0, 1, ... T - 1
 /// Throws InvalidArgument naming the argument that does not fit, or the position outside the tables.
+/// Positions on a GPU are not looked at first: there what turns by such a row becomes NaN.
 struct Rope {
   TensorView x, cos, sin, positions, y;
   bool interleaved = false, inverse = false;

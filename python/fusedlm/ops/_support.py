@@ -2,47 +2,92 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fusedlm import _core as core
 
-__all__ = ["as_rows", "core", "define", "dense_last", "empty", "grad_dtype", "same_autocast_dtype"]
+__all__ = [
+    "as_rows",
+    "autocast_dtype",
+    "core",
+    "define",
+    "dense_last",
+    "empty",
+    "grad_dtype",
+    "same_autocast_dtype",
+]
 
 _library = torch.library.Library("fusedlm", "DEF")
 
 
 def define(schema: str, impl, fake, *, setup_context=None, backward=None) -> None:
-    """Defines torch.ops.fusedlm.<name>: CPU implementation, fake kernel and (optionally) autograd."""
+    """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd."""
     name = "fusedlm::" + schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(name, "cpu", impl, lib=_library)
+    torch.library.impl(name, "cuda", on_cuda(name, impl), lib=_library)
     torch.library.register_fake(name, _on_one_device(name, fake), lib=_library)
     if backward is not None:
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
 
 
-def _on_one_device(name: str, fake):
-    """Real tensors of two devices reach no kernel, but meta ones beside them would: refuse those."""
+def on_cuda(name: str, impl: Callable) -> Callable:
+    """`impl` for CUDA tensors: on their device, in torch's current stream, with scratch memory from
+    torch's caching allocator, which gives it out again only behind the kernels in that stream."""
+
+    def in_stream(*args):
+        if not core.cuda_compiled:
+            raise NotImplementedError(
+                f"{name}: tensors are on cuda, but this build of fusedlm has no CUDA kernels;"
+                " build with: pip install . -C cmake.define.FUSEDLM_CUDA=ON"
+            )
+        device = _one_device(name, args)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        with torch.cuda.device(device), core.CudaCall(stream, functools.partial(_scratch, device)):
+            return impl(*args)
+
+    return in_stream
+
+
+def _scratch(device: torch.device, size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def _on_one_device(name: str, fake: Callable) -> Callable:
+    """Real tensors of CPU and GPU reach no kernel, but meta ones beside them would: refuse those."""
 
     def checked(*args):
-        tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,))]
-        devices = sorted({str(t.device) for t in tensors if isinstance(t, Tensor)})
-        if len(devices) > 1:
-            raise ValueError(f"{name}: tensors are on {' and '.join(devices)}, expected one device")
+        _one_device(name, args)
         return fake(*args)
 
     return checked
+
+
+def _one_device(name: str, args: Sequence) -> torch.device | None:
+    tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,))]
+    devices = {t.device for t in tensors if isinstance(t, Tensor)}
+    if len(devices) > 1:
+        listed = " and ".join(sorted(str(d) for d in devices))
+        raise ValueError(f"{name}: tensors are on {listed}, expected one device")
+    return next(iter(devices), None)
 
 
 # From here on a tensor is worth a block of the arena: 3 us more than the 2 us of torch.empty.
 _ARENA_BYTES = 1 << 20
 
 
-def empty(shape, dtype: torch.dtype) -> Tensor:
-    """torch.empty for results; large ones reuse memory of the arena that is mapped already."""
+def empty(shape, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """torch.empty for results, on the device of `like`.
+
+    Large ones on the CPU reuse memory of the arena that is mapped already.
+    """
+    if not like.is_cpu:
+        return like.new_empty(shape, dtype=dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < _ARENA_BYTES:
         return torch.empty(shape, dtype=dtype)
@@ -69,11 +114,17 @@ def as_rows(x: Tensor) -> Tensor:
     return dense_last(x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast wants on the device of x; None where it is off."""
+    kind = "cuda" if x.is_cuda else "cpu"
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def same_autocast_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Activations in the autocast dtype where autocast is on; parameters are passed as they are."""
-    if not torch.is_autocast_enabled("cpu"):
+    dtype = autocast_dtype(tensors[0])
+    if dtype is None:
         return tensors
-    dtype = torch.get_autocast_dtype("cpu")
     return tuple(
         t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != dtype else t
         for t in tensors

@@ -16,7 +16,9 @@ def _dense(t: Tensor) -> Tensor:
 
 
 def _grad_norm(grads: list[Tensor]) -> Tensor:
-    return torch.tensor(core.grad_norm([_dense(g) for g in grads]), dtype=torch.float64)
+    norm = grads[0].new_empty((), dtype=torch.float64)
+    core.grad_norm([_dense(g) for g in grads], norm)
+    return norm
 
 
 def _grad_norm_fake(grads):

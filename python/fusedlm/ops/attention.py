@@ -28,8 +28,8 @@ def _core_options(causal, window, scale, softcap, dropout_p, seed, *tensors):
 
 
 def _forward(query, key, value, *options):
-    out = empty(query.shape, query.dtype)
-    lse = empty((query.shape[0], query.shape[2], query.shape[1]), torch.float32)
+    out = empty(query.shape, query.dtype, query)
+    lse = empty((query.shape[0], query.shape[2], query.shape[1]), torch.float32, query)
     options = _dense(options)
     if options[9] is not None:  # tokens of no sequence
         out.zero_()
@@ -47,7 +47,7 @@ def _forward_fake(query, key, value, *options):
 
 def _backward(dout, query, key, value, out, lse, *options):
     make = _maker(options)
-    grads = tuple(make(t.shape, t.dtype) for t in (query, key, value))
+    grads = tuple(make(t.shape, t.dtype, t) for t in (query, key, value))
     _gradients_into(grads, dout, query, key, value, out, lse, options)
     return grads
 
@@ -57,8 +57,8 @@ def _maker(options):
     return empty if options[9] is None and options[11] is None else _zeros
 
 
-def _zeros(shape, dtype: torch.dtype) -> Tensor:
-    return empty(shape, dtype).zero_()
+def _zeros(shape, dtype: torch.dtype, like: Tensor) -> Tensor:
+    return empty(shape, dtype, like).zero_()
 
 
 def _gradients_into(grads, dout, query, key, value, out, lse, options) -> None:
@@ -128,7 +128,7 @@ def _packed_forward_fake(qkv, heads, *options):
 
 
 def _packed_backward(dout, qkv, out, lse, heads: int, *options):
-    dqkv = _maker(options)(qkv.shape, qkv.dtype)
+    dqkv = _maker(options)(qkv.shape, qkv.dtype, qkv)
     _gradients_into(_parts(dqkv, heads), dout, *_parts(qkv, heads), out, lse, options)
     return dqkv
 

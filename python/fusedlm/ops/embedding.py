@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, empty
+from ._support import as_rows, autocast_dtype, core, define, empty
 
 
 def _forward(
     tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype, sparse: bool
 ):
-    out = empty((*tokens.shape, weight.shape[1]), dtype)
+    out = empty((*tokens.shape, weight.shape[1]), dtype, weight)
     flat = tokens.reshape(-1).contiguous()
     core.embedding_forward(
         flat,
@@ -28,7 +28,7 @@ def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype
 
 
 def _backward(dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype):
-    dweight = empty((rows, dout.shape[-1]), dtype)
+    dweight = empty((rows, dout.shape[-1]), dtype, dout)
     core.embedding_backward(as_rows(dout), tokens.reshape(-1).contiguous(), dweight, padding_idx)
     return dweight
 
@@ -104,15 +104,14 @@ def embedding(
     Raises ValueError naming a token outside [0, V) or a position outside [0, P).
     """
     if dtype is None:
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else weight.dtype
+        dtype = autocast_dtype(weight) or weight.dtype
     if padding_idx is not None and not -weight.shape[0] <= padding_idx < weight.shape[0]:
         raise ValueError(
             f"embedding: padding_idx is {padding_idx}, expected within [-{weight.shape[0]}, {weight.shape[0]})"
         )
     if position_weight is not None:
         if positions is None:
-            positions = torch.arange(tokens.shape[-1])
+            positions = torch.arange(tokens.shape[-1], device=tokens.device)
         try:
             positions = positions.expand(tokens.shape)
         except RuntimeError:

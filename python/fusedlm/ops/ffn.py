@@ -20,9 +20,9 @@ def _forward(
 ):  # fmt: skip
     rows = as_rows(x)
     hidden = (rows.shape[0], up_weight.shape[0])
-    y = empty(x.shape, x.dtype)
-    up = empty(hidden, x.dtype)
-    gate = empty(hidden if gate_weight is not None else (0,), x.dtype)
+    y = empty(x.shape, x.dtype, x)
+    up = empty(hidden, x.dtype, x)
+    gate = empty(hidden if gate_weight is not None else (0,), x.dtype, x)
     core.ffn_forward(
         rows,
         _dense(up_weight),
@@ -72,8 +72,15 @@ def _backward(
     weight_grad: torch.dtype,
 ):  # fmt: skip
     rows = as_rows(x)
-    dx = empty(x.shape, x.dtype)
-    grads = _gradients(empty, up_weight, gate_weight, down_weight, biases, weight_grad)
+    dx = empty(x.shape, x.dtype, x)
+    grads = _gradients(
+        lambda shape, dtype: empty(shape, dtype, x),
+        up_weight,
+        gate_weight,
+        down_weight,
+        biases,
+        weight_grad,
+    )
     present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
     core.ffn_backward(
         as_rows(dy),

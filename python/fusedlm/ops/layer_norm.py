@@ -10,10 +10,10 @@ from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float):
     rows = as_rows(x)
-    y = empty(x.shape, x.dtype)
-    mean = empty((rows.shape[0],), torch.float32)
-    rstd = empty((rows.shape[0],), torch.float32)
-    total = empty(x.shape if residual is not None else (0,), x.dtype)
+    y = empty(x.shape, x.dtype, x)
+    mean = empty((rows.shape[0],), torch.float32, x)
+    rstd = empty((rows.shape[0],), torch.float32, x)
+    total = empty(x.shape if residual is not None else (0,), x.dtype, x)
     core.layer_norm_forward(
         rows,
         None if residual is None else as_rows(residual),
@@ -37,9 +37,9 @@ def _forward_fake(x, weight, bias, residual, eps):
 
 def _backward(dy, x, weight, mean, rstd, dsum):
     rows = as_rows(x)
-    dx = empty(x.shape, x.dtype)
-    dweight = empty(weight.shape, torch.float32)
-    dbias = empty(weight.shape, torch.float32)
+    dx = empty(x.shape, x.dtype, x)
+    dweight = empty(weight.shape, torch.float32, x)
+    dbias = empty(weight.shape, torch.float32, x)
     core.layer_norm_backward(
         as_rows(dy),
         rows,

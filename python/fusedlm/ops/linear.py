@@ -12,8 +12,8 @@ from ._support import as_rows, core, define, empty, grad_dtype, same_autocast_dt
 
 def _forward(x, weight, bias, residual, activation: str, weight_grad: torch.dtype):
     rows = as_rows(x)
-    y = empty((*x.shape[:-1], weight.shape[0]), x.dtype)
-    pre = empty(y.shape if activation != "none" else (0,), x.dtype)
+    y = empty((*x.shape[:-1], weight.shape[0]), x.dtype, x)
+    pre = empty(y.shape if activation != "none" else (0,), x.dtype, x)
     core.linear_forward(
         rows,
         weight.contiguous(),
@@ -36,9 +36,9 @@ def _backward(
     weight_grad: torch.dtype,
 ):  # fmt: skip
     rows, outputs = as_rows(x), weight.shape[0]
-    dx = empty(x.shape if need_dx else (0,), x.dtype)
-    dweight = empty(weight.shape if need_dweight else (0,), weight_grad)
-    dbias = empty((outputs if need_dbias else 0,), torch.float32)
+    dx = empty(x.shape if need_dx else (0,), x.dtype, x)
+    dweight = empty(weight.shape if need_dweight else (0,), weight_grad, x)
+    dbias = empty((outputs if need_dbias else 0,), torch.float32, x)
     core.linear_backward(
         as_rows(dy),
         rows,

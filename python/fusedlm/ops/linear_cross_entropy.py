@@ -18,10 +18,10 @@ _OPTIONS = (
 def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore_index, *rest):
     label_smoothing, z_loss, softcap, need_dx, need_dweight, need_dbias = rest
     rows = as_rows(x)
-    loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32)
-    dx = empty(x.shape if need_dx else (0,), x.dtype)
-    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype)
-    dbias = empty((weight.shape[0] if need_dbias else 0,), torch.float32)
+    loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32, x)
+    dx = empty(x.shape if need_dx else (0,), x.dtype, x)
+    dweight = empty(weight.shape if need_dweight else (0,), weight.dtype, x)
+    dbias = empty((weight.shape[0] if need_dbias else 0,), torch.float32, x)
     core.linear_cross_entropy(
         rows,
         weight.contiguous(),
@@ -102,8 +102,8 @@ def _autograd(ctx, dloss, *_):
         # which it does when the graph is retained (see `tied`).
         gradients = [g.detach() for g in ctx.saved_tensors]
         # loss.backward() itself sends 1: a pass over gradients as large as the vocabulary is saved.
-        # (A traced dloss is a subclass, and its value is not known.)
-        if type(dloss) is not Tensor or dloss.item() != 1.0:
+        # (A traced dloss is a subclass, and its value is not known; one on a GPU would be waited for.)
+        if type(dloss) is not Tensor or not dloss.is_cpu or dloss.item() != 1.0:
             gradients = [g * dloss for g in gradients]
     return (
         *(

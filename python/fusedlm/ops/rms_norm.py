@@ -10,9 +10,9 @@ from ._support import as_rows, core, define, empty, same_autocast_dtype
 
 def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float):
     rows = as_rows(x)
-    y = empty(x.shape, x.dtype)
-    rstd = empty((rows.shape[0],), torch.float32)
-    total = empty(x.shape if residual is not None else (0,), x.dtype)
+    y = empty(x.shape, x.dtype, x)
+    rstd = empty((rows.shape[0],), torch.float32, x)
+    total = empty(x.shape if residual is not None else (0,), x.dtype, x)
     core.rms_norm_forward(
         rows,
         None if residual is None else as_rows(residual),
@@ -32,8 +32,8 @@ def _forward_fake(x, weight, residual, eps):
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None):
     rows = as_rows(x)
-    dx = empty(x.shape, x.dtype)
-    dweight = empty(weight.shape, torch.float32)
+    dx = empty(x.shape, x.dtype, x)
+    dweight = empty(weight.shape, torch.float32, x)
     core.rms_norm_backward(
         as_rows(dy),
         rows,

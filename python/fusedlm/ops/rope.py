@@ -11,7 +11,7 @@ from ._support import core, define, dense_last, empty, same_autocast_dtype
 
 
 def _forward(x, cos, sin, positions, heads: int, interleaved: bool, inverse: bool):
-    y = empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype, x)
     turned = dense_last(x)[:, :, :heads]
     core.rope(
         turned, cos.contiguous(), sin.contiguous(), positions, y[:, :, :heads], interleaved, inverse

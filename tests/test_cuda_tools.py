@@ -1,0 +1,95 @@
+"""The tools that judge CUDA kernels without a GPU: what they read of the compiler, what they count."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+
+
+def tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+report, planner = tool("cuda_report"), tool("cuda_planner")
+
+PTX = """
+.visible .entry rows(
+	.param .align 8 .b8 rows_param_0[80]
+)
+.maxntid 128
+{
+}
+.visible .entry tiles(
+	.param .u64 tiles_param_0,
+	.param .u64 tiles_param_1
+)
+.maxntid 32, 4, 2
+.minnctapersm 2
+{
+}
+"""
+LOG = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'tiles' for 'sm_80'
+ptxas info    : Function properties for tiles
+    40 bytes stack frame, 24 bytes spill stores, 32 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 33792 bytes smem, 432 bytes cmem[0]
+ptxas info    : Compiling entry function 'rows' for 'sm_80'
+ptxas info    : Function properties for rows
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 72 registers, used 0 barriers, 432 bytes cmem[0]
+"""
+
+
+def test_the_compilers_words_are_understood():
+    found = report.kernels(LOG, report.launch_bounds(PTX), lambda names: names)
+    assert found == [
+        report.Kernel("rows", threads=128, registers=72, shared=0, spilled=0),
+        report.Kernel("tiles", threads=256, registers=128, shared=33792, spilled=24),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("threads", "registers", "shared", "warps"),
+    [
+        (128, 32, 0, 64),
+        (128, 72, 0, 28),  # 2304 registers a warp: 28 warps
+        (256, 128, 0, 16),  # 4096 registers a warp
+        (128, 32, 48 << 10, 12),  # 49 KiB of 164 a block: three blocks
+        (32, 16, 0, 32),  # no more than 32 blocks
+    ],
+)
+def test_occupancy_counts_registers_shared_memory_and_blocks(threads, registers, shared, warps):
+    kernel = report.Kernel("k", threads, registers, shared, 0)
+    assert report.occupancy(kernel, report.GPUS[80]) == warps / 64
+
+
+def test_names_are_short():
+    long = (
+        "void fusedlm::cuda::(anonymous namespace)::forward_kernel<fusedlm::cuda::RowPlan<8, 32, 32>,"
+        " fusedlm::bfloat16, float>(fusedlm::cuda::(anonymous namespace)::Forward<float, float>)"
+    )
+    assert report.readable(long) == "forward_kernel<row<8, 32, 32>, bf16, f32>"
+
+
+def test_a_step_needs_six_flops_a_parameter_and_token():
+    # Kaplan et al. 2020: 6 N P; the embedding's rows are not multiplied, attention comes on top.
+    m = planner.GPT2
+    multiplied = m.parameters - m.T * m.C  # the tied table is, as the head
+    attention = 7 * m.L * m.B * m.H * m.T**2 * m.D
+    products = sum(w.calls * w.flops for w in planner.step(m) if w.product)
+    assert products == pytest.approx(6 * m.N * multiplied + attention)
+    assert m.parameters == pytest.approx(124e6, rel=0.01)
+    assert planner.LLAMA.parameters == pytest.approx(8.0e9, rel=0.01)
+
+
+def test_the_written_roofline_is_that_of_the_tool():
+    assert (TOOLS.parent / "docs/cuda_roofline.md").read_text() == planner.document()
