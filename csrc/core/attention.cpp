@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(attention_forward, AttentionForward)
-FUSEDLM_CPU_KERNEL(attention_backward, AttentionBackward)
+FUSEDLM_KERNEL(attention_forward, AttentionForward)
+FUSEDLM_KERNEL(attention_backward, AttentionBackward)
 
 namespace {
 
