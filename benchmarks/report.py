@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import multiprocessing
 import platform
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 import fusedlm
 from benchmarks import curves, plots, training
-from benchmarks.cases import Case, cases
+from benchmarks.cases import ALL, Case, cases
 from benchmarks.timing import Times, alternate, bandwidth, roof
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -62,21 +64,35 @@ def table(rows: list[Row]) -> str:
 
 
 def measure_ops(seconds: float) -> tuple[list[Row], list[plots.Point]]:
+    """Each op in a process of its own: what others left behind in malloc decides whether torch's large
+    results fault their pages in (embedding 9 ms) or not (33 ms), and in which order depends on the list."""
     rows, points = [], []
-    for dtype in DTYPES:
-        peak, short = roof(dtype == torch.bfloat16), str(dtype)[6:]
-        for case in tqdm(list(cases(dtype)), desc=f"ops, {short}"):
-            for way, prepare, flops in ways_of(case):
-                found = measure_case(case, prepare, seconds)
-                limited = flops < case.bytes * 8  # below 8 operations a byte memory is the limit
-                share = None if limited else flops / found["ours"].best / peak
-                rows.append(Row(f"{case.name}, {way}", short, found, share))
-                if way == "both":
-                    for who in ("ours", "eager"):
-                        points.append(
-                            plots.Point(short, who, flops / case.bytes, flops / found[who].best)
-                        )
-            torch._dynamo.reset()
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        work = [(op.__name__, dtype) for dtype in DTYPES for op in ALL]
+        futures = [pool.submit(measure_op, op, dtype, seconds) for op, dtype in work]
+        for future in tqdm(futures, desc="ops"):
+            more_rows, more_points = future.result()
+            rows += more_rows
+            points += more_points
+    return rows, points
+
+
+def measure_op(op: str, dtype: torch.dtype, seconds: float) -> tuple[list[Row], list[plots.Point]]:
+    rows, points = [], []
+    peak, short = roof(dtype == torch.bfloat16), str(dtype)[6:]
+    for case in cases(dtype, [op]):
+        for way, prepare, flops in ways_of(case):
+            found = measure_case(case, prepare, seconds)
+            limited = flops < case.bytes * 8  # below 8 operations a byte memory is the limit
+            share = None if limited else flops / found["ours"].best / peak
+            rows.append(Row(f"{case.name}, {way}", short, found, share))
+            if way == "both":
+                for who in ("ours", "eager"):
+                    points.append(
+                        plots.Point(short, who, flops / case.bytes, flops / found[who].best)
+                    )
+        torch._dynamo.reset()
     return rows, points
 
 
@@ -129,8 +145,8 @@ def main() -> None:
     parts = [
         "# Benchmarks",
         f"Measured by `python -m benchmarks.report`: {machine()}.",
-        "Candidates ran in turn in one process. `best` and `median` are torch's time over ours, above"
-        " 1 where ours is faster. `roof` is the share of what multiply-adds reach here that never"
+        "Candidates ran in turn in one process, each op in a process of its own. `best` and `median`"
+        " are torch's time over ours, above 1 where ours is faster. `roof` is the share of what multiply-adds reach here that never"
         " leave the registers: "
         + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in roofs.items())
         + f"; memory copies at {memory / 1e9:.0f} GB/s.",
