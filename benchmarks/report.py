@@ -146,8 +146,8 @@ def main() -> None:
         "# Benchmarks",
         f"Measured by `python -m benchmarks.report`: {machine()}.",
         "Candidates ran in turn in one process, each op in a process of its own. `best` and `median`"
-        " are torch's time over ours, above 1 where ours is faster. `roof` is the share of what multiply-adds reach here that never"
-        " leave the registers: "
+        " are torch's time over ours, above 1 where ours is faster. `roof` is the share of what"
+        " multiply-adds reach here that never leave the registers: "
         + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in roofs.items())
         + f"; memory copies at {memory / 1e9:.0f} GB/s.",
     ]
