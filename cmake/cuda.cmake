@@ -42,6 +42,8 @@ if(FUSEDLM_WERROR)
   target_compile_options(fusedlm_cuda PRIVATE -Werror=all-warnings)
 endif()
 target_include_directories(fusedlm_cuda PRIVATE csrc csrc/include)
+# The targets that link these objects were there before the language was.
+set_target_properties(fusedlm PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 target_sources(fusedlm PRIVATE $<TARGET_OBJECTS:fusedlm_cuda>)
 target_compile_definitions(fusedlm PRIVATE FUSEDLM_CUDA)
 target_link_libraries(fusedlm PUBLIC CUDA::cudart_static)
