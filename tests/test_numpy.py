@@ -203,6 +203,21 @@ def laid_out(arguments: dict, layout) -> dict:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_sampled_tokens_are_those_of_ops(layout):
+    logits, seen = randn(5, 40, seed=1), np.array([[1, 2]] * 5)
+    options = {
+        "temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.3,
+        "seed": 4, "step": 2, "return_log_prob": True,
+    }  # fmt: skip
+    ours = fnp.sample(layout(logits), seen=layout(seen), rows=layout(np.arange(5) + 3), **options)
+    theirs = ops.sample(
+        torch.from_numpy(logits), seen=torch.from_numpy(seen), rows=torch.arange(5) + 3, **options
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b.numpy(), strict=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("name", [*CASES, "attention"])
 def test_any_layout_and_dtype_equals_the_plain_array(name, layout):
     attention = {"query": QUERY, "key": KEY, "value": VALUE, **ATTENTION["everything"]}
@@ -389,7 +404,8 @@ fnp.ffn(x, weight, weight, gate_weight=weight, activation="swiglu")
 fnp.rope(heads, *fnp.rope_tables(3, 4))
 fnp.attention(heads, heads, heads, causal=True, mask=np.ones((3, 3), bool), dropout_p=0.5)
 fnp.linear_cross_entropy(x, weight, [0, 1])
-assert len(fnp.__all__) == 9  # all of them are called above
+fnp.sample(x, top_k=2, seed=0)
+assert len(fnp.__all__) == 10  # all of them are called above
 assert "torch" not in sys.modules
 """
 

@@ -98,6 +98,19 @@ def check_rope(x, positions, heads: int | None) -> int:
     return heads
 
 
+def sample_options(top_k, top_p, min_p, repetition_penalty, seen, step: int):
+    """(top_k, top_p, min_p) with the kernel's numbers for None."""
+    if repetition_penalty != 1 and seen is None:
+        raise ValueError("sample: repetition_penalty is given without seen")
+    if not 0 <= step < 2**32:
+        raise ValueError(f"sample: step is {step}, expected 0 <= step < 2**32")
+    return (
+        0 if top_k is None else top_k,
+        1.0 if top_p is None else float(top_p),
+        0.0 if min_p is None else float(min_p),
+    )
+
+
 def rope_angles(xp, length: int, dim: int, base: float, scaling: dict | None):
     """Angles [length, dim / 2] float64 of `rope_tables`; xp is the module torch or numpy."""
     if dim < 2 or dim % 2:

@@ -50,6 +50,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_tables",
+    "sample",
 ]
 
 
@@ -381,3 +382,45 @@ def linear_cross_entropy(
         float(softcap),
     )
     return loss.reshape(targets.shape if reduction == "none" else ())
+
+
+def sample(
+    logits: ArrayLike,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seen: ArrayLike | None = None,
+    seed: int | None = None,
+    step: int = 0,
+    rows: ArrayLike | None = None,
+    return_log_prob: bool = False,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """Draws one token a row from logits [B, V], as `fusedlm.ops.sample` does.
+
+    temperature (0: greedy), top_k, top_p, min_p and repetition_penalty are numbers; seen [B, S]
+    integers, -1 where there is none; rows [B] integers. seed None draws one from NumPy's global
+    generator. Returns tokens [B] int64; with return_log_prob also their log-probabilities [B].
+    Raises ValueError naming the argument that does not fit.
+    """
+    op = "sample"
+    logits = strided(op, "logits", logits, 2)
+    options = _rules.sample_options(top_k, top_p, min_p, repetition_penalty, seen, step)
+    if seed is None:
+        seed = int(np.random.randint(2**62, dtype=np.int64))
+    tokens, log_probs = np.empty(len(logits), INT64), np.empty(len(logits), FLOAT32)
+    core.sample(
+        logits,
+        None if seen is None else integers(op, "seen", seen, ndim=2),
+        None if rows is None else integers(op, "rows", rows, ndim=1),
+        tokens,
+        log_probs,
+        float(temperature),
+        *options,
+        float(repetition_penalty),
+        operator.index(seed) % 2**64,
+        operator.index(step),
+    )
+    return (tokens, log_probs) if return_log_prob else tokens

@@ -11,6 +11,7 @@ from .linear import linear
 from .linear_cross_entropy import linear_cross_entropy
 from .rms_norm import rms_norm
 from .rope import rope, rope_tables
+from .sampling import sample
 from .tied import tied
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_tables",
+    "sample",
     "tied",
 ]

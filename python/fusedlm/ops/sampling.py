@@ -1,0 +1,87 @@
+"""From logits to the next token: penalty, temperature, top-k, top-p, min-p and a counted draw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusedlm import _rules
+
+from ._support import core, define, dense_last
+
+
+def _forward(
+    logits, seen, rows, temperature, top_k, top_p, min_p, repetition_penalty, seed, step: int
+):
+    tokens = logits.new_empty(logits.shape[:1], dtype=torch.int64)
+    log_probs = logits.new_empty(logits.shape[:1], dtype=torch.float32)
+    core.sample(
+        dense_last(logits),
+        None if seen is None else dense_last(seen),
+        None if rows is None else rows.contiguous(),
+        tokens,
+        log_probs,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        seed % 2**64,
+        step,
+    )
+    return tokens, log_probs
+
+
+def _fake(logits, *_options):
+    shape = logits.shape[:1]
+    return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
+
+
+define(
+    "sample(Tensor logits, Tensor? seen, Tensor? rows, float temperature, int top_k, float top_p,"
+    " float min_p, float repetition_penalty, int seed, int step) -> (Tensor, Tensor)",
+    _forward,
+    _fake,
+)
+
+
+def sample(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seen: Tensor | None = None,
+    seed: int | None = None,
+    step: int = 0,
+    rows: Tensor | None = None,
+    return_log_prob: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Draws one token a row from logits [B, V], float32 or bfloat16.
+
+    In this order: repetition_penalty divides positive and multiplies negative logits of the tokens
+    in seen [B, S] int64 (-1: none), each once (arXiv:1909.05858); temperature divides, 0 takes the
+    most likely token; top_k keeps the k most likely (arXiv:1805.04833); top_p the smallest set of
+    most likely ones that together have probability p (arXiv:1904.09751); min_p those at least min_p
+    times as likely as the best (arXiv:2407.01082). None (top_k also 0) leaves one out. Equally
+    likely tokens rank by id, the lower first.
+
+    The draw is a function of (seed, rows[b], step): count `step` up from token to token. rows [B]
+    int64 are by default 0 to B - 1; with its own number a row draws the same in any batch. seed None
+    takes one from torch's generator. The tokens are the same for any number of threads, on every
+    instruction set and on a GPU.
+
+    Returns tokens [B] int64; with return_log_prob also the log-probabilities [B] float32 of those
+    among the tokens that were kept (0 at temperature 0). There are no gradients.
+    Raises ValueError naming the argument that does not fit, or the row of logits that holds NaN or
+    +inf, or nothing but -inf; on a GPU such a row's token is -1 and its log-probability NaN.
+    """
+    options = _rules.sample_options(top_k, top_p, min_p, repetition_penalty, seen, step)
+    if seed is None:
+        seed = int(torch.randint(2**62, ()))
+    tokens, log_probs = torch.ops.fusedlm.sample(
+        logits.detach(), seen, rows, temperature, *options, repetition_penalty, seed, step
+    )
+    return (tokens, log_probs) if return_log_prob else tokens
