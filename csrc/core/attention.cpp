@@ -5,7 +5,7 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(attention_forward, AttentionForward)
+FUSEDLM_KERNEL(attention_forward, AttentionForward)
 FUSEDLM_CPU_KERNEL(attention_backward, AttentionBackward)
 
 namespace {
