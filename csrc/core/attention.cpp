@@ -6,7 +6,7 @@
 namespace fusedlm {
 
 FUSEDLM_KERNEL(attention_forward, AttentionForward)
-FUSEDLM_CPU_KERNEL(attention_backward, AttentionBackward)
+FUSEDLM_KERNEL(attention_backward, AttentionBackward)
 
 namespace {
 

@@ -62,7 +62,7 @@ struct KeptRows {
 /// The same, read from the tile for each product.
 template <class Tile>
 struct TileRows {
-  static constexpr int kUnroll = 4;  // addresses of more steps than that cost registers
+  static constexpr int kUnroll = Tile::kD <= 64 ? 2 : 4;  // addresses of more steps than that cost registers
   const typename Tile::T* tile;
   int row;
   __device__ __forceinline__ void fragment(uint32_t (&to)[4], int m, int k) const {
