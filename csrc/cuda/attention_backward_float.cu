@@ -31,11 +31,11 @@ struct Backward {
 
 // Tiles of queries, dout, keys and values in shared memory -> weights and slopes.
 template <class S, bool kExtras>
-__device__ __forceinline__ void differentiate(const Backward& a, const ScoreRules& rules,
-                                              const float* query, const float* dout,
-                                              const float* keys, const float* values, int h, int t0,
-                                              int j0, typename S::Scores& weights,
-                                              typename S::Scores& slopes) {
+__device__ __forceinline__ void differentiate_tile(const Backward& a, const ScoreRules& rules,
+                                                   const float* query, const float* dout,
+                                                   const float* keys, const float* values, int h,
+                                                   int t0, int j0, typename S::Scores& weights,
+                                                   typename S::Scores& slopes) {
   using Scores = typename S::Scores;
   const Sequence& s = rules.s;
   weights.clear();
@@ -47,21 +47,13 @@ __device__ __forceinline__ void differentiate(const Backward& a, const ScoreRule
   if (kExtras && rules.p.dropout) S::draw(rules, kept, query_of, j0);
   const bool edge = !all_seen(rules.p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1, j0,
                               j0 + S::kTileK - 1);
-#pragma unroll
-  for (int i = 0; i < Scores::kRows; ++i) {
-    const Query q = query_of(i);
-    RowStatistics row{kInfinity, 0.0f};  // a query that is none has weights of 0
-    if (q.t < s.T) {
-      row = a.statistics[(static_cast<index_t>(s.b) * rules.p.H + h) * rules.p.T + s.q0 + q.t];
-    }
-#pragma unroll
-    for (int j = 0; j < Scores::kColumns; ++j) {
-      const Slope both = slope_of<kExtras>(rules, weights.at(i, j), slopes.at(i, j), row, q,
-                                           j0 + Scores::column(j), edge, kept.at(i, j));
-      weights.at(i, j) = both.weight;
-      slopes.at(i, j) = both.slope;
-    }
-  }
+  const auto row_of = [&](int i) {
+    const int t = t0 + Scores::row(i);
+    return t < s.T ? a.statistics[(static_cast<index_t>(s.b) * rules.p.H + h) * rules.p.T + s.q0 + t]
+                   : RowStatistics{kInfinity, 0.0f};  // a query that is none has weights of 0
+  };
+  differentiate<kExtras>(rules, weights, slopes, j0, edge, row_of, query_of,
+                         [&](int i, int j) { return kept.at(i, j); });
 }
 
 template <class S, bool kExtras>
@@ -96,7 +88,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(Backward a) {
     cp_async_wait<0>();
     __syncthreads();
     typename S::Scores weights, slopes;
-    differentiate<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights, slopes);
+    differentiate_tile<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights, slopes);
     S::put_weights(slopes, shared_slopes);
     __syncthreads();
     S::multiply_weights(dquery, shared_slopes, keys);
@@ -145,7 +137,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(Backward a) {
       cp_async_wait<0>();
       __syncthreads();
       typename S::Scores weights, slopes;
-      differentiate<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights, slopes);
+      differentiate_tile<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights, slopes);
       S::put_weights(weights, shared_weights);
       S::put_weights(slopes, shared_slopes);
       __syncthreads();

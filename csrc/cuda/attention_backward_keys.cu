@@ -54,12 +54,10 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
   T* douts = queries + 2 * kStage;
   auto* statistics = reinterpret_cast<RowStatistics*>(douts + 2 * kStage);
 
-  // Queries of all heads of the group: step n is tile n % tiles of head n / tiles.
+  // Tiles of queries [first, range.high), of head after head of the group.
   const Span range = seeing_any(p.band, s, j0, min(j0 + S::kTileK, s.S) - 1);
-  const int first = range.low / kTileQ, tiles = max(0, ceil_of(range.high, kTileQ) - first),
-            steps = tiles * p.R;
-  const auto load = [&](int n, int stage) {
-    const int h = g * p.R + n / tiles, t0 = (first + n % tiles) * kTileQ;
+  const int first = range.low / kTileQ * kTileQ, end = (g + 1) * p.R;
+  const auto load = [&](int h, int t0, int stage) {
     load_tile<Tile, kTileQ, S::kThreads>(queries + stage * kStage, a.query.rows(s.b, s.q0, h), t0,
                                          s.T, p.D, a.query.packed, thread);
     load_tile<Tile, kTileQ, S::kThreads>(douts + stage * kStage, a.dout.rows(s.b, s.q0, h), t0,
@@ -76,7 +74,8 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
                                           a.key.packed, thread);
   load_tile<Tile, S::kTileK, S::kThreads>(values, a.value.rows(s.b, s.k0, g), j0, s.S, p.D,
                                           a.value.packed, thread);
-  if (steps > 0) load(0, 0);
+  int h = first < range.high ? g * p.R : end, t0 = first, stage = 0;
+  if (h < end) load(h, t0, 0);
   cp_async_commit();
 
   // This warp's keys [j, j + rows).
@@ -84,45 +83,63 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
   const ScoreRules rules{p, s};
   using Scores = WarpSums<S::kAtoms, kTileQ / 8>;
   using Wide = WarpSums<S::kAtoms, S::kD / 8>;
-  const TileRows<Tile> key_rows{keys, row}, value_rows{values, row};
+  const TileRows<Tile, 2> key_rows{keys, row}, value_rows{values, row};
   Wide sums[S::kSplit ? 1 : 2];  // dV and dK, or one of them
 #pragma unroll
   for (Wide& sum : sums) sum.clear();
-  for (int n = 0, stage = 0; n < steps; ++n, stage ^= 1) {
+  for (int next_h = h, next_t0 = t0; h < end; h = next_h, t0 = next_t0, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // these queries are there, and all are done with those before
-    if (n + 1 < steps) load(n + 1, stage ^ 1);
-    const int h = g * p.R + n / tiles, t0 = (first + n % tiles) * kTileQ;
+    next_t0 = t0 + kTileQ;
+    if (next_t0 >= range.high) next_t0 = first, ++next_h;
+    if (next_h < end) load(next_h, next_t0, stage ^ 1);
     const int t1 = min(t0 + kTileQ, s.T) - 1, j1 = j + rows - 1;
     if (rows <= 0 || all_hidden(p.band, s, t0, t1, j, j1)) continue;
     const T *query = queries + stage * kStage, *dout = douts + stage * kStage;
+    const auto statistics_of = [&](int c) {
+      return statistics[stage * kTileQ + Scores::column(c)];
+    };
     Scores x, slopes;
     multiply_by_rows<Tile>(x, key_rows, query);
-    if (only_values) {
-      slopes.clear();
-    } else {
-      multiply_by_rows<Tile>(slopes, value_rows, dout);
-    }
-    KeptOf<Scores> kept;
-    if (kExtras && p.dropout) draw_transposed<Scores>(rules, kept, h, t0, j);
-    const bool edge = !all_seen(p.band, s, t0, t1, j, j1);
-    Query q = rules.query(h, t0);
-#pragma unroll
-    for (int c = 0; c < Scores::kColumns; ++c) {
-      q.t = t0 + Scores::column(c);
-      const RowStatistics of_query = statistics[stage * kTileQ + Scores::column(c)];
-#pragma unroll
-      for (int i = 0; i < Scores::kRows; ++i) {
-        const Slope both = slope_of<kExtras>(rules, x.at(i, c), slopes.at(i, c), of_query, q,
-                                             j + Scores::row(i), edge, kept.at(i, c));
-        x.at(i, c) = only_keys ? both.slope : both.weight;
+    if constexpr (kExtras) {
+      if (only_values) {
+        slopes.clear();
+      } else {
+        multiply_by_rows<Tile>(slopes, value_rows, dout);
+      }
+      KeptOf<Scores> kept;
+      if (p.dropout) draw_transposed<Scores>(rules, kept, h, t0, j);
+      Query q = rules.query(h, t0);
+      for_elements<Scores>([&](int i, int c) {
+        q.t = t0 + Scores::column(c);
+        const Slope both =
+            slope_of(rules, x.at(i, c), slopes.at(i, c), statistics_of(c), q,
+                           j + Scores::row(i), kept.at(i, c));
+        x.at(i, c) = both.weight;
         slopes.at(i, c) = both.slope;
+      });
+      if (!only_keys) multiply_by_columns<Tile>(sums[0], x, dout);
+    } else {
+      // Weights go into their product before the slopes need registers.
+      if (!all_seen(p.band, s, t0, t1, j, j1)) {
+        for_elements<Scores>([&](int i, int c) {
+          if (!rules.sees(t0 + Scores::column(c), j + Scores::row(i))) x.at(i, c) = -kInfinity;
+        });
+      }
+      for_elements<Scores>([&](int i, int c) {
+        x.at(i, c) = fast_exp2(fmaf(x.at(i, c), p.scale, -statistics_of(c).lse));
+      });
+      if (!only_keys) multiply_by_columns<Tile>(sums[0], x, dout);
+      if (!only_values) {
+        multiply_by_rows<Tile>(slopes, value_rows, dout);
+        for_elements<Scores>([&](int i, int c) {
+          slopes.at(i, c) = x.at(i, c) * (slopes.at(i, c) - statistics_of(c).delta);
+        });
       }
     }
-    multiply_by_columns<Tile>(sums[0], x, only_keys ? query : dout);
-    if constexpr (!S::kSplit) multiply_by_columns<Tile>(sums[1], slopes, query);
+    if (!only_values) multiply_by_columns<Tile>(sums[S::kSplit ? 0 : 1], slopes, query);
   }
-  if (steps == 0) {  // nothing has waited for the keys
+  if (first >= range.high) {  // nothing has waited for the keys
     cp_async_wait<0>();
     __syncthreads();
   }

@@ -94,18 +94,11 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
     multiply_by_rows<Tile>(dweights, dout_rows, values + stage * kStage);
     KeptOf<Scores> kept;
     if (kExtras && p.dropout) draw<Scores>(rules, kept, query_of, j0);
-    const bool edge = !all_seen(p.band, s, t, last, j0, j1);
-#pragma unroll
-    for (int i = 0; i < Scores::kRows; ++i) {
-      const Query q = query_of(i);
-#pragma unroll
-      for (int j = 0; j < Scores::kColumns; ++j) {
-        x.at(i, j) = slope_of<kExtras>(rules, x.at(i, j), dweights.at(i, j), statistics[i], q,
-                                       j0 + Scores::column(j), edge, kept.at(i, j))
-                         .slope;
-      }
-    }
-    multiply_by_columns<Tile>(dquery, x, keys + stage * kStage);
+    differentiate<kExtras>(
+        rules, x, dweights, j0, !all_seen(p.band, s, t, last, j0, j1),
+        [&](int i) { return statistics[i]; }, query_of,
+        [&](int i, int j) { return kept.at(i, j); });
+    multiply_by_columns<Tile>(dquery, dweights, keys + stage * kStage);
   }
   if (range.high <= first) {  // nothing has waited for the query
     cp_async_wait<0>();

@@ -36,7 +36,7 @@ template <class Tile>
 __device__ __forceinline__ void load_rows_fragment(uint32_t (&a)[4], const typename Tile::T* tile,
                                                    int row, int step) {
   const int lane = lane_id();
-  ldmatrix_x4(a, tile + Tile::at(row + lane % 16, 2 * step + lane / 16));
+  ldmatrix_x4(a, tile + Tile::at(row + lane % 16, 2 * step, lane / 16));
 }
 
 /// Rows of a tile, kept as fragments over the whole width.
@@ -59,10 +59,10 @@ struct KeptRows {
   }
 };
 
-/// The same, read from the tile for each product.
-template <class Tile>
+/// The same, read from the tile for each product; the addresses of kSteps steps cost registers.
+template <class Tile, int kSteps = 4>
 struct TileRows {
-  static constexpr int kUnroll = Tile::kD <= 64 ? 2 : 4;  // addresses of more steps than that cost registers
+  static constexpr int kUnroll = kSteps;
   const typename Tile::T* tile;
   int row;
   __device__ __forceinline__ void fragment(uint32_t (&to)[4], int m, int k) const {
@@ -84,7 +84,7 @@ __device__ __forceinline__ void multiply_by_rows(WarpSums<kAtoms, kBlocks>& sums
 #pragma unroll
     for (int n = 0; n < kBlocks; n += 2) {
       uint32_t two[4];
-      ldmatrix_x4(two, b + Tile::at(8 * n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+      ldmatrix_x4(two, b + Tile::at(8 * n + lane % 8 + lane / 16 * 8, 2 * k, lane / 8 % 2));
       const uint32_t first[2] = {two[0], two[1]}, second[2] = {two[2], two[3]};
 #pragma unroll
       for (int m = 0; m < kAtoms; ++m) {
@@ -118,7 +118,7 @@ __device__ __forceinline__ void multiply_by_columns(WarpSums<kAtoms, kBlocks>& s
 #pragma unroll
     for (int n = 0; n < kBlocks; n += 2) {
       uint32_t two[4];
-      ldmatrix_x4_trans(two, b + Tile::at(16 * k + lane % 16, n + lane / 16));
+      ldmatrix_x4_trans(two, b + Tile::at(16 * k + lane % 16, n, lane / 16));
       const uint32_t first[2] = {two[0], two[1]}, second[2] = {two[2], two[3]};
 #pragma unroll
       for (int m = 0; m < kAtoms; ++m) {

@@ -61,6 +61,16 @@ struct ScoreRules {
   }
 };
 
+/// fn(i, j) for each element a thread holds, a column at a time.
+template <class Sums, class Fn>
+__device__ __forceinline__ void for_elements(Fn fn) {
+#pragma unroll
+  for (int j = 0; j < Sums::kColumns; ++j) {
+#pragma unroll
+    for (int i = 0; i < Sums::kRows; ++i) fn(i, j);
+  }
+}
+
 /// What a tile's scores need: with kExtras always everything, else only hiding, at the edges.
 /// `query_of(i)` and `key_of(j)` name row i and column j of `x`; in place. Returns the factor that is
 /// still to be multiplied.
@@ -102,22 +112,48 @@ struct Slope {
   float weight, slope;
 };
 
-template <bool kExtras>
 __device__ __forceinline__ Slope slope_of(const ScoreRules& rules, float product, float dweight,
                                           const RowStatistics& row, const Query& q, int j,
-                                          bool edge, bool kept) {
-  if constexpr (!kExtras) {
-    float x = fmaf(product, rules.p.scale, -row.lse);
-    if (edge && !rules.sees(q.t, j)) x = -kInfinity;
-    const float weight = fast_exp2(x);
-    return {weight, weight * (dweight - row.delta)};
+                                          bool kept) {
+  const float capped = rules.capped(product);
+  const float weight = fast_exp2(rules.score(capped, q, j) - row.lse);
+  if (rules.p.dropout) dweight = kept ? dweight * rules.p.keep_scale : 0.0f;
+  float slope = weight * (dweight - row.delta);
+  if (rules.p.cap != 0.0f) slope *= fmaf(-capped, capped, 1.0f);
+  return {kept ? weight : 0.0f, slope};
+}
+
+/// Products -> weights (as dropout leaves them) and gradients of weights -> slopes, in place, where
+/// rows are queries: `query_of(i)` with `row_of(i)` its statistics. Hiding is a pass of its own, so
+/// that tiles inside do not pay for it.
+template <bool kExtras, class Sums, class RowOf, class QueryOf, class KeptAt>
+__device__ __forceinline__ void differentiate(const ScoreRules& rules, Sums& x, Sums& dweights,
+                                              int j0, bool edge, RowOf row_of, QueryOf query_of,
+                                              KeptAt kept_at) {
+  if constexpr (kExtras) {
+#pragma unroll
+    for (int i = 0; i < Sums::kRows; ++i) {
+      const Query q = query_of(i);
+#pragma unroll
+      for (int j = 0; j < Sums::kColumns; ++j) {
+        const Slope both = slope_of(rules, x.at(i, j), dweights.at(i, j), row_of(i), q,
+                                    j0 + Sums::column(j), kept_at(i, j));
+        x.at(i, j) = both.weight;
+        dweights.at(i, j) = both.slope;
+      }
+    }
   } else {
-    const float capped = rules.capped(product);
-    const float weight = fast_exp2(rules.score(capped, q, j) - row.lse);
-    if (rules.p.dropout) dweight = kept ? dweight * rules.p.keep_scale : 0.0f;
-    float slope = weight * (dweight - row.delta);
-    if (rules.p.cap != 0.0f) slope *= fmaf(-capped, capped, 1.0f);
-    return {kept ? weight : 0.0f, slope};
+    const float scale = prepare_scores<false>(rules, x, edge, query_of,
+                                              [&](int j) { return j0 + Sums::column(j); });
+#pragma unroll
+    for (int i = 0; i < Sums::kRows; ++i) {
+      const RowStatistics row = row_of(i);
+#pragma unroll
+      for (int j = 0; j < Sums::kColumns; ++j) {
+        x.at(i, j) = fast_exp2(fmaf(x.at(i, j), scale, -row.lse));
+        dweights.at(i, j) = x.at(i, j) * (dweights.at(i, j) - row.delta);
+      }
+    }
   }
 }
 

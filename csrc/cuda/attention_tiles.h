@@ -18,9 +18,17 @@ struct SharedTile {
   static_assert(kChunks % 4 == 0, "a row is whole half-lines of 64 bytes");
   /// Place of a chunk, in elements. Where rows are odd multiples of 64 bytes, two of them already
   /// take different halves of the banks.
+  static constexpr int kMixed = kChunks % 8 == 0 ? 7 : 3;  // the bits of a chunk's number in play
+  __device__ __forceinline__ static int mix(int row) {
+    return (kMixed == 7 ? row >> kStep : row >> (kStep + 1)) & kMixed;
+  }
   __device__ __forceinline__ static int at(int row, int chunk) {
-    const int by = kChunks % 8 == 0 ? (row >> kStep) & 7 : (row >> (kStep + 1)) & 3;
-    return row * kD + (chunk ^ by) * kChunk;
+    return row * kD + (chunk ^ mix(row)) * kChunk;
+  }
+  /// The same for chunk `step` + `lane`, even and below 2: what depends on the thread is then one
+  /// register for all steps.
+  __device__ __forceinline__ static int at(int row, int step, int lane) {
+    return row * kD + ((lane ^ mix(row) ^ (step & kMixed)) + (step & ~kMixed)) * kChunk;
   }
 };
 
