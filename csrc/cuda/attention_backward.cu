@@ -22,7 +22,8 @@ struct Statistics {
   index_t rows;
 };
 
-template <class T, int V>
+// Whether packed or not, a thread has the same elements: a view gives the same bits as its copy.
+template <class T, bool kPacked>
 __global__ void __launch_bounds__(kBlock) statistics_kernel(Statistics<T> a) {
   const Problem& p = a.p;
   // Rows in the order of memory; a last block's threads behind the end follow the last row.
@@ -32,11 +33,21 @@ __global__ void __launch_bounds__(kBlock) statistics_kernel(Statistics<T> a) {
   const int h = static_cast<int>(n % p.H), t = static_cast<int>(n / p.H % p.T),
             b = static_cast<int>(n / p.H / p.T);
   const T *dout = a.dout.rows(b, 0, h).at(t), *out = a.out.rows(b, 0, h).at(t);
+  constexpr int V = kPack<T>;
   float dot[1] = {0.0f};
   for (int d = threadIdx.x % kRowThreads * V; d < p.D; d += kRowThreads * V) {
     float x[V], y[V];
-    load_floats(dout + d, x);
-    load_floats(out + d, y);
+    if constexpr (kPacked) {
+      load_floats(dout + d, x);
+      load_floats(out + d, y);
+    } else {
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        const bool there = d + e < p.D;
+        x[e] = there ? to_float(dout[d + e]) : 0.0f;
+        y[e] = there ? to_float(out[d + e]) : 0.0f;
+      }
+    }
 #pragma unroll
     for (int e = 0; e < V; ++e) dot[0] = fmaf(x[e], y[e], dot[0]);
   }
@@ -58,7 +69,7 @@ const RowStatistics* row_statistics(const AttentionBackward& args, const Problem
                   .rows = rows};
   const bool packed = a.dout.packed && a.out.packed && p.D % kPack<T> == 0;
   launch("attention_backward: rows",
-         packed ? statistics_kernel<T, kPack<T>> : statistics_kernel<T, 1>,
+         packed ? statistics_kernel<T, true> : statistics_kernel<T, false>,
          blocks_of(ceil_of<index_t>(rows, kBlock / kRowThreads)), kBlock, 0, ctx, a);
   return a.statistics;
 }

@@ -14,7 +14,8 @@ struct Case {
   index_t window = 0;
   float softcap = 0.0f;
 };
-// Few queries (no tiles) and many; T, S and D that fill no tile, and S over several tiles of keys.
+// Few queries (no tiles) and many; T, S and D that fill no tile, and S over several tiles of keys. And
+// a width for each instance of the CUDA kernels.
 constexpr Case kCases[] = {
     {"one score", 1, 1, 1, 1, 1, 1},
     {"one query, many keys", 2, 1, 300, 4, 2, 64, true},
@@ -25,6 +26,11 @@ constexpr Case kCases[] = {
     {"causal window", 1, 130, 160, 4, 1, 33, true, 9},
     {"window to both sides", 1, 70, 70, 2, 1, 16, false, 5},
     {"softcap", 1, 33, 65, 2, 1, 32, false, 0, 2.0f},
+    {"few queries, keys in parts", 1, 3, 1100, 4, 2, 32, true},
+    {"D = 96", 1, 140, 70, 2, 1, 96},
+    {"D = 128", 1, 70, 140, 2, 1, 128, true},
+    {"D = 192", 1, 70, 70, 1, 1, 192, true},
+    {"D = 256", 1, 70, 70, 1, 1, 256, true},
 };
 
 AttentionOptions options_of(const Case& c) {

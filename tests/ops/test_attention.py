@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fusedlm
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
+from tests.support.emulator import HOW_TO_EMULATE
 
 DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ("out", "dquery", "dkey", "dvalue")
@@ -59,6 +61,32 @@ def test_equals_float64(isa, shape, causal, dtype):
     compare(shape, dtype, causal=causal)
 
 
+# One width for each instance of the CUDA kernels, and one between two. T and S fill no tile; most take
+# several tiles of queries (up to 128) and of keys.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"causal": True, "window": 100, "softcap": 5.0}])
+@pytest.mark.parametrize("D", [32, 64, 72, 96, 128, 192, 256])
+def test_every_head_width_equals_float64(isa, D, options, dtype):
+    compare((1, 150, 170, 2, 1, D), dtype, causal=True)
+    compare((1, 70, 90, 2, 1, D), dtype, **options)
+
+
+# A long cache is cut into parts, which are added up; heads that share keys are rows of one tile.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("D", [32, 64, 72, 96, 128, 192, 256])
+@pytest.mark.parametrize("shape", [(1, 1, 700, 4, 1), (2, 5, 530, 8, 2), (1, 16, 66, 2, 2)])
+def test_few_queries_equal_float64(isa, shape, D, dtype):
+    compare((*shape, D), dtype, causal=True)
+
+
+def test_few_queries_see_only_the_keys_that_count(isa):
+    """Lengths of which some parts have all, some or none, and a window that leaves the first out."""
+    for dtype in DTYPES:
+        lengths = torch.tensor([1300, 1, 0, 777])
+        compare((4, 2, 1300, 4, 2, 32), dtype, causal=True, kv_lengths=lengths)
+        compare((1, 3, 1300, 4, 2, 32), dtype, causal=True, window=700)
+
+
 SHAPE = (2, 130, 200, 4, 2, 32)
 FLAGS = {
     "window": {"window": 20},
@@ -86,6 +114,20 @@ def test_with_flags_equals_float64(isa, flags, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_few_queries_with_flags_equal_float64(isa, flags, dtype):
+    flags = dict(flags)
+    if "mask" in flags:  # of the last three queries, as broadcast
+        flags["mask"] = flags["mask"][..., -3:, :]
+    compare((2, 3, *SHAPE[2:]), dtype, **flags)
+
+
+def test_a_negative_scale_equals_float64(isa):
+    for dtype in DTYPES:
+        compare((1, 40, 50, 2, 1, 32), dtype, scale=-0.3, causal=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lengths_k", [None, [0, 5, 60, 61, 230]])
 def test_packed_sequences_equal_float64(isa, lengths_k, dtype):
     cu_q = torch.tensor([0, 10, 10, 75, 130], dtype=torch.int32)
@@ -94,7 +136,13 @@ def test_packed_sequences_equal_float64(isa, lengths_k, dtype):
     compare((1, 130, S, 4, 2, 32), dtype, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=True)
 
 
-def test_tokens_of_no_sequence_give_zeros():
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_sequences_longer_than_a_tile_equal_float64(isa, dtype):
+    cu_q = torch.tensor([0, 140, 140, 143, 300], dtype=torch.int32)
+    compare((1, 300, 300, 2, 1, 32), dtype, cu_seqlens_q=cu_q, causal=True)
+
+
+def test_tokens_of_no_sequence_give_zeros(isa):
     query, key, value, dout = inputs(1, 20, 20, 2, 2, 8, torch.float32)
     leaves = [t.requires_grad_() for t in (query, key, value)]
     out = ops.attention(*leaves, cu_seqlens_q=torch.tensor([0, 7, 12], dtype=torch.int32))
@@ -191,8 +239,9 @@ def test_same_bits_for_any_number_of_threads(isa, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_views_of_one_projection_equal_their_copies(dtype):
-    qkv = randn(2, 50, 8, 24, seed=0, dtype=dtype)
+@pytest.mark.parametrize("T, D", [(50, 24), (50, 27), (3, 24), (3, 27)])
+def test_views_of_one_projection_equal_their_copies(isa, T, D, dtype):
+    qkv = randn(2, T, 8, D, seed=0, dtype=dtype)
     views = qkv[:, :, :4], qkv[:, :, 4:6], qkv[:, :, 6:]
     expected = ops.attention(*(t.contiguous() for t in views), causal=True)
     assert torch.equal(ops.attention(*views, causal=True), expected)
@@ -207,8 +256,19 @@ def test_large_scores_do_not_overflow(isa):
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_views_that_start_between_packs_equal_their_copies(isa, dtype):
+    for T in (50, 3):
+        wide = [randn(1, T, 2, 33, seed=i, dtype=dtype)[..., 1:] for i in range(4)]
+        expected = run(ops.attention, [t.contiguous() for t in wide], dtype, causal=True)
+        leaves = [t.requires_grad_() for t in wide[:3]]
+        out = ops.attention(*leaves, causal=True)
+        grads = torch.autograd.grad(out, leaves, wide[3])
+        assert all(torch.equal(a, b) for a, b in zip([out, *grads], expected, strict=True))
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)])
-def test_empty_dimensions(shape):
+def test_empty_dimensions(isa, shape):
     B, T, S = shape
     tensors = inputs(B, T, S, 2, 1, 8, torch.float32)
     out, *grads = run(ops.attention, tensors, torch.float32)
@@ -250,7 +310,21 @@ def test_bad_arguments_are_named():
         ops.attention(query[:1], query[:1], query[:1], cu_seqlens_q=torch.tensor([0, 9]))
 
 
-def test_strided_options_equal_their_copies():
+def test_heads_too_wide_for_the_cuda_kernels_are_refused():
+    if "simt" not in fusedlm.available_isas():
+        pytest.skip(f"built without the emulator of CUDA kernels; {HOW_TO_EMULATE}")
+    before = fusedlm.isa()
+    fusedlm.set_isa("simt")
+    try:
+        for T in (1, 30):
+            query = torch.ones(1, T, 1, 257)
+            with pytest.raises(NotImplementedError, match="query has D=257, expected at most 256"):
+                ops.attention(query, torch.ones(1, 30, 1, 257), torch.ones(1, 30, 1, 257))
+    finally:
+        fusedlm.set_isa(before)
+
+
+def test_strided_options_equal_their_copies(isa):
     query, key, value, _ = inputs(4, 9, 11, 2, 2, 16, torch.float32)
     wide = torch.rand(11, 4, generator=torch.Generator().manual_seed(7)) < 0.7
     padding, slopes = wide.t(), torch.tensor([0.5, 9.0, 0.25, 9.0])[::2]
