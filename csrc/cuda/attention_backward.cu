@@ -27,8 +27,8 @@ template <class T, bool kPacked>
 __global__ void __launch_bounds__(kBlock) statistics_kernel(Statistics<T> a) {
   const Problem& p = a.p;
   // Rows in the order of memory; a last block's threads behind the end follow the last row.
-  const index_t row = static_cast<index_t>(blockIdx.x) * (kBlock / kRowThreads) +
-                      threadIdx.x / kRowThreads;
+  const index_t row =
+      static_cast<index_t>(blockIdx.x) * (kBlock / kRowThreads) + threadIdx.x / kRowThreads;
   const index_t n = row < a.rows ? row : a.rows - 1;
   const int h = static_cast<int>(n % p.H), t = static_cast<int>(n / p.H % p.T),
             b = static_cast<int>(n / p.H / p.T);

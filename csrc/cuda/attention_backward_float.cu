@@ -45,12 +45,13 @@ __device__ __forceinline__ void differentiate_tile(const Backward& a, const Scor
   const auto query_of = [&](int i) { return rules.query(h, t0 + Scores::row(i)); };
   KeptOf<Scores> kept;
   if (kExtras && rules.p.dropout) S::draw(rules, kept, query_of, j0);
-  const bool edge = !all_seen(rules.p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1, j0,
-                              j0 + S::kTileK - 1);
+  const bool edge =
+      !all_seen(rules.p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1, j0, j0 + S::kTileK - 1);
   const auto row_of = [&](int i) {
     const int t = t0 + Scores::row(i);
-    return t < s.T ? a.statistics[(static_cast<index_t>(s.b) * rules.p.H + h) * rules.p.T + s.q0 + t]
-                   : RowStatistics{kInfinity, 0.0f};  // a query that is none has weights of 0
+    return t < s.T
+               ? a.statistics[(static_cast<index_t>(s.b) * rules.p.H + h) * rules.p.T + s.q0 + t]
+               : RowStatistics{kInfinity, 0.0f};  // a query that is none has weights of 0
   };
   differentiate<kExtras>(rules, weights, slopes, j0, edge, row_of, query_of,
                          [&](int i, int j) { return kept.at(i, j); });
@@ -137,7 +138,8 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(Backward a) {
       cp_async_wait<0>();
       __syncthreads();
       typename S::Scores weights, slopes;
-      differentiate_tile<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights, slopes);
+      differentiate_tile<S, kExtras>(a, rules, query, dout, keys, values, h, t0, j0, weights,
+                                     slopes);
       S::put_weights(weights, shared_weights);
       S::put_weights(slopes, shared_slopes);
       __syncthreads();

@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
   const auto load = [&](int h, int t0, int stage) {
     load_tile<Tile, kTileQ, S::kThreads>(queries + stage * kStage, a.query.rows(s.b, s.q0, h), t0,
                                          s.T, p.D, a.query.packed, thread);
-    load_tile<Tile, kTileQ, S::kThreads>(douts + stage * kStage, a.dout.rows(s.b, s.q0, h), t0,
-                                         s.T, p.D, a.dout.packed, thread);
+    load_tile<Tile, kTileQ, S::kThreads>(douts + stage * kStage, a.dout.rows(s.b, s.q0, h), t0, s.T,
+                                         p.D, a.dout.packed, thread);
     if (thread < kTileQ) {
       // Behind the last query everything is 0, and so is what it adds to the sums.
       const index_t row = (static_cast<index_t>(s.b) * p.H + h) * p.T + s.q0 + t0 + thread;
@@ -112,9 +112,8 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
       Query q = rules.query(h, t0);
       for_elements<Scores>([&](int i, int c) {
         q.t = t0 + Scores::column(c);
-        const Slope both =
-            slope_of(rules, x.at(i, c), slopes.at(i, c), statistics_of(c), q,
-                           j + Scores::row(i), kept.at(i, c));
+        const Slope both = slope_of(rules, x.at(i, c), slopes.at(i, c), statistics_of(c), q,
+                                    j + Scores::row(i), kept.at(i, c));
         x.at(i, c) = both.weight;
         slopes.at(i, c) = both.slope;
       });

@@ -73,8 +73,8 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
   for (int i = 0; i < Scores::kRows; ++i) {
     statistics[i] = {kInfinity, 0.0f};  // a query that is none has weights of 0
     if (Scores::row(i) < rows) {
-      statistics[i] = a.statistics[(static_cast<index_t>(s.b) * p.H + h) * p.T + s.q0 + t +
-                                   Scores::row(i)];
+      statistics[i] =
+          a.statistics[(static_cast<index_t>(s.b) * p.H + h) * p.T + s.q0 + t + Scores::row(i)];
     }
   }
   const ScoreRules rules{p, s};

@@ -65,11 +65,9 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
   KeptRows<Tile, 1> query_rows;
   query_rows.load(query, 0);
 
-  const HeadRows<const T> key = a.key.rows(s.b, s.k0, at.g),
-                          value = a.value.rows(s.b, s.k0, at.g);
+  const HeadRows<const T> key = a.key.rows(s.b, s.k0, at.g), value = a.value.rows(s.b, s.k0, at.g);
   const int t0 = first / p.R, t1 = (first + rows - 1) / p.R;
-  const Span range =
-      part_of(seen_by_any(p.band, s, t0, t1), kTileK, a.partials.splits, at.split);
+  const Span range = part_of(seen_by_any(p.band, s, t0, t1), kTileK, a.partials.splits, at.split);
   const auto load = [&](int j, int stage) {
     if (j < range.high) {
       load_tile<Tile, kTileK, kWarp>(keys + stage * kStage, key, j, s.S, p.D, a.key.packed,

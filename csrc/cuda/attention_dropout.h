@@ -79,8 +79,7 @@ __device__ __forceinline__ void draw_transposed(const ScoreRules& rules, KeptOf<
 #pragma unroll
     for (int n = 0; n < Sums::kBlocks; ++n) {
       const int j = j0 + 16 * m + part / 2 * 8 + lane / 16 * 4;
-      const unsigned own =
-          kept_of_four(rules, head, t0 + 8 * n + lane % 4 * 2 + part % 2, j / 4);
+      const unsigned own = kept_of_four(rules, head, t0 + 8 * n + lane % 4 * 2 + part % 2, j / 4);
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
         const unsigned four = __shfl_sync(kAllLanes, own, (lane & ~12) | q << 2);

@@ -41,7 +41,7 @@ struct FloatShape {
   // Of the width a thread has kPart neighbours every kPart * 16 columns.
   static constexpr int kPart = kD % (4 * kThreadSide) == 0 ? 4 : 2;
   static constexpr int kParts = kD / (kPart * kThreadSide);
-  using Wide = ThreadSums<kRows, kParts * kPart>;       // rows of queries
+  using Wide = ThreadSums<kRows, kParts * kPart>;         // rows of queries
   using WideKeys = ThreadSums<kColumns, kParts * kPart>;  // rows of keys, y * kColumns + i
   static constexpr int kWeightStride = kTileK + 4;
 

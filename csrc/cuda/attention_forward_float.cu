@@ -64,11 +64,10 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
   const int g = head0 / p.R;
   const HeadRows<const float> key = a.key.rows(s.b, s.k0, g), value = a.value.rows(s.b, s.k0, g);
   if constexpr (kFewQueries) {
-    load_tile<Tile, S::kTileQ, S::kThreads>(
-        query, rows, p.D, a.query.packed, thread, [&](int row) {
-          const int t = (first + row) / pack, h = head0 + (first + row) % pack;
-          return a.query.rows(s.b, s.q0, h).at(t);
-        });
+    load_tile<Tile, S::kTileQ, S::kThreads>(query, rows, p.D, a.query.packed, thread, [&](int row) {
+      const int t = (first + row) / pack, h = head0 + (first + row) % pack;
+      return a.query.rows(s.b, s.q0, h).at(t);
+    });
   } else {
     load_tile<Tile, S::kTileQ, S::kThreads>(query, a.query.rows(s.b, s.q0, head0), first, s.T, p.D,
                                             a.query.packed, thread);

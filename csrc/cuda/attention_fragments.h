@@ -111,7 +111,7 @@ __device__ __forceinline__ void multiply_by_columns(WarpSums<kAtoms, kBlocks>& s
     for (int m = 0; m < kAtoms; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float(&x)[4] = from.acc[m][2 * k + i / 2];
+        const float (&x)[4] = from.acc[m][2 * k + i / 2];
         a[m][i] = pair_of<T>(x[2 * (i % 2)], x[2 * (i % 2) + 1]);
       }
     }
@@ -132,8 +132,8 @@ __device__ __forceinline__ void multiply_by_columns(WarpSums<kAtoms, kBlocks>& s
 /// Sums, times a factor for each row, rounded to rows row0, row0 + 1, ... of a tile.
 template <class Tile, int kAtoms, int kBlocks>
 __device__ __forceinline__ void put_rows(WarpSums<kAtoms, kBlocks>& sums,
-                                         const float (&factor)[2 * kAtoms],
-                                         typename Tile::T* tile, int row0) {
+                                         const float (&factor)[2 * kAtoms], typename Tile::T* tile,
+                                         int row0) {
   using T = typename Tile::T;
   using Sums = WarpSums<kAtoms, kBlocks>;
 #pragma unroll

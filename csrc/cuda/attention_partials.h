@@ -38,7 +38,8 @@ struct Partials {
 __device__ __forceinline__ Span part_of(Span range, int tile, int splits, int split) {
   const int first = range.low / tile, count = max(0, ceil_of(range.high, tile) - first);
   const int each = ceil_of(count, splits);
-  const Span part{(first + split * each) * tile, min(range.high, (first + (split + 1) * each) * tile)};
+  const Span part{(first + split * each) * tile,
+                  min(range.high, (first + (split + 1) * each) * tile)};
   return {max(range.low, part.low), part.high};
 }
 

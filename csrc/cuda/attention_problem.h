@@ -121,9 +121,7 @@ struct Sequence {
   int b, q0, T, k0, S;
 };
 
-__device__ __forceinline__ int between(int low, int x, int high) {
-  return max(low, min(x, high));
-}
+__device__ __forceinline__ int between(int low, int x, int high) { return max(low, min(x, high)); }
 
 /// Offsets and lengths are cut to what the tensors hold: on a GPU nobody has checked them.
 __device__ __forceinline__ Sequence sequence_at(const Problem& p, int i) {

@@ -63,8 +63,8 @@ __device__ __forceinline__ void load_tile(typename Tile::T* to, int count, int D
   for (unsigned i = 0; i < ceil_of(kTotal, kThreads); ++i) {
     const unsigned n = i * kThreads + start;
     if (kTotal % kThreads != 0 && n >= kTotal) break;
-    const int row = kFixed ? i * (kThreads / Tile::kChunks) + start / Tile::kChunks
-                           : n / Tile::kChunks;
+    const int row =
+        kFixed ? i * (kThreads / Tile::kChunks) + start / Tile::kChunks : n / Tile::kChunks;
     const int chunk = kFixed ? start % Tile::kChunks : n % Tile::kChunks;
     const int column = chunk * Tile::kChunk;
     // A copy of no bytes reads nothing, wherever it points.
