@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(ffn_forward, FfnForward)
-FUSEDLM_CPU_KERNEL(ffn_backward, FfnBackward)
+FUSEDLM_KERNEL(ffn_forward, FfnForward)
+FUSEDLM_KERNEL(ffn_backward, FfnBackward)
 
 void ffn_forward(const FfnForward& a, Context& ctx) {
   constexpr const char* op = "ffn";

@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(linear_forward, LinearForward)
-FUSEDLM_CPU_KERNEL(linear_backward, LinearBackward)
+FUSEDLM_KERNEL(linear_forward, LinearForward)
+FUSEDLM_KERNEL(linear_backward, LinearBackward)
 
 void linear_forward(const LinearForward& a, Context& ctx) {
   constexpr const char* op = "linear";
