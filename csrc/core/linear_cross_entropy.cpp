@@ -5,7 +5,7 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(linear_cross_entropy, LinearCrossEntropy)
+FUSEDLM_KERNEL(linear_cross_entropy, LinearCrossEntropy)
 
 namespace {
 

@@ -43,7 +43,7 @@ def compare(x, weight, bias, targets, dtype, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (3, 17, 5), (17, 33, 113), (113, 64, 1023), (130, 48, 1025)]
+    "shape", [(1, 1, 1), (3, 17, 5), (17, 33, 113), (113, 64, 1023), (130, 48, 1025), (40, 72, 320)]
 )
 def test_equals_float64(isa, shape, dtype):
     x, weight, _, targets = problem(*shape, dtype)
@@ -88,8 +88,9 @@ def test_the_gradient_arriving_at_the_loss_scales_all():
 
 
 def test_chunks_of_rows_add_up(isa):
-    # 700 rows of 20,000 logits are 53 MiB, more than one chunk.
-    compare(*(t for t in problem(700, 8, 20000, torch.float32)), torch.float32)
+    # 1500 rows of 20,000 logits are 114 MiB, more than one chunk; under the emulator 160 of 200 are.
+    N, V = (160, 200) if isa == "simt" else (1500, 20000)
+    compare(*problem(N, 8, V, torch.float32), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,7 +122,7 @@ def test_nan_shows_in_the_loss(isa):
         assert loss[0].isnan() and loss[1].isfinite()
 
 
-def test_rows_that_do_not_count_have_no_gradient():
+def test_rows_that_do_not_count_have_no_gradient(isa):
     x, weight, bias, targets = problem(10, 8, 6, torch.float32)
     targets[:] = -100
     loss, *grads = run(
@@ -134,7 +135,7 @@ def test_rows_that_do_not_count_have_no_gradient():
     assert torch.equal(empty[1].grad, torch.zeros(6, 8))
 
 
-def test_only_wanted_gradients_are_computed():
+def test_only_wanted_gradients_are_computed(isa):
     x, weight, _, targets = problem(10, 8, 6, torch.float32)
     expected = run(ops.linear_cross_entropy, x, weight, None, targets, torch.float32)
     x.requires_grad_()
