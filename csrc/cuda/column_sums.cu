@@ -73,11 +73,12 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 }  // namespace
 
-void column_sums(const TensorView& view, float* total, bool accumulate, Context& ctx) {
+void column_sums(const TensorView& view, float* total, bool accumulate, SumScratch& scratch,
+                 Context& ctx) {
   const index_t R = view.shape[0], C = view.shape[1];
   const index_t rows_each = std::max(kLeastRows, ceil_of(R, kMostBlocks));
   const index_t blocks = ceil_of(R, rows_each);
-  float* sums = device_scratch<float>(ctx, blocks * C);
+  float* sums = scratch.take(blocks * C, ctx);
   switch_float(view.dtype, [&](auto t) {
     using T = decltype(t);
     const auto with = [&](auto v) {

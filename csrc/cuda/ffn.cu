@@ -72,7 +72,7 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
           {.form = Form::columns_by_columns, .dtype = dtype, .a = left, .b = right, .out = dweight},
           ctx);
     }
-    if (dbias.defined()) column_sums(left, dbias.as<float>(), false, ctx);
+    if (dbias.defined()) column_sums(left, dbias.as<float>(), ctx);
   };
   parameters(a.ddown_weight, a.ddown_bias, dy, hidden);
   parameters(a.dup_weight, a.dup_bias, dup, x);

@@ -95,7 +95,7 @@ Factors<T> factors_of(const TensorView& a, const TensorView& b, DType dtype, Con
 }
 
 template <class T>
-void run(const Gemm& g, Context& ctx) {
+void run(const Gemm& g, SumScratch& scratch, Context& ctx) {
   const bool tall = g.form == Form::columns_by_columns;
   const index_t M = g.out.shape[0], N = g.out.shape[1], K = g.a.shape[tall ? 0 : 1];
   if (M == 0 || N == 0) return;
@@ -133,7 +133,7 @@ void run(const Gemm& g, Context& ctx) {
   problem.depths = cut.depths;
   if (cut.splits == 1) return launch_gemm<T>(g.form, cut, problem, epilogue, ctx);
   problem.sums_stride = ceil_of<index_t>(N, kFinishPack) * kFinishPack;
-  problem.sums = device_scratch<float>(ctx, cut.splits * M * problem.sums_stride);
+  problem.sums = scratch.take(cut.splits * M * problem.sums_stride, ctx);
   Epilogue<T> plain;
   plain.packed = true;
   plain.out_stride = problem.sums_stride;
@@ -145,8 +145,8 @@ void run(const Gemm& g, Context& ctx) {
 
 }  // namespace
 
-void gemm(const Gemm& args, Context& ctx) {
-  switch_float(args.dtype, [&](auto t) { run<decltype(t)>(args, ctx); });
+void gemm(const Gemm& args, SumScratch& scratch, Context& ctx) {
+  switch_float(args.dtype, [&](auto t) { run<decltype(t)>(args, scratch, ctx); });
 }
 
 TensorView scratch_rows(DType dtype, index_t rows, index_t columns, Context& ctx) {

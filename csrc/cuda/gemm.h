@@ -7,6 +7,20 @@
 
 namespace fusedlm::FUSEDLM_DEVICE {
 
+/// Scratch for sums that the kernels of a call write and read one after the other: an op that
+/// multiplies once for each of many chunks hands the same to all, and so does not pile them up.
+class SumScratch {
+ public:
+  float* take(index_t count, Context& ctx) {
+    if (count > count_) data_ = device_scratch<float>(ctx, count), count_ = count;
+    return data_;
+  }
+
+ private:
+  float* data_ = nullptr;
+  index_t count_ = 0;
+};
+
 /// What is multiplied, by how the operands lie in memory.
 enum class Form : uint8_t {
   rows_by_rows,        // A [M, K], B [N, K]: C = A B^T, as in y = x W^T
@@ -40,7 +54,11 @@ struct Gemm {
   Activation activation = Activation::none;
   bool accumulate = false;  // into a float32 out
 };
-void gemm(const Gemm& args, Context& ctx);
+void gemm(const Gemm& args, SumScratch& scratch, Context& ctx);
+inline void gemm(const Gemm& args, Context& ctx) {
+  SumScratch own;
+  gemm(args, own, ctx);
+}
 
 /// Scratch [rows, columns] whose rows start at 16 bytes.
 TensorView scratch_rows(DType dtype, index_t rows, index_t columns, Context& ctx);
@@ -51,6 +69,11 @@ void copy_rows(const TensorView& from, const TensorView& to, Context& ctx);
 TensorView operand(const TensorView& view, DType dtype, Context& ctx);
 /// total[c] = sum over rows of view[r][c] (+ total[c], with accumulate), in float32 and in an order
 /// that depends on the shape alone.
-void column_sums(const TensorView& view, float* total, bool accumulate, Context& ctx);
+void column_sums(const TensorView& view, float* total, bool accumulate, SumScratch& scratch,
+                 Context& ctx);
+inline void column_sums(const TensorView& view, float* total, Context& ctx) {
+  SumScratch own;
+  column_sums(view, total, false, own, ctx);
+}
 
 }  // namespace fusedlm::FUSEDLM_DEVICE

@@ -5,10 +5,10 @@
 // rows in shared memory, so that all further reads and writes of global memory are wide and
 // coalesced (gemm_epilogue.h).
 //
-// Tiles: 128 x 128 with 64 x 64 for a warp (bfloat16; 128 sums a thread, two blocks of 4 warps a
-// multiprocessor), where shared memory brings an operand for 32 products a byte; 64 x 64 where 128 x
-// 128 would leave multiprocessors idle. Where even those are few and K is long, blocks z share a
-// tile, each for a part of K, and a second kernel adds their sums in order.
+// Tiles: 128 x 128, of which a warp has 64 x 64 in bfloat16 (128 sums a thread; two blocks of 4 warps
+// share a multiprocessor), so that a byte read from shared memory serves 16 products; 64 x 64 where
+// 128 x 128 would leave multiprocessors idle. Where even those are few and K is long, blocks z share
+// a tile, each for a part of K, and a second kernel adds their sums in order.
 
 #include "cuda/gemm_epilogue.h"
 #include "cuda/gemm_fma.h"
@@ -32,7 +32,7 @@ struct Problem {
 };
 
 /// Tiles in an order that keeps those that run together close: down kGroup rows of tiles, then one
-/// column on. 8 rows and 27 columns of a wave then read 35 tiles' operands, not 1 and 216.
+/// column on. The 216 tiles that an A100 has at a time then share 8 + 27 strips of the operands.
 struct TileOrder {
   static constexpr int kGroup = 8;
   int row, column;

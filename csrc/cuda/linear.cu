@@ -59,7 +59,7 @@ void linear_forward(const LinearForward& a, Context& ctx) {
 void linear_backward(const LinearBackward& a, Context& ctx) {
   const DType dtype = a.x.dtype;
   const TensorView dpre = a.activation != Activation::none ? slope_times(a, ctx) : a.dy;
-  if (a.dbias.defined()) column_sums(dpre, a.dbias.as<float>(), false, ctx);
+  if (a.dbias.defined()) column_sums(dpre, a.dbias.as<float>(), ctx);
   if (!a.dx.defined() && !a.dweight.defined()) return;
   const TensorView factor = operand(dpre, dtype, ctx);
   if (a.dx.defined()) {

@@ -273,6 +273,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   if (dweight.defined() && dweight.dtype != DType::float32 && chunks > 1) {
     dweight = scratch_rows(DType::float32, V, C, ctx);
   }
+  SumScratch scratch;
   // Without rows, one round sets the gradients of the parameters to zero.
   for (index_t i = 0; i < chunks; ++i) {
     const index_t first = i * chunk, rows = std::max<index_t>(0, std::min(chunk, N - first));
@@ -283,7 +284,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
           .b = weight,
           .out = logits,
           .bias = a.bias},
-         ctx);
+         scratch, ctx);
     switch_float(dtype, [&](auto t) {
       using T = decltype(t);
       const Chunk<T> rows_of_chunk{.classes = classes,
@@ -307,7 +308,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
             .a = logits,
             .b = weight,
             .out = rows_from(a.dx, first, rows)},
-           ctx);
+           scratch, ctx);
     }
     if (dweight.defined()) {
       gemm({.form = Form::columns_by_columns,
@@ -316,9 +317,9 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
             .b = part,
             .out = dweight,
             .accumulate = i > 0},
-           ctx);
+           scratch, ctx);
     }
-    if (a.dbias.defined()) column_sums(logits, a.dbias.as<float>(), i > 0, ctx);
+    if (a.dbias.defined()) column_sums(logits, a.dbias.as<float>(), i > 0, scratch, ctx);
   }
   if (dweight.defined() && dweight.data != a.dweight.data) copy_rows(dweight, a.dweight, ctx);
   if (!each) {

@@ -8,7 +8,7 @@ namespace fusedlm {
 /// y = activation(x weight^T + bias) + residual.
 ///   x [N, K] float32 or bfloat16; residual, y, preactivation [N, O] like x; rows contiguous
 ///   weight [O, K], bias [O]  float32 or bfloat16; a float32 weight with a bfloat16 x is rounded while
-///                            it is packed, so no copy of it is ever made
+///                            it is packed, so no copy of it is ever made (on CUDA, in scratch)
 ///   preactivation            x weight^T + bias, kept for the backward; may be undefined
 /// bfloat16 x: products in bfloat16, sums in float32. Throws InvalidArgument naming the argument.
 struct LinearForward {
