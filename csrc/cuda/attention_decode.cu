@@ -35,6 +35,12 @@ struct Decode {
   Partials partials;
 };
 
+// The query's fragments stay in registers where the sums leave room for them.
+template <class Tile>
+constexpr bool kKeepQuery = Tile::kD <= 128;
+template <class Tile>
+using QueryRows = std::conditional_t<kKeepQuery<Tile>, KeptRows<Tile, 1>, TileRows<Tile>>;
+
 template <class S, class T, bool kExtras>
 __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
   using Tile = SharedTile<T, S::kD>;
@@ -62,8 +68,12 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();
-  KeptRows<Tile, 1> query_rows;
-  query_rows.load(query, 0);
+  QueryRows<Tile> query_rows;
+  if constexpr (kKeepQuery<Tile>) {
+    query_rows.load(query, 0);
+  } else {
+    query_rows = {query, 0};
+  }
 
   const HeadRows<const T> key = a.key.rows(s.b, s.k0, at.g), value = a.value.rows(s.b, s.k0, at.g);
   const int t0 = first / p.R, t1 = (first + rows - 1) / p.R;

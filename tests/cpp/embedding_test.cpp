@@ -64,7 +64,13 @@ TEST(Embedding, BackwardAddsInOrderAndLeavesPaddingAndUnseenTokensZero) {
                           .dweight = dweight.view(),
                           .padding_idx = 4},
                          Context::current());
-      EXPECT_TRUE(dweight == truth);
+      if (current_isa() == Isa::simt) {  // adds parts of a row's tokens, in order, then the parts
+        std::vector<double> values;
+        for (index_t i = 0; i < truth.size(); ++i) values.push_back(truth[i]);
+        expect_close(dweight, values, tolerance_of(DType::float32, N), "dweight");
+      } else {
+        EXPECT_TRUE(dweight == truth);
+      }
     });
   }
 }

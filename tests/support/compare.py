@@ -13,7 +13,9 @@ Call = Callable[[dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
 
 def randn(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+    """The same numbers on every device; on the default one, which is a GPU's in tests that run there."""
+    on_cpu = torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return on_cpu.to(torch.get_default_device()) * scale
 
 
 def outputs_and_gradients(
