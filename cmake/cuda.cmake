@@ -31,15 +31,18 @@ if(default_architectures)
     list(APPEND CMAKE_CUDA_ARCHITECTURES 100 120)
   endif()
 endif()
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  # A CMake that is older than the compiler does not know the flag.
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 find_package(CUDAToolkit REQUIRED)
 
 add_library(fusedlm_cuda OBJECT ${cuda_sources})
 target_compile_definitions(fusedlm_cuda PRIVATE FUSEDLM_CUDA)
-# The standard by its flag, not by the property that follows from C++'s: CMake before 3.26 does not know it
-# of new compilers.
-set_property(TARGET fusedlm_cuda PROPERTY CXX_STANDARD)
-set_property(TARGET fusedlm PROPERTY CUDA_STANDARD 17)  # compiles no CUDA itself
-target_compile_options(fusedlm_cuda PRIVATE -std=c++20 -Xcompiler=-Wall,-Wextra --expt-relaxed-constexpr)
+target_compile_options(fusedlm_cuda PRIVATE -Xcompiler=-Wall,-Wextra --expt-relaxed-constexpr)
 if(FUSEDLM_WERROR)
   target_compile_options(fusedlm_cuda PRIVATE -Werror=all-warnings)
 endif()
