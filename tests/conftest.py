@@ -22,14 +22,3 @@ def isa(request):
     fusedlm.set_isa(request.param)
     yield request.param
     fusedlm.set_isa(before)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem):
-    """An op whose CUDA kernel is still to come skips its tests under the emulator, visibly."""
-    try:
-        return (yield)
-    except NotImplementedError as error:
-        if pyfuncitem.funcargs.get("isa") == "simt" and "has no CUDA kernel yet" in str(error):
-            pytest.skip(str(error))
-        raise

@@ -91,6 +91,10 @@ void Arena::release() noexcept {
   }
 }
 
+ArenaBlock::ArenaBlock(size_t bytes) : data(Arena::shared().take(bytes)), bytes(bytes) {}
+
+ArenaBlock::~ArenaBlock() { Arena::shared().give(data); }
+
 size_t Arena::bytes_held() const {
   std::lock_guard lock(mutex_);
   return held_;

@@ -20,13 +20,6 @@ TensorView scratch(index_t rows, index_t columns, DType dtype, Context& ctx) {
                     {rows, columns});
 }
 
-TensorView rows_of(TensorView view, index_t first, index_t count) {
-  if (!view.defined()) return view;
-  view.data = static_cast<char*>(view.data) + first * view.strides[0] * size_of(view.dtype);
-  view.shape[0] = count;
-  return view;
-}
-
 // On all threads; on the calling one alone inside a task.
 template <class Fn>
 void for_rows(index_t N, Fn&& fn) {

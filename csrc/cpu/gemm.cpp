@@ -24,9 +24,6 @@ constexpr index_t kSplitBlocks = 2, kPieces = 8;
 // Up to so many rows packing B costs more than it saves, and rows of B^T are dotted directly.
 constexpr index_t kDotRows = 4;
 
-// Panels of B that a task packs together: a stretch of a row of B that fills its cache lines.
-constexpr index_t kPackTogether = 4;
-
 // Few rows: each element of C is a dot product along K, read straight from B^T (K contiguous).
 void multiply_few_rows(const Gemm& g) {
   constexpr index_t kColumns = 64;
@@ -65,7 +62,7 @@ void multiply_few_rows(const Gemm& g) {
 
 // How one call is cut up.
 struct Cut {
-  index_t first_n, count_n;          // panels of B that are packed now
+  index_t count_n;                   // panels of B that are packed now
   index_t row_blocks, whole_blocks;  // of those, the first see all of B in one task
   index_t pieces;                    // of B for each of the others
 };
@@ -110,9 +107,8 @@ void gemm(const Gemm& g, Context& ctx) {
     panels.lanes = ceil_div(K, per_lane);
     partial.first = block == 0;
     partial.last = block == blocks_k - 1;
-    for (cut.first_n = 0; cut.first_n < panels_n; cut.first_n += some_n) {
-      cut.count_n = min_of(some_n, panels_n - cut.first_n);
-      panels.first_n = cut.first_n;
+    for (panels.first_n = 0; panels.first_n < panels_n; panels.first_n += some_n) {
+      cut.count_n = min_of(some_n, panels_n - panels.first_n);
       const auto first_panel = [&](index_t row) { return row * panels_m / cut.row_blocks; };
       const auto pack_a = [&](index_t row, uint32_t* to) {
         const index_t m = first_panel(row) * kMR;
@@ -120,13 +116,11 @@ void gemm(const Gemm& g, Context& ctx) {
                          min_of(first_panel(row + 1) * kMR, g.M) - m, to, panels.depth * kMR);
       };
       // Blocks of rows that are dealt in pieces are packed here for all of them, once for a block of K.
-      const index_t shared = cut.first_n == 0 ? split_blocks : 0;
-      parallel_for(shared + ceil_div(cut.count_n, kPackTogether), [&](index_t task, int) {
+      const index_t shared = panels.first_n == 0 ? split_blocks : 0;
+      const index_t n = panels.first_n * kNR, columns = min_of(cut.count_n * kNR, g.N - n);
+      parallel_for(shared + pack_tasks(columns), [&](index_t task, int) {
         if (task < shared) return pack_a(cut.whole_blocks + task, shared_a + task * block_lanes);
-        const index_t p = (task - shared) * kPackTogether, n = (cut.first_n + p) * kNR;
-        pack_panels<kNR>(g.B, panels.pairs, k0, K, n,
-                         min_of(min_of(kPackTogether, cut.count_n - p) * kNR, g.N - n),
-                         packed_b + p * panels.depth * kNR, panels.depth * kNR);
+        pack_b(g.B, panels, k0, K, n, columns, task - shared, packed_b);
       });
       const index_t pieces = min_of(cut.pieces, cut.count_n);
       const index_t tasks = cut.whole_blocks + split_blocks * pieces;

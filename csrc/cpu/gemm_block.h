@@ -32,6 +32,19 @@ inline bool multiplies_pairs([[maybe_unused]] bool low_precision) {
 #endif
 }
 
+// Columns of B that a task packs together: a stretch of a row of B that fills its cache lines.
+constexpr index_t kPackedTogether = 4 * kNR;
+
+inline index_t pack_tasks(index_t columns) { return ceil_div(columns, kPackedTogether); }
+
+/// Task `task` of packing rows [k0, k0 + K) and columns [first, first + columns) of B.
+inline void pack_b(const Matrix& B, const Panels& p, index_t k0, index_t K, index_t first,
+                   index_t columns, index_t task, uint32_t* packed) {
+  const index_t n = task * kPackedTogether;
+  pack_panels<kNR>(B, p.pairs, k0, K, first + n, min_of(kPackedTogether, columns - n),
+                   packed + n * p.depth, p.depth * kNR);
+}
+
 // Where partial sums over earlier blocks of K are kept, C itself if `in_place`; null when there is
 // one block.
 struct Partial {

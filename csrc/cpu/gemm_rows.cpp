@@ -36,17 +36,12 @@ RowChain::RowChain(index_t N, std::initializer_list<std::array<index_t, 2>> prod
 
 PackedB RowChain::pack(const Matrix& B, index_t K, index_t N) {
   if (!by_blocks_) return {};
-  constexpr index_t kTogether = 4 * kNR;  // columns: a stretch of a row of B that fills its lines
   PackedB packed{.panels = {.pairs = multiplies_pairs(low_precision_)}, .K = K};
   Panels& p = packed.panels;
   p.depth = p.lanes = ceil_div(K, p.pairs ? 2 : 1);
   auto* to = ctx_.workspace().take<uint32_t>(ceil_div(N, kNR) * kNR * p.depth);
   p.b = to;
-  parallel_for(ceil_div(N, kTogether), [&](index_t task, int) {
-    const index_t n = task * kTogether;
-    pack_panels<kNR>(B, p.pairs, 0, K, n, min_of(kTogether, N - n), to + n * p.depth,
-                     p.depth * kNR);
-  });
+  parallel_for(pack_tasks(N), [&](index_t task, int) { pack_b(B, p, 0, K, 0, N, task, to); });
   return packed;
 }
 

@@ -18,8 +18,8 @@ struct PackedB {
 
 class RowChain {
  public:
-  /// N rows; `depths` and `widths` are K and N of each product, `row_bytes` what a row of a block
-  /// keeps in L2 besides its packed form.
+  /// N rows; `products` are K and N of each product, `row_bytes` what a row of a block keeps in L2
+  /// besides its packed form.
   RowChain(index_t N, std::initializer_list<std::array<index_t, 2>> products, index_t row_bytes,
            bool low_precision, Context& ctx);
 

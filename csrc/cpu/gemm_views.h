@@ -10,6 +10,14 @@ inline Matrix matrix_of(const TensorView& view) {
   return {view.data, view.dtype, view.strides[0], view.strides[1]};
 }
 
+/// Rows [first, first + count) of a 2-D view; an undefined one stays so.
+inline TensorView rows_of(TensorView view, index_t first, index_t count) {
+  if (!view.defined()) return view;
+  view.data = static_cast<char*>(view.data) + first * view.strides[0] * size_of(view.dtype);
+  view.shape[0] = count;
+  return view;
+}
+
 /// c = a * b where the shapes say so: a [M, K], b [K, N], c [M, N]. Products in bfloat16 if `low`.
 inline Gemm product(const Matrix& a, const Matrix& b, const TensorView& c, index_t K, bool low) {
   Gemm g{.M = c.shape[0],

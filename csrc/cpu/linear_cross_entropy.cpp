@@ -145,22 +145,6 @@ void finish_row(const LinearCrossEntropy& a, const Weights& sums, index_t n, L* 
   slope_row<T>(a, row, V, target, lse, classes, scale);
 }
 
-struct Logits {
-  void* data;
-  explicit Logits(size_t bytes) : data(Arena::shared().take(bytes)) {}
-  ~Logits() { Arena::shared().give(data); }
-  Logits(const Logits&) = delete;
-  Logits& operator=(const Logits&) = delete;
-};
-
-// Rows [first, first + count) of a 2-D view.
-TensorView rows_of(const TensorView& view, index_t first, index_t count) {
-  TensorView part = view;
-  part.shape[0] = count;
-  part.data = static_cast<char*>(view.data) + first * view.strides[0] * size_of(view.dtype);
-  return part;
-}
-
 void add_columns(const TensorView& rows, float* part, float* total, Context& ctx) {
   column_sums(rows, part, ctx);
   const auto add = [&](index_t c, auto... n) {
@@ -182,7 +166,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const index_t most = max_of(kLeastRows, kChunkBytes / (V * size_of(logits_dtype)));
   const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
   // From the arena: what the backward makes of a step may lie there next.
-  const Logits memory(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
+  const ArenaBlock memory(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
   float* losses = a.reduction == Reduction::none ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
   if (a.dbias.defined()) __builtin_memset(a.dbias.data, 0, static_cast<size_t>(V) * sizeof(float));

@@ -46,4 +46,15 @@ class Arena {
   size_t held_ = 0;
 };
 
+/// A block of the process's arena for as long as this lives. Throws OutOfMemory.
+struct ArenaBlock {
+  explicit ArenaBlock(size_t bytes);
+  ~ArenaBlock();
+  ArenaBlock(const ArenaBlock&) = delete;
+  ArenaBlock& operator=(const ArenaBlock&) = delete;
+
+  void* data;
+  size_t bytes;
+};
+
 }  // namespace fusedlm
