@@ -7,10 +7,12 @@ import sys
 
 import typer
 
+from .chat import chat
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
 from .quickstart import quickstart
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -24,6 +26,8 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
+app.command()(chat)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(info)
 

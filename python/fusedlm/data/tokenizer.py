@@ -27,8 +27,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
-        return self._inner.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """`add_special`: with what the tokenizer puts around a text, a token of its beginning say."""
+        return self._inner.encode(text, add_special_tokens=add_special).ids
+
+    def token_id(self, token: str) -> int | None:
+        return self._inner.token_to_id(token)
+
+    def to_json(self) -> str:
+        """What tokenizer.json holds."""
+        return self._inner.to_str()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
