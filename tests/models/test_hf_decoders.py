@@ -245,11 +245,12 @@ def test_damaged_weights_are_named(folder, damage):
         ({"hidden_act": "relu"}, "hidden_act is 'relu'.*expected one of silu"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"max_position_embeddings": 10**12}, "the context is 1000000000000"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(folder, values, words):
     edit(folder, **values)
-    with pytest.raises(NotImplementedError, match=f"config.json: .*{words}"):
+    with pytest.raises(NotImplementedError, match=rf"(config\.json|model\.safetensors): .*{words}"):
         load(folder)
 
 
@@ -259,12 +260,13 @@ def test_what_is_not_computed_is_refused_by_name(folder, values, words):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'"),
         ({"num_key_value_heads": 3}, "kv_heads is 3"),
+        ({"num_hidden_layers": 10**9}, "too few for 1000000000 layers"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_scaling"),
     ],
 )
 def test_a_damaged_config_is_named(folder, values, words):
     edit(folder, **values)
-    with pytest.raises(CorruptFileError, match=rf"config\.json: .*{words}"):
+    with pytest.raises(CorruptFileError, match=rf"(config\.json|model\.safetensors): .*{words}"):
         load(folder)
 
 

@@ -56,11 +56,22 @@ class Tokenizer:
         self, texts: Sequence[str], *, add_special: bool = False, longest: int | None = None
     ) -> list[list[int]]:
         """`longest` cuts what has more tokens, those that `add_special` adds included."""
-        inner = self._inner
-        if longest is not None:  # the library cuts before it adds, so that the last token stays
-            inner = tokenizers.Tokenizer.from_str(inner.to_str())
-            inner.enable_truncation(longest)
-        return [e.ids for e in inner.encode_batch(list(texts), add_special_tokens=add_special)]
+        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+        added = self._inner.num_special_tokens_to_add(False) if add_special else 0
+        if longest is not None and longest <= added:
+            raise ValueError(f"Tokenizer: longest is {longest}, expected at least {added + 1}")
+        return [
+            self._cut(text, add_special, longest - added)
+            if longest is not None and len(encoded) > longest
+            else encoded.ids
+            for text, encoded in zip(texts, found, strict=True)
+        ]
+
+    def _cut(self, text: str, add_special: bool, length: int) -> list[int]:
+        """Cut before the tokens at the end are added, so that they stay."""
+        encoded = self._inner.encode(text, add_special_tokens=False)
+        encoded.truncate(length)
+        return self._inner.post_process(encoded, add_special_tokens=add_special).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; special tokens are left out. Raises ValueError for an unknown id."""

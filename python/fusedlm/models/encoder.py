@@ -166,7 +166,7 @@ class Encoder(nn.Module):
             vectors = hidden[packed.starts[:-1].long()].float()
         else:
             lengths = packed.lengths.long()
-            row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+            row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
             sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
             vectors = sums.index_add(0, row, hidden.float()) / lengths[:, None]
         if self.config.normalize:

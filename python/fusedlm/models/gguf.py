@@ -19,8 +19,8 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .gguf_tokenizer import build_tokenizer
 from .huggingface import Fields, half_split
+from .io import build
 from .names import GGUF, GGUF_GPT2, Names
-from .weights import fill
 
 ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
 _INTERLEAVED = (
@@ -82,11 +82,10 @@ def load_gguf(path: Path) -> tuple[Decoder, Tokenizer | None]:
     """The decoder of a .gguf file, in float32 and eval mode, and its tokenizer if it has one."""
     file = GgufFile(path)
     config, names = read_config(file)
-    model = Decoder.empty(config)
-    fill(model, file, names)
+    model = build(config, file, names)
     if file.metadata["general.architecture"] in _INTERLEAVED:
         model.load_state_dict(half_split(config, model.state_dict()), assign=True)
-    return model.eval(), build_tokenizer(path, file.metadata)
+    return model, build_tokenizer(path, file.metadata)
 
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, str]]:

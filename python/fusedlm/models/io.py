@@ -24,12 +24,13 @@ from .encoder_config import EncoderConfig
 from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
 from .names import Names
-from .weights import WEIGHTS, Safetensors, fill
+from .weights import WEIGHTS, Safetensors, Source, fill
 
 if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+LONGEST = 1 << 21  # context; twice the longest of a published model
 
 
 def save(
@@ -46,7 +47,9 @@ def write_model(
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`)."""
-    write_json(folder / "config.json", {"format_version": FORMAT_VERSION, **model.config.to_dict()})
+    kind = {"kind": "encoder"} if isinstance(model, Encoder) else {}
+    config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
+    write_json(folder / "config.json", config)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer is not None:
@@ -79,14 +82,27 @@ def load(path: str | os.PathLike) -> tuple[Decoder | Encoder, Tokenizer | None]:
     values = read_json(folder / "config.json")
     weights = Safetensors(folder)
     config, names = _read_config(folder / "config.json", values, weights)
-    if isinstance(config, EncoderConfig):
-        model = Encoder.empty(config)
-        fill(model, weights, names)
-    else:
-        model = Decoder.empty(config)
-        fill(model, weights, names)
+    return build(config, weights, names), read_tokenizer(folder, config.vocab_size)
+
+
+def build(
+    config: ModelConfig | EncoderConfig, source: Source, names: Names | None
+) -> Decoder | Encoder:
+    """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
+    # Before anything of such a size is made. Every layer has several tensors.
+    if config.layers > len(source.names()):
+        raise CorruptFileError(
+            source.path, f"has {len(source.names())} tensors, too few for {config.layers} layers"
+        )
+    if config.context > LONGEST:
+        raise NotImplementedError(
+            f"{source.path}: the context is {config.context}, expected at most {LONGEST}"
+        )
+    model = Encoder.empty(config) if isinstance(config, EncoderConfig) else Decoder.empty(config)
+    fill(model, source, names)
+    if isinstance(model, Decoder):
         model.grad_dtype = torch.float32  # of the parameters that are there now
-    return model.eval(), read_tokenizer(folder, config.vocab_size)
+    return model.eval()
 
 
 def _read_config(

@@ -44,6 +44,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder / TOKENIZER)
     if settings := getattr(tokenizer, "settings", None):
         write_json(folder / SETTINGS, settings)
+    if settings and tokenizer.end_ids:
         write_json(folder / GENERATION, generation_config(tokenizer))
 
 
