@@ -43,8 +43,14 @@ class Fields:
 
     def count(self, name: str, default: int | None = None) -> int:
         value = self.need(name) if default is None else self.get(name, default)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value < 2**31:
             raise CorruptFileError(self.file, f"{name} is {value!r}, expected an integer")
+        return value
+
+    def strings(self, name: str) -> list[str]:
+        value = self.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise CorruptFileError(self.file, f"{name} is {value!r}, expected a list of strings")
         return value
 
     def one_of(self, name: str, known: dict[str, str], default: str) -> str:
@@ -69,9 +75,9 @@ def family_of(fields: Fields) -> str:
     """model_type, or what the name of the architecture says. NotImplementedError for an unknown one."""
     family = fields.get("model_type")
     if family is None:
-        named = (fields.get("architectures") or [""])[0]
+        named = (fields.strings("architectures") or [""])[0]
         family = next((f for f, a in ARCHITECTURES.items() if a == named), named)
-    if family in FAMILIES:
+    if isinstance(family, str) and family in FAMILIES:
         fields.must_be(None, "quantization_config")
         return family
     raise NotImplementedError(
@@ -141,7 +147,7 @@ def _rope(fields: Fields) -> tuple[float, dict | None]:
     kind = scaling.pop("rope_type", kind) or "default"
     if kind == "default":
         return base, None
-    if kind not in ("linear", "llama3"):
+    if not isinstance(kind, str) or kind not in ("linear", "llama3"):
         raise fields.refusal("rope_type", kind, "default, linear or llama3")
     return base, {"rope_type": kind, **scaling}
 
@@ -153,7 +159,7 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
     if family == "llama" or not fields.get("use_sliding_window", False):
         return None
     window, first = fields.count("sliding_window", 4096), fields.count("max_window_layers", 28)
-    kinds = fields.get("layer_types") or [
+    kinds = fields.strings("layer_types") or [
         "sliding_attention" if layer >= first else "full_attention" for layer in range(layers)
     ]
     unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
