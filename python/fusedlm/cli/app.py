@@ -8,7 +8,9 @@ import sys
 import typer
 
 from .chat import chat
+from .embed import embed
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .info import info
 from .quickstart import quickstart
@@ -29,6 +31,8 @@ app.command()(generate)
 app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
+app.command()(embed)
+app.command()(export)
 app.command()(info)
 
 

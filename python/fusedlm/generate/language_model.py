@@ -60,7 +60,9 @@ class LanguageModel:
         self.vocabulary = vocabulary
         self.context: int = model.config["context"]
         self.vocab_size: int = model.config["vocab_size"]
-        self.end_ids = tuple(dict.fromkeys([*model.config["eos_ids"], *vocabulary.end_ids]))
+        self.end_ids = tuple(
+            dict.fromkeys([*model.config["eos_ids"], *vocabulary.tokenizer.end_ids])
+        )
         if vocabulary.tokenizer.vocab_size > self.vocab_size:
             raise ValueError(
                 f"LanguageModel: the tokenizer has {vocabulary.tokenizer.vocab_size} tokens, the "
@@ -95,7 +97,7 @@ class LanguageModel:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; expected a model folder or .gguf file")
         model = _core.Model.load(str(path), format=format)
-        vocabulary = Vocabulary.load(path, model.metadata)
+        vocabulary = Vocabulary.load(path, model.config["vocab_size"])
         return cls(
             model, vocabulary, name=path.absolute().stem, dtype=dtype or "bfloat16",
             cache_tokens=cache_tokens, most_running=most_running,
@@ -196,7 +198,7 @@ class LanguageModel:
         return self._constrainer.make(schema=schema, regex=regex, grammar=grammar)
 
     def _beginning(self, name: str) -> list[int]:
-        bos = self.vocabulary.special.get("bos_token")
+        bos = self.vocabulary.tokenizer.special.get("bos_token")
         first = [self.vocabulary.tokenizer.token_id(bos)] if bos else []
         ids = [i for i in [*first, *self.end_ids] if i is not None]
         if not ids:

@@ -12,6 +12,7 @@ class Tokenizer(Protocol):
     """What generation needs of a tokenizer; `fusedlm.data.tokenizer.Tokenizer` has it."""
 
     eos_id: int | None
+    end_ids: tuple[int, ...]
     vocab_size: int
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]: ...

@@ -1,4 +1,4 @@
-"""A pre-norm transformer decoder: GPT-2 and the Llama family are settings of one model.
+"""A pre-norm transformer decoder: GPT-2, Llama, Qwen and Mistral are settings of one model.
 
     tokens -> embedding -> [ norm -> attention -> + -> norm -> feed-forward -> + ] x L -> norm -> head
 
@@ -10,7 +10,6 @@ so that the sum costs no pass over memory of its own.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,6 @@ from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope,
 
 from .config import ModelConfig
 
-if TYPE_CHECKING:
-    from fusedlm.generate.cache import KVCache, LayerCache
-
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -34,10 +30,19 @@ def _norm(config: ModelConfig) -> nn.Module:
     return LayerNorm(config.width, config.norm_eps, bias=config.bias)
 
 
+def _rope(config: ModelConfig) -> Rope | None:
+    if config.position == "learned":
+        return None
+    return Rope(
+        config.context, config.head_width, config.rope_base, scaling=config.rope_scaling,
+        interleaved=config.rope_interleaved,
+    )  # fmt: skip
+
+
 class Block(nn.Module):
     """(branch, stream) -> (branch, stream): attention and feed-forward, each after a norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         # 2L branches add up in the stream; this keeps its variance near 1 layer's (GPT-2, 2.3).
         out_std = 0.02 / math.sqrt(2 * config.layers)
@@ -45,7 +50,10 @@ class Block(nn.Module):
         self.attention_norm = _norm(config)
         self.attention = SelfAttention(
             config.width, config.heads, kv_heads=config.kv_heads, head_width=config.head_width,
-            bias=config.bias, dropout=config.dropout, out_std=out_std,
+            bias=config.bias, qkv_bias=config.qkv_bias,
+            qk_norm=config.norm_eps if config.qk_norm else None,
+            window=(config.windows[layer] or None) if config.windows else None,
+            dropout=config.dropout, out_std=out_std,
         )  # fmt: skip
         self.ffn_norm = _norm(config)
         self.ffn = FeedForward(
@@ -55,13 +63,13 @@ class Block(nn.Module):
 
     def forward(
         self, branch: Tensor, stream: Tensor | None, rope: Rope | None,
-        positions: Tensor | None, cache: LayerCache | None,
+        positions: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         if stream is None:  # the embedding is the stream, and there is nothing to add to it yet
             x, stream = self.attention_norm(branch), branch
         else:
             x, stream = self.attention_norm(branch, residual=stream)
-        branch = self._drop(self.attention(x, rope, positions, cache))
+        branch = self._drop(self.attention(x, rope, positions))
         x, stream = self.ffn_norm(branch, residual=stream)
         return self._drop(self.ffn(x)), stream
 
@@ -96,31 +104,32 @@ class Decoder(nn.Module):
         self.embedding = Embedding(
             config.vocab_size, config.width, positions=config.context if learned else 0
         )
-        self.rope = None if learned else Rope(
-            config.context, config.head_width, config.rope_base, scaling=config.rope_scaling,
-            interleaved=config.rope_interleaved,
-        )  # fmt: skip
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.rope = _rope(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.grad_dtype = torch.float32
         self.final_norm = _norm(config)
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
 
+    @classmethod
+    def empty(cls, config: ModelConfig) -> Decoder:
+        """For weights from a file: parameters on the meta device, so without memory of their own.
+
+        torch's random state stays as it was.
+        """
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = cls(config)
+        model.rope = _rope(config)
+        return model
+
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None,
-        positions: Tensor | None = None, lengths: Tensor | None = None,
+        self, tokens: Tensor, targets: Tensor | None = None, *, positions: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """tokens [B, T] int64 -> logits [B, T, V], or the mean loss (float32) if given targets.
 
         targets [B, T] int64 are the tokens to predict, already shifted; config.ignore_index is
-        left out. positions [T] or [B, T] default to 0, 1, ... (or to go on after the cache).
-        With a `cache` the keys and values of `tokens` are appended to it and the result is the
-        logits of each row's last token, [B, V]. `lengths` [B] then says how many tokens of each
-        row count, the rest being padding on the right; it is for the first call on a cache.
+        left out. positions [T] or [B, T] default to 0, 1, ...
         """
-        self._check(tokens, targets, cache, lengths)
-        if cache is not None:
-            following = cache.begin(tokens, lengths)
-            positions = following if positions is None else positions
+        self._check(tokens, targets)
         B, T = tokens.shape
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
@@ -136,18 +145,14 @@ class Decoder(nn.Module):
         if self.config.dropout and self.training:
             branch = dropout(branch, self.config.dropout)
         stream = None
-        for index, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else cache.layers[index]
-            if self.recompute and torch.is_grad_enabled() and cache is None:
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
                 branch, stream = checkpoint(
-                    block, branch, stream, self.rope, positions, None, use_reentrant=False
+                    block, branch, stream, self.rope, positions, use_reentrant=False
                 )
             else:
-                branch, stream = block(branch, stream, self.rope, positions, layer_cache)
+                branch, stream = block(branch, stream, self.rope, positions)
 
-        if cache is not None:
-            branch, stream = (cache.last_rows(x) for x in (branch, stream))
-            cache.commit()
         x, _ = self.final_norm(branch, residual=stream)
         if targets is None:
             return ops.linear(x, head_weight)
@@ -192,9 +197,7 @@ class Decoder(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         return total if embeddings else total - sum(p.numel() for p in self.embedding.parameters())
 
-    def _check(
-        self, tokens: Tensor, targets: Tensor | None, cache: KVCache | None, lengths: Tensor | None
-    ) -> None:
+    def _check(self, tokens: Tensor, targets: Tensor | None) -> None:
         shape = list(tokens.shape)
         if tokens.dim() != 2 or 0 in shape:
             raise ValueError(f"Decoder: tokens has shape {shape}, expected [B, T], both above 0")
@@ -208,7 +211,3 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"Decoder: targets has shape {list(targets.shape)}, expected {shape} as tokens"
             )
-        if targets is not None and cache is not None:
-            raise ValueError("Decoder: give targets or a cache, not both")
-        if lengths is not None and cache is None:
-            raise ValueError("Decoder: lengths needs a cache")
