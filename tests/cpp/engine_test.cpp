@@ -11,8 +11,8 @@ using Logits = Engine::Logits;
 using Tokens = std::vector<int32_t>;
 
 /// Logits of one append, [rows][V].
-std::vector<float> forward(Engine& engine, Engine::Sequence sequence, std::span<const int32_t> tokens,
-                           Logits logits = Logits::all) {
+std::vector<float> forward(Engine& engine, Engine::Sequence sequence,
+                           std::span<const int32_t> tokens, Logits logits = Logits::all) {
   const auto rows = logits == Logits::all ? static_cast<index_t>(tokens.size())
                                           : static_cast<index_t>(logits == Logits::last);
   std::vector<float> out(static_cast<size_t>(rows * engine.model().config.vocab_size), NAN);
@@ -72,7 +72,9 @@ TEST(Engine, LogitsEqualTheReferenceInFloat32) {
         double error = 0;
         for (index_t at = 0; at < 100; at += piece) {
           const index_t count = std::min<index_t>(piece, 100 - at);
-          error = std::max(error, error_of(forward(engine, sequence, std::span(tokens).subspan(at, count)), truth, at));
+          error = std::max(
+              error,
+              error_of(forward(engine, sequence, std::span(tokens).subspan(at, count)), truth, at));
         }
         EXPECT_LT(error, 1e-5) << "in pieces of " << piece;
       }
@@ -92,7 +94,9 @@ TEST(Engine, LogitsAreCloseToTheReferenceInBfloat16) {
         const auto sequence = engine.open();
         double error = 0;
         for (index_t at = 0; at < 100; at += piece) {
-          error = std::max(error, error_of(forward(engine, sequence, std::span(tokens).subspan(at, piece)), truth, at));
+          error = std::max(
+              error,
+              error_of(forward(engine, sequence, std::span(tokens).subspan(at, piece)), truth, at));
         }
         EXPECT_LT(error, 0.03) << "in pieces of " << piece;
       }
@@ -173,8 +177,10 @@ TEST(Engine, ALongCallIsDoneInPieces) {
   const Tokens a = random_tokens(150, d.config.vocab_size, 1),
                b = random_tokens(90, d.config.vocab_size, 2);
   Engine engine(d.model, {.dtype = DType::float32, .prefill_tokens = 64});
-  const Engine::Append appends[] = {{engine.open(), a, Logits::all}, {engine.open(), b, Logits::last},
-                                    {engine.open(), b, Logits::none}, {engine.open(), b, Logits::all}};
+  const Engine::Append appends[] = {{engine.open(), a, Logits::all},
+                                    {engine.open(), b, Logits::last},
+                                    {engine.open(), b, Logits::none},
+                                    {engine.open(), b, Logits::all}};
   std::vector<float> out(static_cast<size_t>(241 * d.config.vocab_size));
   engine.forward(appends, out);
   const index_t V = d.config.vocab_size;
@@ -267,7 +273,8 @@ TEST(Engine, WithoutFreePagesNothingChanges) {
 TEST(Engine, PagesOfTheLongestClosedAreGivenOutFirst) {
   const SmallDecoder& d = llama();
   Engine engine(d.model, {.cache_tokens = 128});
-  const Tokens a = random_tokens(33, d.config.vocab_size, 1), b = random_tokens(33, d.config.vocab_size, 2);
+  const Tokens a = random_tokens(33, d.config.vocab_size, 1),
+               b = random_tokens(33, d.config.vocab_size, 2);
   const auto run = [&](const Tokens& tokens) {
     const auto sequence = engine.open(tokens);
     const index_t found = engine.length(sequence);
@@ -306,15 +313,19 @@ TEST(Engine, BadArgumentsAreNamedAndNothingChanges) {
   EXPECT_EQ(error({{7, tokens}}, one), "engine: sequence 7 is not open");
   EXPECT_EQ(error({{sequence, tokens}, {sequence, tokens}}, one),
             "engine: sequence 0 is given twice");
-  EXPECT_EQ(error({{sequence, {}}}, one), "engine: sequence 0 gets no token, expected at least one");
+  EXPECT_EQ(error({{sequence, {}}}, one),
+            "engine: sequence 0 gets no token, expected at least one");
   EXPECT_EQ(error({{sequence, bad}}, one), "engine: tokens holds 71, expected 0 <= id < V = 71");
-  EXPECT_EQ(error({{sequence, negative}}, one), "engine: tokens holds -1, expected 0 <= id < V = 71");
+  EXPECT_EQ(error({{sequence, negative}}, one),
+            "engine: tokens holds -1, expected 0 <= id < V = 71");
   EXPECT_EQ(error({{sequence, tokens, Logits::all}}, one),
             "engine: logits has 71 elements, expected 5 rows of V = 71");
-  EXPECT_EQ(error({{sequence, random_tokens(257, V, 1)}}, one),
-            "engine: sequence 0 has 0 tokens and would get 257 more, expected at most the context of "
-            "256");
-  EXPECT_EQ(message_of([&] { engine.open(bad); }), "engine: prompt holds 71, expected 0 <= id < V = 71");
+  EXPECT_EQ(
+      error({{sequence, random_tokens(257, V, 1)}}, one),
+      "engine: sequence 0 has 0 tokens and would get 257 more, expected at most the context of "
+      "256");
+  EXPECT_EQ(message_of([&] { engine.open(bad); }),
+            "engine: prompt holds 71, expected 0 <= id < V = 71");
   EXPECT_EQ(message_of([&] { engine.truncate(sequence, 1); }),
             "engine: length is 1, expected 0 to the 0 tokens of sequence 0");
   EXPECT_EQ(engine.length(sequence), 0);
@@ -329,8 +340,8 @@ TEST(Engine, EveryWeightFormatRuns) {
   const SmallDecoder exact("float32", c, Extras{});
   const Tokens tokens = random_tokens(60, c.vocab_size, 1);
   const Matrix truth = reference_logits(exact, tokens);
-  for (const WeightFormat format : {WeightFormat::bfloat16, WeightFormat::int8, WeightFormat::q8_0,
-                                    WeightFormat::q4_1}) {
+  for (const WeightFormat format :
+       {WeightFormat::bfloat16, WeightFormat::int8, WeightFormat::q8_0, WeightFormat::q4_1}) {
     SCOPED_TRACE(name_of(format));
     const SmallDecoder d("", c, Extras{}, DType::float32, {.format = format});
     const double limit = format == WeightFormat::q4_1 ? 0.3 : 0.05;
@@ -339,7 +350,9 @@ TEST(Engine, EveryWeightFormatRuns) {
       const auto sequence = engine.open();
       double error = 0;
       for (index_t at = 0; at < 60; at += piece) {
-        error = std::max(error, error_of(forward(engine, sequence, std::span(tokens).subspan(at, piece)), truth, at));
+        error = std::max(
+            error,
+            error_of(forward(engine, sequence, std::span(tokens).subspan(at, piece)), truth, at));
       }
       EXPECT_LT(error, limit) << "in pieces of " << piece;
     }
