@@ -14,13 +14,13 @@ namespace fusedlm {
 
 /// How tokens are drawn (see sampling.h) and when a text ends.
 struct Request {
-  std::vector<int32_t> prompt;     ///< at least one token
+  std::vector<int32_t> prompt;  ///< at least one token
   index_t max_new_tokens = 256;
   double temperature = 1.0;
   index_t top_k = 0;
   double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;   ///< beside the model's own ends, unless `ignore_eos`
+  std::vector<int32_t> stop_ids;  ///< beside the model's own ends, unless `ignore_eos`
   bool ignore_eos = false;
   /// Speculative decoding: guess so many tokens by looking up the last n-gram in what was said before
   /// (prompt look-up decoding), and check them in one step. The text is the same as without. 0: off.
@@ -34,16 +34,21 @@ struct Request {
 struct Event {
   enum class End : uint8_t { none, stop, length, cancelled };
   uint64_t request = 0;
-  std::vector<int32_t> tokens;     ///< new ones, in order; an end token is left out
-  std::vector<float> log_probs;    ///< of each, among the tokens kept by the filters
+  std::vector<int32_t> tokens;   ///< new ones, in order; an end token is left out
+  std::vector<float> log_probs;  ///< of each, among the tokens kept by the filters
   End end = End::none;
 };
 
 struct GeneratorStats {
   index_t waiting = 0, running = 0;
-  uint64_t prompt_tokens = 0, reused_tokens = 0, new_tokens = 0, guessed_tokens = 0, accepted_tokens = 0;
+  uint64_t prompt_tokens = 0, reused_tokens = 0, new_tokens = 0, guessed_tokens = 0,
+           accepted_tokens = 0;
 };
 
+/// A text is the same bits whatever runs beside it, for any number of threads, and with or without guesses
+/// (of the cache only what other requests left there, and who computed it first, can be seen in the last bits: see
+/// Engine::open). If running texts outgrow the cache, the youngest waits and goes on later as if nothing
+/// had happened; one that fills the whole cache alone ends with End::length.
 /// Not thread-safe: a caller with several threads holds a lock, or leaves it to one of them.
 class Generator {
  public:
@@ -55,7 +60,8 @@ class Generator {
   /// Ends a request; its event comes with the next step. Unknown ids are ignored.
   void cancel(uint64_t request);
   /// One step for all that run, among them pieces of prompts of those that begin. Without any request
-  /// nothing happens and nothing is returned.
+  /// nothing happens and nothing is returned. What `allow` throws, or InvalidArgument where no token can be
+  /// drawn, is thrown at the end of the step; that request is cancelled, the events come with the next.
   std::vector<Event> step();
   bool idle() const;
   GeneratorStats stats() const;
