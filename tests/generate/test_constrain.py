@@ -81,7 +81,7 @@ def test_a_grammar_is_followed(constrainer, tokenizer):
     grammar = 'start: "(" start ")" | NUMBER\nNUMBER: /[0-9]{1,3}/'
     text = write(constrainer, tokenizer, constrainer.make(grammar=grammar), 3)
     depth = text.count("(")
-    assert re.fullmatch(r"\({%d}[0-9]+\){%d}" % (depth, depth), text)
+    assert re.fullmatch(rf"\({{{depth}}}[0-9]+\){{{depth}}}", text)
 
 
 def test_tokens_that_are_taken_back_are_forgotten(constrainer, tokenizer):

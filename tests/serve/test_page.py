@@ -73,7 +73,7 @@ def complaints(browser) -> list[str]:
 
 def test_a_conversation_streams_and_the_model_gets_all_of_it(browser):
     generator = FakeGenerator(before_step=lambda: time.sleep(0.005))
-    with serving(fake_language_model(lambda: generator)) as server:
+    with serving(fake_language_model(lambda: generator, context=256)) as server:
         browser.get(server.address)
         wait(browser, lambda: "fake" in browser.find_element(By.TAG_NAME, "h1").text)
         browser.find_element(By.ID, "toggle").click()

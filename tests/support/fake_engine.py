@@ -66,9 +66,11 @@ class FakeGenerator:
         return SimpleNamespace(request=number, tokens=new, log_probs=[-0.5] * len(new), end=end)
 
 
-def fake_language_model(make: Callable[[], FakeGenerator] = FakeGenerator) -> LanguageModel:
+def fake_language_model(
+    make: Callable[[], FakeGenerator] = FakeGenerator, context: int = 64
+) -> LanguageModel:
     """Says the alphabet; one token a byte, 256 ends a text."""
-    shape = SimpleNamespace(config={"context": 64, "vocab_size": 257, "eos_ids": [256]})
+    shape = SimpleNamespace(config={"context": context, "vocab_size": 257, "eos_ids": [256]})
     vocabulary = Vocabulary(ByteTokenizer(), template=ChatTemplate(TEMPLATE))
     return LanguageModel(shape, vocabulary, name="fake", make_generator=make)
 

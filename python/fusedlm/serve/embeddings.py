@@ -6,6 +6,7 @@ import asyncio
 import base64
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request
@@ -16,9 +17,43 @@ from .errors import ApiError, invalid
 from .requests import Fields
 
 if TYPE_CHECKING:
+    from fusedlm.data.tokenizer import Tokenizer
+    from fusedlm.models import Encoder
+
     from .service import Service
 
 _MOST_TEXTS = 2048
+
+
+def load_embedder(path: Path) -> Embedder:
+    """An encoder's folder, as `fusedlm.models.load` reads it."""
+    from fusedlm.models import Encoder, load
+
+    model, tokenizer = load(path)
+    if not isinstance(model, Encoder) or tokenizer is None:
+        what = "a decoder" if not isinstance(model, Encoder) else "no tokenizer"
+        raise ValueError(f"{path} holds {what}, expected an encoder with its tokenizer")
+    return _EncoderEmbedder(path.absolute().name, model, tokenizer)
+
+
+class _EncoderEmbedder:
+    def __init__(self, name: str, model: Encoder, tokenizer: Tokenizer) -> None:
+        import torch
+
+        self.name = name
+        self._model, self._tokenizer = model, tokenizer
+        self._threads = torch.get_num_threads()
+
+    def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        import torch
+
+        from fusedlm.models import embed
+
+        torch.set_num_threads(self._threads)  # OpenMP's number of threads is each thread's own
+        longest = min(self._model.config.max_tokens, self._model.config.context)
+        rows = self._tokenizer.encode_batch(texts, add_special=True, longest=longest)
+        vectors = embed(self._model, self._tokenizer, texts)
+        return vectors.tolist(), sum(map(len, rows))
 
 
 class Embedder(Protocol):
