@@ -28,17 +28,20 @@ struct Text {
   bool operator==(const Text&) const = default;
 };
 
-/// Steps until nothing is left, or `most` steps are done.
-std::map<uint64_t, Text> run(Generator& generator, int most = 1 << 20) {
-  std::map<uint64_t, Text> texts;
-  for (int i = 0; i < most && !generator.idle(); ++i) {
-    for (const Event& event : generator.step()) {
-      Text& text = texts[event.request];
-      text.tokens.insert(text.tokens.end(), event.tokens.begin(), event.tokens.end());
-      text.log_probs.insert(text.log_probs.end(), event.log_probs.begin(), event.log_probs.end());
-      text.end = event.end;
-    }
+using Texts = std::map<uint64_t, Text>;
+
+void step(Generator& generator, Texts& texts) {
+  for (const Event& event : generator.step()) {
+    Text& text = texts[event.request];
+    text.tokens.insert(text.tokens.end(), event.tokens.begin(), event.tokens.end());
+    text.log_probs.insert(text.log_probs.end(), event.log_probs.begin(), event.log_probs.end());
+    text.end = event.end;
   }
+}
+
+Texts run(Generator& generator) {
+  Texts texts;
+  while (!generator.idle()) step(generator, texts);
   return texts;
 }
 
@@ -90,22 +93,13 @@ TEST(Generator, ATextIsTheSameAloneAndBesideOthers) {
     for (const index_t most_running : {2, 16}) {
       Generator generator(engine(), most_running);
       std::vector<uint64_t> ids;
-      std::map<uint64_t, Text> texts;
-      for (const Request& r : requests) {
+      Texts texts;
+      for (const Request& r : requests) {  // they come while others run
         ids.push_back(generator.submit(r));
-        for (const auto& [id, text] : run(generator, 2)) {  // others come while some run
-          Text& all = texts[id];
-          all.tokens.insert(all.tokens.end(), text.tokens.begin(), text.tokens.end());
-          all.log_probs.insert(all.log_probs.end(), text.log_probs.begin(), text.log_probs.end());
-          all.end = text.end;
-        }
+        step(generator, texts);
+        step(generator, texts);
       }
-      for (const auto& [id, text] : run(generator)) {
-        Text& all = texts[id];
-        all.tokens.insert(all.tokens.end(), text.tokens.begin(), text.tokens.end());
-        all.log_probs.insert(all.log_probs.end(), text.log_probs.begin(), text.log_probs.end());
-        all.end = text.end;
-      }
+      while (!generator.idle()) step(generator, texts);
       for (size_t i = 0; i < requests.size(); ++i) {
         EXPECT_TRUE(texts[ids[i]] == alone(requests[i])) << "request " << i;
         EXPECT_EQ(texts[ids[i]].end, End::length);
@@ -193,23 +187,15 @@ TEST(Generator, WhoFindsNoPageWaitsAndGoesOnAsIfNothingHadHappened) {
   Generator generator(engine({.cache_tokens = 7 * 32}));
   std::vector<uint64_t> ids;
   for (const Request& r : requests) ids.push_back(generator.submit(r));
-  generator.step();
+  Texts texts;
+  step(generator, texts);
   EXPECT_GT(generator.stats().waiting, 0);
   EXPECT_GT(generator.stats().running, 1);
   bool put_back = false;
-  std::map<uint64_t, Text> texts;
-  index_t waiting = generator.stats().waiting;
-  Generator again(engine({.cache_tokens = 7 * 32}));
-  for (const Request& r : requests) again.submit(r);
-  while (!again.idle()) {
-    for (const Event& event : again.step()) {
-      Text& text = texts[event.request];
-      text.tokens.insert(text.tokens.end(), event.tokens.begin(), event.tokens.end());
-      text.log_probs.insert(text.log_probs.end(), event.log_probs.begin(), event.log_probs.end());
-      text.end = event.end;
-    }
-    put_back |= again.stats().waiting > waiting;
-    waiting = again.stats().waiting;
+  while (!generator.idle()) {
+    const index_t waiting = generator.stats().waiting;
+    step(generator, texts);
+    put_back |= generator.stats().waiting > waiting;
   }
   EXPECT_TRUE(put_back);
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -274,8 +260,8 @@ TEST(Generator, OnlyAllowedTokensAreDrawn) {
     ASSERT_EQ(text.tokens.size(), 20u);
     for (size_t i = 0; i < 20; ++i) {
       EXPECT_EQ(seen[i], Tokens(text.tokens.begin(), text.tokens.begin() + static_cast<int>(i)));
-      if (i < 3) EXPECT_EQ(text.tokens[i], free.tokens[i]);
-      if (i >= 3) EXPECT_EQ(text.tokens[i] % 2, static_cast<int32_t>(i % 2));
+      EXPECT_TRUE(i < 3 ? text.tokens[i] == free.tokens[i]
+                        : text.tokens[i] % 2 == static_cast<int32_t>(i % 2));
     }
   }
 }
@@ -291,15 +277,10 @@ TEST(Generator, WhatAllowThrowsEndsItsRequestAlone) {
   none.allow = [](std::span<const int32_t>, std::span<uint32_t>) { return true; };  // no bit set
   const uint64_t ids[] = {generator.submit(bad), generator.submit(none), generator.submit(good)};
   std::vector<std::string> errors;
-  std::map<uint64_t, Text> texts;
+  Texts texts;
   while (!generator.idle()) {
     try {
-      for (const Event& event : generator.step()) {
-        Text& text = texts[event.request];
-        text.tokens.insert(text.tokens.end(), event.tokens.begin(), event.tokens.end());
-        text.log_probs.insert(text.log_probs.end(), event.log_probs.begin(), event.log_probs.end());
-        text.end = event.end;
-      }
+      step(generator, texts);
     } catch (const std::exception& error) {
       errors.emplace_back(error.what());
     }
