@@ -81,7 +81,7 @@ void Generator::State::admit() {
     index_t promised = 0;
     for (const auto& other : running) promised += missing_pages(*other);
     if ((promised + missing_pages(job)) * kPage > engine->free_tokens() && !running.empty()) {
-      engine->close(job.sequence);
+      engine->close(std::exchange(job.sequence, -1));
       return;
     }
     if (!job.counted) {
@@ -196,8 +196,7 @@ bool Generator::State::make_room(const std::vector<Pass>& passes) {
 void Generator::State::put_back_youngest() {
   std::unique_ptr<Job> job = std::move(running.back());
   running.pop_back();
-  engine->close(job->sequence);
-  job->sequence = -1;
+  engine->close(std::exchange(job->sequence, -1));
   if (running.empty()) {  // it has the whole cache, and that is full
     job->event.end = Event::End::length;
     return end(std::move(job));
