@@ -2,6 +2,7 @@
 // Engine and Generator as Python holds them: the same object may be used from several threads.
 
 #include <atomic>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -10,6 +11,29 @@
 #include "fusedlm/engine.h"
 
 namespace fusedlm::bindings {
+
+/// Lets threads through in the order in which they came: one that steps all the time must not keep others
+/// from submitting.
+class FairMutex {
+ public:
+  void lock() {
+    std::unique_lock lock(mutex_);
+    const uint64_t mine = next_++;
+    turn_.wait(lock, [&] { return serving_ == mine; });
+  }
+  void unlock() {
+    {
+      const std::lock_guard lock(mutex_);
+      ++serving_;
+    }
+    turn_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable turn_;
+  uint64_t next_ = 0, serving_ = 0;
+};
 
 class SharedEngine {
  public:
@@ -24,7 +48,7 @@ class SharedEngine {
       throw std::runtime_error("Engine: called from inside a callback of its own");
     }
     const pybind11::gil_scoped_release release;
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard guard(mutex_);
     const User user(user_);
     return fn(*engine_);
   }
@@ -37,7 +61,7 @@ class SharedEngine {
   };
 
   std::shared_ptr<Engine> engine_;
-  std::mutex mutex_;
+  FairMutex mutex_;
   std::atomic<std::thread::id> user_;
 };
 

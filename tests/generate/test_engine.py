@@ -229,7 +229,7 @@ def test_bad_arguments_are_named(tmp_path):
         _core.Generator(engine).submit([1], temperature=-1.0)
     with pytest.raises(ValueError, match=r"Model.from_tensors: config.*layers"):
         _core.Model.from_tensors({**decoder.config.to_dict(), "layers": "two"}, {})
-    with pytest.raises(ValueError, match="embedding.weight"):
+    with pytest.raises(ValueError, match=r"embedding.weight"):
         _core.Model.from_tensors(decoder.config.to_dict(), {})
 
 
