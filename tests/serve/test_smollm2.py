@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("uvicorn")
 pytest.importorskip("openai")
 
-from fusedlm.generate import LanguageModel  # noqa: E402
-from tests.support.server import serving  # noqa: E402
+from fusedlm.generate import LanguageModel
+from tests.support.server import serving
 
 SCHEMA = {
     "type": "object",
