@@ -98,7 +98,11 @@ def test_info_names_version_and_instruction_set(run):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["quickstart"], ["train"], ["generate"], ["eval"], ["info"]]
+    "command",
+    [
+        [],
+        *([name] for name in ("quickstart", "train", "generate", "chat", "serve", "eval", "info")),
+    ],
 )
 def test_every_command_has_help_with_examples(run, command):
     code, stdout, _ = run(*command, "--help")
