@@ -154,6 +154,9 @@ StoredTensors read_safetensors_folder(const std::string& folder) {
     shards[shard_path(root, map, member)].push_back(member.name);
   size_t expected = 0;
   for (const auto& [path, names] : shards) {
+    if (!fs::exists(path)) throw CorruptFile(index_path + ": names " + path + ", which is missing");
+  }
+  for (const auto& [path, names] : shards) {
     StoredTensors shard{path, {}, {}};
     read_safetensors(MappedFile::open(path), shard);
     for (const std::string& name : names) {
