@@ -128,6 +128,7 @@ void TokenizerBuilder::added(AddedToken token, size_t limit) {
          ", in the vocabulary it has " + std::to_string(known->second));
   }
   if (token.special) state_->special[token.id] = true;
+  if (token.normalized && state_->nfc) token.text = unicode::nfc(token.text);
   (token.normalized ? state_->normalized : state_->raw).add(std::move(token));
 }
 

@@ -11,8 +11,9 @@ namespace fusedlm::unicode {
 namespace {
 
 constexpr char32_t kCodePoints = 0x110000;
-// Characters below this are in NFC whatever stands beside them.
-constexpr char32_t kFirstToNormalize = 0x300;
+// Text without a byte from here on has no character above U+02FF; those are in NFC, whatever stands beside
+// them.
+constexpr unsigned char kFirstToNormalize = 0xcc;
 // A byte that is no UTF-8, while it travels among code points.
 constexpr char32_t kRawByte = 0x80000000;
 
@@ -122,8 +123,10 @@ CharKind kind_of(char32_t c) {
 }
 
 std::string nfc(std::string_view text) {
+  if (std::none_of(text.begin(), text.end(),
+                   [](unsigned char byte) { return byte >= kFirstToNormalize; }))
+    return std::string(text);
   std::vector<Mark> marks;
-  bool plain = true;
   for (size_t at = 0; at < text.size();) {
     const size_t start = at;
     const char32_t c = utf8::next(text, at);
@@ -131,10 +134,8 @@ std::string nfc(std::string_view text) {
       marks.push_back({kRawByte | static_cast<unsigned char>(text[start]), 0});
       continue;
     }
-    plain = plain && c < kFirstToNormalize;
     decompose(c, marks);
   }
-  if (plain) return std::string(text);
   order_marks(marks);
   compose_all(marks);
   std::string out;
