@@ -17,6 +17,10 @@ namespace fusedlm {
 ///   cu_seqlens_q/_k  [n + 1] int32, both or none, with B = 1: sequence i owns tokens [cu[i], cu[i + 1])
 ///                    and sees no other
 ///   kv_lengths       [B] int32, at most S: keys behind are not read (a cache filled in part)
+///   block_table      [B, n] int32, forward only, with kv_lengths: key and value are pages
+///                    [pages, page, G, D] of a cache, and key j of row b lies in page block_table[b, j / page],
+///                    at j % page (Kwon et al. 2023, arXiv:2309.06180); S is n page. Entries behind
+///                    kv_lengths[b] are not read
 struct AttentionOptions {
   bool causal = false;
   index_t window = 0;
@@ -24,7 +28,7 @@ struct AttentionOptions {
   float softcap = 0.0f;
   float dropout_p = 0.0f;
   uint64_t seed = 0;
-  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths;
+  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths, block_table;
 };
 
 /// out = softmax(scale query key^T) value in one pass over tiles, nothing of size T x S in memory

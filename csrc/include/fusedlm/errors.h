@@ -22,6 +22,12 @@ struct DeviceError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A file that is damaged, truncated or not what it says it is; the message begins with its path. Python
+/// sees fusedlm.CorruptFileError.
+struct CorruptFile : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// Workspace could not be had; Python sees MemoryError.
 struct OutOfMemory : std::bad_alloc {
   explicit OutOfMemory(std::string message) : message(std::move(message)) {}

@@ -7,7 +7,9 @@ import sys
 
 import typer
 
+from .embed import embed
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .info import info
 from .quickstart import quickstart
@@ -25,6 +27,8 @@ app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(embed)
+app.command()(export)
 app.command()(info)
 
 

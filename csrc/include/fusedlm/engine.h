@@ -1,0 +1,71 @@
+#pragma once
+// Runs a decoder over sequences whose keys and values are kept in pages: the whole step, from tokens to
+// logits, in one call.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fusedlm/device.h"
+#include "fusedlm/model.h"
+
+namespace fusedlm {
+
+struct EngineOptions {
+  /// Of activations where many tokens go through at once, and of keys and values. float32 or bfloat16;
+  /// float32 is for exact comparisons.
+  DType dtype = DType::bfloat16;
+  /// Tokens whose keys and values fit, over all sequences; 0: two times the context of the model, at
+  /// most what 1 GiB holds but at least one context.
+  index_t cache_tokens = 0;
+  /// Prompts longer than this go through in pieces.
+  index_t prefill_tokens = 512;
+};
+
+/// Not thread-safe: one thread at a time per engine; engines may share a model.
+class Engine {
+ public:
+  using Sequence = int32_t;
+  /// Tokens in a page of the cache.
+  static constexpr index_t kPageTokens = 32;
+
+  explicit Engine(std::shared_ptr<const Model> model, const EngineOptions& options = {});
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Model& model() const;
+  const EngineOptions& options() const;
+
+  /// A new sequence without tokens. Whole pages of `prompt` whose tokens and predecessors are in the
+  /// cache already (of a living sequence or one that was closed not long ago) are shared with it, though
+  /// never the prompt's last token; `length` tells how many tokens it starts with.
+  Sequence open(std::span<const int32_t> prompt = {});
+  /// Its pages may be given out again, the least recently used first.
+  void close(Sequence sequence);
+  index_t length(Sequence sequence) const;
+  /// Forgets what follows the first `length` tokens.
+  void truncate(Sequence sequence, index_t length);
+
+  /// Tokens that could be added to a sequence now without closing another.
+  index_t free_tokens() const;
+
+  struct Append {
+    Sequence sequence;
+    std::span<const int32_t> tokens;  ///< at least one
+    bool all_logits = false;          ///< of each token, not of the last alone
+  };
+  /// Adds tokens to sequences, each at most once, and writes the logits [rows, V] that follow. Up to
+  /// QuantizedLinear::kStreamedRows tokens in a call are computed so that each sequence's logits are
+  /// the same bits whatever else is in the call, and however its tokens are cut into such calls.
+  /// Throws InvalidArgument (a token outside the vocabulary, a sequence that is closed or would outgrow
+  /// the context, logits of a wrong size) and OutOfMemory (no page is free); then nothing has changed.
+  void forward(std::span<const Append> appends, std::span<float> logits);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fusedlm
