@@ -28,7 +28,8 @@ struct AttentionOptions {
   float softcap = 0.0f;
   float dropout_p = 0.0f;
   uint64_t seed = 0;
-  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths, block_table;
+  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths,
+      block_table;
 };
 
 /// out = softmax(scale query key^T) value in one pass over tiles, nothing of size T x S in memory

@@ -15,6 +15,10 @@ _HOME = {
     "save": "io",
     "write_model": "io",
     "export_hf": "export",
+    "add_lora": "lora",
+    "load_lora": "lora",
+    "merge_lora": "lora",
+    "save_lora": "lora",
     "atomic_folder": "folder",
 }
 __all__ = list(_HOME)
