@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +87,12 @@ def test_an_exported_tokenizer_keeps_tokens_and_chat_template(tmp_path, loaded):
     assert theirs(TEXT)["input_ids"] == tokenizer.encode(TEXT)
     assert theirs.eos_token_id == 2 and theirs.chat_template == tokenizer.settings["chat_template"]
     settings = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
-    assert settings.eos_token_id == 2 and settings.bos_token_id == 1
+    assert settings.eos_token_id == [2, 0] and settings.bos_token_id == 1
     again = load(tmp_path / "out")[1]
     assert again.settings == {**tokenizer.settings, "clean_up_tokenization_spaces": False}
-    assert again.end_ids == (2,) and again.encode(TEXT) == tokenizer.encode(TEXT)
+    assert again.end_ids == tokenizer.end_ids == (2, 0) and again.encode(TEXT) == tokenizer.encode(
+        TEXT
+    )
 
 
 # Files made here.
@@ -207,6 +212,40 @@ def test_a_damaged_file_is_named(tmp_path):
         file.write_bytes(broken)
         with pytest.raises(CorruptFileError, match=r"m\.gguf"):
             load(file)
+
+
+def test_any_changed_byte_is_an_error_or_another_model(tmp_path):
+    file = write(tmp_path / "m.gguf", small_model(MODELS["qwen3"]), "qwen3")
+    content = file.read_bytes()
+    head = content.index(b"output_norm.weight") + 60  # metadata and where the tensors are
+    draw = np.random.default_rng(3)
+    for trial in range(400):
+        broken = bytearray(content)
+        for at in draw.integers(0, head, size=1 + trial % 3):
+            broken[at] = draw.choice([0, 1, 0x7F, 0xFF, draw.integers(256)])
+        file.write_bytes(bytes(broken[: draw.integers(head)] if trial % 5 == 0 else broken))
+        with contextlib.suppress(CorruptFileError, NotImplementedError):
+            load(file)
+
+
+def test_lengths_beyond_the_file_are_refused_before_they_are_used(tmp_path):
+    for counts, name in ((2**60, 1), "entries"), ((1, 2**60), "tensors"):
+        head = b"GGUF" + struct.pack("<IQQ", 3, counts[1], counts[0])
+        (tmp_path / "m.gguf").write_bytes(head + bytes(100))
+        with pytest.raises(CorruptFileError, match=f"cannot hold .* {name}"):
+            load(tmp_path / "m.gguf")
+    for value in (struct.pack("<IIQ", 9, 4, 2**60), struct.pack("<IIQ", 9, 8, 2**60)):
+        entry = struct.pack("<Q", 1) + b"a" + value
+        head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry
+        (tmp_path / "m.gguf").write_bytes(head + bytes(100))
+        with pytest.raises(CorruptFileError, match="go beyond its end"):
+            load(tmp_path / "m.gguf")
+
+
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(NotImplementedError, match=r"pip install \"fusedlm\[gguf\]\""):
+        load(tmp_path / "m.gguf")
 
 
 def metadata(kind: str, tokens: list[str], **more) -> dict:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import Decoder, ModelConfig, export_hf, load
 from fusedlm.models.huggingface import FAMILIES
@@ -157,6 +158,22 @@ def test_interleaved_rope_is_exported_in_halves(tmp_path, fields):
         torch.testing.assert_close(theirs(tokens()).logits, ours(tokens()), rtol=1e-4, atol=1e-4)
 
 
+def test_a_tokenizer_trained_here_is_the_same_for_transformers(tmp_path):
+    text = "Zoë's 12 naïve\tsailors sing 你好 <|endoftext|> again"
+    tokenizer = train_bpe(text * 9, 300)
+    shape = {"context": 24, "layers": 1, "width": 8, "heads": 2}
+    model = Decoder(ModelConfig.gpt2(vocab_size=tokenizer.vocab_size, **shape))
+    export_hf(model, tokenizer, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text and theirs.model_max_length == 24
+    assert theirs.eos_token_id == tokenizer.eos_id
+    again = load(tmp_path / "out")[1]
+    assert again.encode(text) == tokenizer.encode(text) and again.end_ids == tokenizer.end_ids
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+    assert settings.eos_token_id == tokenizer.eos_id
+
+
 def test_a_model_that_transformers_has_not_is_refused_by_the_field(tmp_path):
     shape = {"vocab_size": 9, "layers": 2, "width": 8, "heads": 2}
     for config, field in (
@@ -245,7 +262,7 @@ def test_damaged_weights_are_named(folder, damage):
         ({"hidden_act": "relu"}, "hidden_act is 'relu'.*expected one of silu"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"max_position_embeddings": 10**12}, "the context is 1000000000000"),
+        ({"max_position_embeddings": 10**9}, "the context is 1000000000"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(folder, values, words):
@@ -260,7 +277,8 @@ def test_what_is_not_computed_is_refused_by_name(folder, values, words):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'"),
         ({"num_key_value_heads": 3}, "kv_heads is 3"),
-        ({"num_hidden_layers": 10**9}, "too few for 1000000000 layers"),
+        ({"num_hidden_layers": 9999}, "too few for 9999 layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected .* to 10000"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_scaling"),
     ],
 )
@@ -286,3 +304,20 @@ def test_pickled_weights_are_not_opened(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(NotImplementedError, match=r"pytorch_model\.bin.*pickle.*save_pretrained"):
         load(folder)
+
+
+JUNK = (None, True, "x", -1, 0, 3, 2.5, 2**31 - 1, 2**70, [], ["x"], {}, {"rope_type": 3}, [None])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3 with windows", "mistral"])
+def test_any_value_of_any_field_is_an_error_that_names_a_file_or_loads(tmp_path, name):
+    architecture, config = CASES[name]
+    folder = saved(random_model(architecture, **config), tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    for field in values:
+        for junk in JUNK:
+            (folder / "config.json").write_text(json.dumps({**values, field: junk}))
+            try:
+                load(folder)
+            except (CorruptFileError, NotImplementedError) as error:
+                assert str(folder) in str(error)

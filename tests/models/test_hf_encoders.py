@@ -331,3 +331,31 @@ def test_a_classifier_gives_probabilities_of_texts(minilm):
         classify_texts(Encoder(EncoderConfig(9, layers=1, width=8, heads=1)), tokenizer, ["x"])
     with pytest.raises(ValueError, match="text 1 is 3"):
         embed(model, tokenizer, ["x", 3])
+
+
+def test_any_value_of_any_field_is_an_error_that_names_a_file_or_loads(tmp_path):
+    architecture, config = CASES["bert for sequences"]
+    folder = saved(random_model(architecture, **config), tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    for field in values:
+        for junk in (
+            None,
+            True,
+            "x",
+            -1,
+            0,
+            3,
+            2.5,
+            2**31 - 1,
+            2**70,
+            [],
+            ["x"],
+            {},
+            {"a": 3},
+            [None],
+        ):
+            (folder / "config.json").write_text(json.dumps({**values, field: junk}))
+            try:
+                load(folder)
+            except (CorruptFileError, NotImplementedError) as error:
+                assert str(folder) in str(error)

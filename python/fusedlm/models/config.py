@@ -180,8 +180,8 @@ class ModelConfig:
 
     def _positive(self, name: str) -> None:
         value = getattr(self, name)
-        if type(value) is not int or value < 1:
-            self._bad(name, "an integer of at least 1")
+        if type(value) is not int or not 1 <= value < 2**31:
+            self._bad(name, "an integer from 1 to 2147483647")
 
     def _number(self, name: str) -> bool:
         value = getattr(self, name)

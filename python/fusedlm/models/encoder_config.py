@@ -105,8 +105,8 @@ class EncoderConfig:
 
     def _count(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if type(value) is not int or value < least:
-            self._bad(name, f"an integer of at least {least}")
+        if type(value) is not int or not least <= value < 2**31:
+            self._bad(name, f"an integer from {least} to 2147483647")
 
     def _bad(self, name: str, expected: str) -> None:
         raise ValueError(f"EncoderConfig: {name} is {getattr(self, name)!r}, expected {expected}")

@@ -6,17 +6,16 @@ Needs the package `gguf`: pip install "fusedlm[gguf]".
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 
 from .config import ModelConfig
 from .decoder import Decoder
+from .gguf_file import GgufFile
 from .gguf_tokenizer import build_tokenizer
 from .huggingface import Fields, half_split
 from .io import build
@@ -26,56 +25,6 @@ ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
 _INTERLEAVED = (
     "llama",
 )  # the converter turned the rows of query and key, so that RoPE's pairs are
-
-
-class GgufFile:
-    """Metadata and tensors of a .gguf file, mapped; a `Source` of weights."""
-
-    def __init__(self, path: Path) -> None:
-        gguf = _package(path)
-        self.path = path
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        try:
-            reader = gguf.GGUFReader(path)
-            self.metadata = {
-                name: field.contents()
-                for name, field in reader.fields.items()
-                if not name.startswith("GGUF.")
-            }
-            self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        except Exception as error:  # the package raises whatever it runs into
-            raise CorruptFileError(path, f"not a valid GGUF file ({error})") from error
-        self._dequantize = gguf.quants.dequantize
-
-    def names(self) -> set[str]:
-        return set(self._tensors)
-
-    def shape(self, name: str) -> list[int]:
-        return [int(size) for size in reversed(self._tensors[name].shape)]
-
-    def read(self, name: str) -> Tensor:
-        tensor = self._tensors[name]
-        try:
-            values = self._dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError:
-            raise NotImplementedError(
-                f"{self.path}: tensor {name!r} is of type {tensor.tensor_type.name}, which the"
-                " package gguf does not read"
-            ) from None
-        except Exception as error:
-            raise CorruptFileError(self.path, f"tensor {name!r}: {error}") from error
-        return torch.from_numpy(values.copy()).float().view(self.shape(name))
-
-
-def _package(path: Path) -> ModuleType:
-    try:
-        import gguf
-    except ImportError as error:
-        raise NotImplementedError(
-            f'{path}: reading GGUF needs the package gguf; install it by pip install "fusedlm[gguf]"'
-        ) from error
-    return gguf
 
 
 def load_gguf(path: Path) -> tuple[Decoder, Tokenizer | None]:

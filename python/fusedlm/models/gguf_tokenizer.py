@@ -30,6 +30,8 @@ _TEKKEN = (
 _PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
 _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
 KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
+# Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 
 
@@ -60,7 +62,8 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
-    return Tokenizer(inner, settings)
+    ends = [i for i, type_ in enumerate(types) if type_ == _CONTROL and tokens[i] in _ENDS]
+    return Tokenizer(inner, settings, ends)
 
 
 def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:

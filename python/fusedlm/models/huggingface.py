@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "mistral": "MistralForCausalLM",
 }  # fmt: skip
+MOST_LAYERS = 10_000
 _PLAIN = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 _GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 
@@ -41,10 +42,18 @@ class Fields:
             raise CorruptFileError(self.file, f"{name} is missing")
         return self.values[name]
 
-    def count(self, name: str, default: int | None = None) -> int:
+    def count(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         value = self.need(name) if default is None else self.get(name, default)
-        if type(value) is not int or value < 0:
-            raise CorruptFileError(self.file, f"{name} is {value!r}, expected an integer")
+        if type(value) is not int or not 0 <= value <= most:
+            raise CorruptFileError(
+                self.file, f"{name} is {value!r}, expected an integer from 0 to {most}"
+            )
+        return value
+
+    def strings(self, name: str) -> list[str]:
+        value = self.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise CorruptFileError(self.file, f"{name} is {value!r}, expected a list of strings")
         return value
 
     def one_of(self, name: str, known: dict[str, str], default: str) -> str:
@@ -69,9 +78,9 @@ def family_of(fields: Fields) -> str:
     """model_type, or what the name of the architecture says. NotImplementedError for an unknown one."""
     family = fields.get("model_type")
     if family is None:
-        named = (fields.get("architectures") or [""])[0]
+        named = (fields.strings("architectures") or [""])[0]
         family = next((f for f, a in ARCHITECTURES.items() if a == named), named)
-    if family in FAMILIES:
+    if isinstance(family, str) and family in FAMILIES:
         fields.must_be(None, "quantization_config")
         return family
     raise NotImplementedError(
@@ -110,7 +119,8 @@ def _llama(fields: Fields, family: str) -> dict[str, Any]:
     if family in ("llama", "qwen3"):  # in Llama also a bias of the output, so all of them or none
         fields.must_be(bias, "attention_bias")
     base, scaling = _rope(fields)
-    layers, heads = fields.count("num_hidden_layers"), fields.count("num_attention_heads")
+    layers = fields.count("num_hidden_layers", most=MOST_LAYERS)  # windows are one a layer
+    heads = fields.count("num_attention_heads")
     width = fields.count("hidden_size")
     head_width = fields.get("head_dim", 128 if family == "qwen3" else None)
     kv_heads = 8 if family == "mistral" else heads  # where the file does not say
@@ -141,7 +151,7 @@ def _rope(fields: Fields) -> tuple[float, dict | None]:
     kind = scaling.pop("rope_type", kind) or "default"
     if kind == "default":
         return base, None
-    if kind not in ("linear", "llama3"):
+    if not isinstance(kind, str) or kind not in ("linear", "llama3"):
         raise fields.refusal("rope_type", kind, "default, linear or llama3")
     return base, {"rope_type": kind, **scaling}
 
@@ -153,7 +163,7 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
     if family == "llama" or not fields.get("use_sliding_window", False):
         return None
     window, first = fields.count("sliding_window", 4096), fields.count("max_window_layers", 28)
-    kinds = fields.get("layer_types") or [
+    kinds = fields.strings("layer_types") or [
         "sliding_attention" if layer >= first else "full_attention" for layer in range(layers)
     ]
     unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})

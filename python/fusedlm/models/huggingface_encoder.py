@@ -22,6 +22,11 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
+def is_encoder(fields: Fields) -> bool:
+    family = fields.get("model_type")
+    return isinstance(family, str) and family in FAMILIES
+
+
 def names_of(config: EncoderConfig) -> Names:
     if config.style == "roberta":
         return ROBERTA_CLASSIFIER if config.task == "sequence" else ROBERTA
@@ -35,8 +40,8 @@ def read_encoder_config(fields: Fields, weights: set[str]) -> EncoderConfig:
     fields.must_be(False, "is_decoder", "add_cross_attention")
     fields.must_be(None, "quantization_config")
     sizes = _distilbert(fields) if style == "distilbert" else _bert(fields)
-    named = fields.get("architectures") or [""]
-    task = next((task for end, task in _HEADS.items() if str(named[0]).endswith(end)), None)
+    named = fields.strings("architectures") or [""]
+    task = next((task for end, task in _HEADS.items() if named[0].endswith(end)), None)
     values = {
         **sizes, "style": style, "vocab_size": fields.count("vocab_size"),
         "pad_id": fields.count("pad_token_id", 1 if style == "roberta" else 0), "task": task,
@@ -77,7 +82,7 @@ def _labels(fields: Fields) -> list[str]:
     names = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     try:
         return [str(names[key]) for key in sorted(names, key=int)]
-    except (ValueError, TypeError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise CorruptFileError(fields.file, f"id2label is {names!r}, expected numbers") from error
 
 

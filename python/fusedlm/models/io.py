@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-LONGEST = 1 << 21  # context; twice the longest of a published model
+MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
 
 def save(
@@ -98,11 +98,16 @@ def build(
         raise CorruptFileError(
             source.path, f"has {len(source.names())} tensors, too few for {config.layers} layers"
         )
-    if config.context > LONGEST:
+    if config.context * config.head_width > MOST_ANGLES:
         raise NotImplementedError(
-            f"{source.path}: the context is {config.context}, expected at most {LONGEST}"
+            f"{source.path}: the context is {config.context}, expected at most"
+            f" {MOST_ANGLES // config.head_width}"
         )
-    model = Encoder.empty(config) if isinstance(config, EncoderConfig) else Decoder.empty(config)
+    kind = Encoder if isinstance(config, EncoderConfig) else Decoder
+    try:
+        model = kind.empty(config)
+    except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
+        raise CorruptFileError(source.path, f"config.json: {error}") from error
     fill(model, source, names)
     if isinstance(model, Decoder):
         model.grad_dtype = torch.float32  # of the parameters that are there now
@@ -115,7 +120,7 @@ def _read_config(
     """The config, and what the weights beside it are called: None for our own names."""
     if "format_version" not in values and ("model_type" in values or "architectures" in values):
         fields = huggingface.Fields(file, values)
-        if values.get("model_type") in huggingface_encoder.FAMILIES:
+        if huggingface_encoder.is_encoder(fields):
             config = huggingface_encoder.read_encoder_config(fields, weights.names())
             return config, huggingface_encoder.names_of(config)
         return huggingface.read_config(fields)
