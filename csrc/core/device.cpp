@@ -36,7 +36,9 @@ bool machine_has(Isa isa) {
     case Isa::avx512:
       return avx512;
     case Isa::avx512_bf16:
-      return avx512 && __builtin_cpu_supports("avx512bf16");
+      // Integer dot products and byte permutations come with it, but for one server CPU of 2020.
+      return avx512 && __builtin_cpu_supports("avx512bf16") &&
+             __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
     case Isa::simt:
       break;
   }
