@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "bindings/binding.h"
+#include "fusedlm/version.h"
 
 namespace py = pybind11;
 
@@ -98,7 +99,7 @@ PYBIND11_MODULE(_core, m) {
       PyErr_SetString(PyExc_MemoryError, e.what());
     }
   });
-  m.attr("version") = FUSEDLM_VERSION;
+  m.attr("version") = version();
   m.attr("cuda_compiled") = cuda_compiled();
   m.def("isa", [] { return std::string(name_of(current_isa())); });
   m.def("set_isa", [](const std::string& name) { set_isa(isa_from_name(name)); });

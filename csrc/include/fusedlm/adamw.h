@@ -15,7 +15,7 @@ namespace fusedlm {
 struct GradNorm {
   std::vector<TensorView> grads;
   double* norm = nullptr;
-  TensorView result;
+  TensorView result{};
 };
 void grad_norm(const GradNorm& args, Context& ctx);
 

@@ -12,16 +12,18 @@ namespace fusedlm {
 ///   up_weight, gate_weight [F, C], down_weight [C, F], up_bias, gate_bias [F], down_bias [C]
 ///   up, gate [N, F] like x: u and g, kept for the backward, which recomputes h from them
 struct FfnForward {
-  TensorView x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual;
-  TensorView up, gate, y;
+  TensorView x, up_weight, up_bias{}, gate_weight{}, gate_bias{}, down_weight, down_bias{},
+      residual{};
+  TensorView up, gate{}, y;
   Activation activation = Activation::gelu;
 };
 void ffn_forward(const FfnForward& args, Context& ctx);
 
 /// dx like x; gradients of weights float32 or bfloat16, of biases float32. Undefined ones among the parameters' are skipped.
 struct FfnBackward {
-  TensorView dy, x, up_weight, gate_weight, down_weight, up, gate;
-  TensorView dx, dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias;
+  TensorView dy, x, up_weight, gate_weight{}, down_weight, up, gate{};
+  TensorView dx, dup_weight{}, dup_bias{}, dgate_weight{}, dgate_bias{}, ddown_weight{},
+      ddown_bias{};
   Activation activation = Activation::gelu;
 };
 void ffn_backward(const FfnBackward& args, Context& ctx);

@@ -11,7 +11,7 @@ namespace fusedlm {
 ///   mean, rstd           [N]     float32, kept for the backward
 /// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
 struct LayerNormForward {
-  TensorView x, residual, weight, bias, y, sum, mean, rstd;
+  TensorView x, residual{}, weight, bias{}, y, sum{}, mean, rstd;
   float eps;
 };
 void layer_norm_forward(const LayerNormForward& args, Context& ctx);
@@ -21,7 +21,7 @@ void layer_norm_forward(const LayerNormForward& args, Context& ctx);
 ///   x     [N, C]  what was normalised: the forward's `sum` where there was a residual
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 struct LayerNormBackward {
-  TensorView dy, x, weight, mean, rstd, dsum, dx, dweight, dbias;
+  TensorView dy, x, weight, mean, rstd, dsum{}, dx, dweight, dbias{};
 };
 void layer_norm_backward(const LayerNormBackward& args, Context& ctx);
 

@@ -11,7 +11,7 @@ namespace fusedlm {
 ///   rstd                 [N]     float32, 1 / sqrt(mean + eps), kept for the backward
 /// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
 struct RmsNormForward {
-  TensorView x, residual, weight, y, sum, rstd;
+  TensorView x, residual{}, weight, y, sum{}, rstd;
   float eps;
 };
 void rms_norm_forward(const RmsNormForward& args, Context& ctx);
@@ -22,7 +22,7 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx);
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 ///   dx    [N, C]  also the gradient of the residual
 struct RmsNormBackward {
-  TensorView dy, x, weight, rstd, dsum, dx, dweight;
+  TensorView dy, x, weight, rstd, dsum{}, dx, dweight;
 };
 void rms_norm_backward(const RmsNormBackward& args, Context& ctx);
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -21,6 +23,53 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_and_exit(what: Callable[[], object]) -> Callable[[bool], None]:
+    def callback(given: bool) -> None:
+        if given:
+            typer.echo(what())
+            raise typer.Exit
+
+    return callback
+
+
+def _version() -> str:
+    import fusedlm
+
+    return fusedlm.__version__
+
+
+def _folder(name: str) -> Callable[[], object]:
+    def look_up() -> object:
+        from fusedlm import cpp
+
+        return getattr(cpp, name)()
+
+    return look_up
+
+
+def _shows(what: Callable[[], object], help: str) -> typer.models.OptionInfo:
+    return typer.Option(help=help, callback=_print_and_exit(what), is_eager=True)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, _shows(_version, "Print the version.")] = False,
+    cmake_dir: Annotated[
+        bool,
+        _shows(_folder("cmake_dir"), "Print where find_package(fusedlm) looks: -Dfusedlm_DIR=..."),
+    ] = False,
+    include_dir: Annotated[
+        bool, _shows(_folder("include_dir"), "Print the folder of the C++ headers.")
+    ] = False,
+    pkgconfig_dir: Annotated[
+        bool, _shows(_folder("pkgconfig_dir"), "Print the folder of fusedlm.pc.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
