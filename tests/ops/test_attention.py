@@ -368,7 +368,7 @@ def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
     for heads in (0, 3, 6):
         with pytest.raises(ValueError, match=r"attention_qkv: qkv has shape \[1, 30, 6, 8\]"):
             ops.attention_qkv(packed, heads)
-    none = (None,) * 6
+    none = (None,) * 7
     torch.library.opcheck(
         torch.ops.fusedlm.attention_qkv.default, (packed, 2, True, 0, 0.3, 0.0, 0.0, 0, *none)
     )
@@ -381,7 +381,7 @@ def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
 def test_opcheck_compile_and_autocast():
     query, key, value, _ = inputs(1, 6, 6, 2, 1, 8, torch.float32)
     leaves = [t.requires_grad_() for t in (query, key, value)]
-    none = (None,) * 6
+    none = (None,) * 7
     torch.library.opcheck(
         torch.ops.fusedlm.attention.default, (*leaves, True, 0, 0.3, 0.0, 0.0, 0, *none)
     )

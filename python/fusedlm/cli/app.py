@@ -49,22 +49,25 @@ def _folder(name: str) -> Callable[[], object]:
     return look_up
 
 
-def _shows(what: Callable[[], object], help: str) -> typer.models.OptionInfo:
-    return typer.Option(help=help, callback=_print_and_exit(what), is_eager=True)
+def _shows(option: str, what: Callable[[], object], help: str) -> typer.models.OptionInfo:
+    callback = _print_and_exit(what)
+    return typer.Option(option, help=help, callback=callback, is_eager=True, show_default=False)
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, _shows(_version, "Print the version.")] = False,
+    version: Annotated[bool, _shows("--version", _version, "Print the version.")] = False,
     cmake_dir: Annotated[
         bool,
-        _shows(_folder("cmake_dir"), "Print where find_package(fusedlm) looks: -Dfusedlm_DIR=..."),
+        _shows(
+            "--cmake-dir", _folder("cmake_dir"), "Print where the CMake package is: fusedlm_DIR."
+        ),
     ] = False,
     include_dir: Annotated[
-        bool, _shows(_folder("include_dir"), "Print the folder of the C++ headers.")
+        bool, _shows("--include-dir", _folder("include_dir"), "Print where the C++ headers are.")
     ] = False,
     pkgconfig_dir: Annotated[
-        bool, _shows(_folder("pkgconfig_dir"), "Print the folder of fusedlm.pc.")
+        bool, _shows("--pkgconfig-dir", _folder("pkgconfig_dir"), "Print where fusedlm.pc is.")
     ] = False,
 ) -> None:
     pass
