@@ -88,6 +88,7 @@ TensorView view_of(py::handle object) {
 Registration::Registration(void (*add)(py::module_&)) { registrations().push_back(add); }
 
 PYBIND11_MODULE(_core, m) {
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): pybind11's signature
   py::register_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);

@@ -88,6 +88,16 @@ def test_every_public_header_stands_alone_without_a_warning(prefix, compiler, tm
         list(pool.map(check, headers))
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/cpp.md"])
+def test_the_programs_in_the_documents_compile(prefix, compiler, tmp_path, document):
+    programs = re.findall(r"```cpp\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    assert programs
+    for program in programs:
+        (tmp_path / "program.cpp").write_text(program)
+        include = ["-I", prefix / "include"]
+        must(compiler, *STRICT, "-fsyntax-only", *include, tmp_path / "program.cpp")
+
+
 def test_cmake_takes_the_same_minor_version_alone(prefix, configures):
     text = (prefix / "include" / "fusedlm" / "version.h").read_text()
     major, minor, _ = map(int, re.search(r'FUSEDLM_VERSION "(.*)"', text)[1].split("."))

@@ -12,7 +12,7 @@ namespace fusedlm {
 /// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
 struct LayerNormForward {
   TensorView x, residual{}, weight, bias{}, y, sum{}, mean, rstd;
-  float eps;
+  float eps = 1e-5f;
 };
 void layer_norm_forward(const LayerNormForward& args, Context& ctx);
 

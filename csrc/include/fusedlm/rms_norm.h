@@ -12,7 +12,7 @@ namespace fusedlm {
 /// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
 struct RmsNormForward {
   TensorView x, residual{}, weight, y, sum{}, rstd;
-  float eps;
+  float eps = 1e-5f;
 };
 void rms_norm_forward(const RmsNormForward& args, Context& ctx);
 
