@@ -1,6 +1,7 @@
 #pragma once
 // A decoder as the engine runs it: its shape, and views of its weights in mapped files or in memory.
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -15,11 +16,13 @@ namespace fusedlm {
 enum class Norm : uint8_t { layer_norm, rms_norm };
 enum class Positions : uint8_t { learned, rope };
 
-/// Frequencies of the rotary embedding as Llama 3 stretches them (`llama3`), or divided by a factor.
+/// Frequencies of the rotary embedding, stretched as Llama 3 does it (`llama3`), or divided by one factor
+/// (`linear`) or by one for each pair (`factors`, which is how GGUF files say it).
 struct RopeScaling {
-  enum class Kind : uint8_t { none, linear, llama3 } kind = Kind::none;
-  float factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  enum class Kind : uint8_t { none, linear, llama3, factors } kind = Kind::none;
+  double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
   index_t original_context = 8192;
+  std::vector<float> factors;  ///< [D / 2]
 };
 
 /// What decides what a decoder computes (GPT-2, Llama, SmolLM2, Qwen2, Qwen3, Mistral). Biases, norms of
@@ -33,14 +36,19 @@ struct DecoderConfig {
   Activation activation = Activation::silu;
   bool gated = true;
   Positions positions = Positions::rope;
-  float rope_base = 10000.0f;
+  double rope_base = 10000.0;
   RopeScaling rope_scaling;
   bool rope_interleaved = false;
-  /// Of each layer: keys farther away than so many tokens are not seen; 0: all are.
+  /// Of each layer, as attention.h has it: a window W keeps keys at a distance below W; 0: all.
   std::vector<index_t> windows;
   std::vector<int32_t> eos_ids;  ///< tokens that end a text
+  /// The token that begins a text. Whether prompts carry it is for the tokenizer to say.
   std::optional<int32_t> bos_id;
 };
+
+/// [D / 2]: by how much the angle of each pair grows from one position to the next, scaling included.
+/// The tables of rope.h are cos and sin of position * rate, in double, rounded to float32.
+std::vector<double> rope_rates(const DecoderConfig& config);
 
 /// The weights of a norm, float32 [C]; bias is null where there is none.
 struct NormWeights {
@@ -58,7 +66,8 @@ struct LayerWeights {
 };
 
 struct LoadOptions {
-  /// What matrices become; by default they stay what they are in the file, mapped and not copied.
+  /// What matrices become (learned positions stay); by default they stay what they are in the file,
+  /// mapped and not copied.
   std::optional<WeightFormat> format;
 };
 
@@ -87,8 +96,8 @@ class Model {
   std::vector<LayerWeights> layers;
   index_t parameters = 0;  ///< number of weights, tied ones once
   index_t bytes = 0;       ///< of all weights, as they are read in one step
-  /// Strings of the file that are not weights: of a GGUF file its metadata ("tokenizer.chat_template",
-  /// ...), of a folder nothing.
+  /// What the file says besides, as text: of a GGUF file its metadata but for arrays
+  /// ("tokenizer.chat_template", ...), of a folder nothing.
   std::map<std::string, std::string> metadata;
 
  private:

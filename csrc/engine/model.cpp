@@ -1,0 +1,81 @@
+#include "fusedlm/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <numbers>
+
+#include "engine/mapped_file.h"
+#include "engine/model_sources.h"
+#include "fusedlm/errors.h"
+
+namespace fusedlm {
+
+std::shared_ptr<const Model> Model::load(const std::string& path, const LoadOptions& options) {
+  const std::filesystem::path root(path);
+  if (!std::filesystem::is_directory(root)) {
+    if (root.extension() == ".safetensors") {
+      throw InvalidArgument("Model::load: " + path +
+                            " holds weights alone, expected its folder with the config.json");
+    }
+    return load_gguf(path, options);
+  }
+  const std::string config_path = (root / "config.json").string();
+  const auto file = MappedFile::open(config_path);
+  const json::Value value = json::parse(file->text(), config_path);
+  const json::Fields config(value, config_path);
+  return config.find("format_version") ? load_fusedlm(path, config, options)
+                                       : load_huggingface(path, config, options);
+}
+
+RopeScaling read_rope_scaling(const json::Fields& scaling) {
+  using Kind = RopeScaling::Kind;
+  const std::string kind =
+      scaling.find("rope_type") ? scaling.string("rope_type") : scaling.string("type", "default");
+  if (kind == "default") return {};
+  RopeScaling result;
+  if (kind != "linear" && kind != "llama3") {
+    throw Unsupported(scaling.where() + ": rope_type \"" + kind +
+                      "\", expected default, linear or llama3");
+  }
+  result.factor = scaling.positive("factor");
+  result.kind = kind == "linear" ? Kind::linear : Kind::llama3;
+  if (result.kind == Kind::llama3) {
+    result.low_freq_factor = scaling.positive("low_freq_factor");
+    result.high_freq_factor = scaling.positive("high_freq_factor");
+    result.original_context = scaling.integer("original_max_position_embeddings", 1, kMostInConfig);
+    if (!(result.high_freq_factor > result.low_freq_factor))
+      scaling.fail("high_freq_factor", "more than low_freq_factor");
+  }
+  return result;
+}
+
+std::vector<double> rope_rates(const DecoderConfig& config) {
+  const index_t pairs = config.head_width / 2;
+  const RopeScaling& s = config.rope_scaling;
+  std::vector<double> rates(pairs);
+  for (index_t i = 0; i < pairs; ++i) {
+    double& rate = rates[i];
+    rate = std::pow(config.rope_base, -(static_cast<double>(2 * i) / config.head_width));
+    switch (s.kind) {
+      case RopeScaling::Kind::none:
+        break;
+      case RopeScaling::Kind::linear:
+        rate /= s.factor;
+        break;
+      case RopeScaling::Kind::factors:
+        rate /= s.factors[i];
+        break;
+      case RopeScaling::Kind::llama3: {
+        const double turns = s.original_context * rate / (2 * std::numbers::pi);
+        const double kept = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        const double share = std::clamp(kept, 0.0, 1.0);
+        rate *= share + (1.0 - share) / s.factor;
+        break;
+      }
+    }
+  }
+  return rates;
+}
+
+}  // namespace fusedlm
