@@ -9,7 +9,7 @@ def run(*command: object, **options) -> subprocess.CompletedProcess:
     """Runs a program; stdout holds stderr too."""
     return subprocess.run(
         [str(part) for part in command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False, **options,
     )  # fmt: skip
 
 

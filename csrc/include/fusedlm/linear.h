@@ -17,7 +17,8 @@ struct LinearForward {
 };
 void linear_forward(const LinearForward& args, Context& ctx);
 
-/// dx [N, K] like x, dweight [O, K] float32 or bfloat16, dbias [O] float32; each may be undefined and is then skipped.
+/// dy [N, O], dx [N, K] like x, dweight [O, K] float32 or bfloat16, dbias [O] float32; undefined ones are
+/// skipped. preactivation is the forward's, needed where there is an activation.
 /// The residual's gradient is dy itself.
 struct LinearBackward {
   TensorView dy, x, weight, preactivation{}, dx{}, dweight{}, dbias{};

@@ -5,7 +5,8 @@
 namespace fusedlm {
 
 /// y = x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang & Sennrich 2019, arXiv:1910.07467).
-/// With `residual`, first sum = x + residual (rounded to its dtype), and the norm is taken of sum.
+/// With `residual`, first sum = x + residual (rounded to its dtype), and the norm is taken of sum;
+/// both are given or neither.
 ///   x, residual, sum, y  [N, C]  float32 or bfloat16, all the same, rows contiguous
 ///   weight               [C]     float32 or bfloat16
 ///   rstd                 [N]     float32, 1 / sqrt(mean + eps), kept for the backward
