@@ -1,17 +1,22 @@
-// GEMM and attention without Python, as a percentage of the machine's own register peak:
+// GEMM and attention without Python, as a percentage of the machine's own register peak, and products
+// with quantised weights, as a percentage of what it reads from memory:
 //   cmake -S . -B build/cpp -DFUSEDLM_BENCHMARKS=ON && cmake --build build/cpp -j
-//   build/cpp/fusedlm_bench [gemm] [attention] [threads=2] [seconds=1]
+//   build/cpp/fusedlm_bench [gemm] [attention] [weights] [threads=2] [seconds=1]
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "fusedlm/attention.h"
 #include "fusedlm/linear.h"
+#include "fusedlm/quantized_linear.h"
 #include "fusedlm/roof.h"
 
 using namespace fusedlm;
@@ -124,25 +129,138 @@ void bench_attention(DType dtype, double roof) {
   }
 }
 
+// Matrices of a model with the shapes of SmolLM2-135M.
+struct Shapes {
+  index_t layers = 30, width = 576, kv = 192, ffn = 1536, vocab = 49152;
+};
+
+class Weights {
+ public:
+  Weights(const Shapes& s, WeightFormat format) : shapes_(s) {
+    head_ = make(s.vocab, s.width, format);
+    for (index_t l = 0; l < s.layers; ++l) {
+      layers_.push_back({make(s.width, s.width, format), make(s.kv, s.width, format),
+                         make(s.kv, s.width, format), make(s.width, s.width, format),
+                         make(s.ffn, s.width, format), make(s.ffn, s.width, format),
+                         make(s.width, s.ffn, format)});
+    }
+  }
+  double bytes() const { return bytes_; }
+  double weights() const { return weights_; }
+
+  /// Every product of a step over `x` rows, but for attention; the head alone for the last row.
+  void step(index_t rows, DType dtype) {
+    Context& ctx = Context::current();
+    Buffer x(dtype, {rows, shapes_.width}), hidden(dtype, {rows, shapes_.ffn}),
+        qkv(dtype, {rows, shapes_.width + 2 * shapes_.kv});
+    Buffer logits(DType::float32, {1, shapes_.vocab});
+    const auto run = [&] {
+      for (const Layer& w : layers_) {
+        product(x.view, {w[0], w[1], w[2]}, 3, false, qkv.view, ctx);
+        product(x.view, {w[3]}, 1, false, x.view, ctx);
+        product(x.view, {w[4], w[5]}, 2, true, hidden.view, ctx);
+        product(hidden.view, {w[6]}, 1, false, x.view, ctx);
+      }
+      TensorView last = x.view;
+      last.shape[0] = 1;
+      product(last, {head_}, 1, false, logits.view, ctx);
+    };
+    time_ = fastest(run);
+  }
+  double time() const { return time_; }
+
+ private:
+  using Layer = std::array<Weight, 7>;
+
+  static double fastest(const std::function<void()>& run) {
+    run();
+    double best = 1e9;
+    for (const double end = now() + seconds_each; now() < end;) {
+      const double start = now();
+      run();
+      best = std::min(best, now() - start);
+    }
+    return best;
+  }
+
+  static void product(const TensorView& x, std::array<Weight, 3> w, int count, bool gated,
+                      const TensorView& y, Context& ctx) {
+    QuantizedLinear args{.x = x, .weights = w, .bias = {}, .count = count, .residual = {}, .y = y};
+    args.gated = gated;
+    if (gated) args.activation = Activation::silu;
+    quantized_linear(args, ctx);
+  }
+
+  Weight make(index_t rows, index_t cols, WeightFormat format) {
+    if (cols % block_size(format) != 0) format = WeightFormat::q8_0;  // 576 is no multiple of 256
+    const Buffer from(DType::float32, {rows, cols});
+    auto& data = held_.emplace_back(static_cast<size_t>(row_bytes(format, cols) * rows));
+    auto& scales = scales_.emplace_back(static_cast<size_t>(rows));
+    quantize({.x = from.view, .format = format, .data = data.data(), .scales = scales.data()},
+             Context::current());
+    bytes_ += static_cast<double>(data.size());
+    weights_ += static_cast<double>(rows * cols);
+    return {
+        .data = data.data(), .scales = scales.data(), .format = format, .rows = rows, .cols = cols};
+  }
+
+  Shapes shapes_;
+  std::vector<Layer> layers_;
+  Weight head_;
+  std::deque<std::vector<char>> held_;
+  std::deque<std::vector<float>> scales_;
+  double bytes_ = 0, weights_ = 0, time_ = 0;
+};
+
+void bench_weights() {
+  double bandwidth = 0;
+  bandwidth_measure({.bytes = index_t{256} << 20, .seconds = 1.0, .rate = &bandwidth},
+                    Context::current());
+  std::printf("%s, %d threads: %.1f GB/s from memory; products of a step, shapes of SmolLM2-135M\n",
+              name_of(current_isa()), num_threads(), bandwidth / 1e9);
+  for (const char* name : {"q4_1", "q4_0", "q8_0", "int8", "bfloat16", "float16", "float32"}) {
+    Weights model({}, weight_format_from_name(name));
+    std::printf("  %-9s %6.1f MB ", name, model.bytes() / 1e6);
+    for (const index_t rows : {1, 2, 4, 8, 16}) {
+      model.step(rows, DType::float32);
+      std::printf("  %2d row%s %7.3f ms", static_cast<int>(rows), rows > 1 ? "s" : "",
+                  model.time() * 1e3);
+      if (rows == 1) {
+        std::printf(" (%4.1f GB/s, %3.0f %%)", model.bytes() / model.time() / 1e9,
+                    100 * model.bytes() / model.time() / bandwidth);
+      }
+    }
+    model.step(512, DType::bfloat16);
+    const double flops = 2 * 512 * (model.weights() - 49152.0 * 576);
+    std::printf("  512 rows %7.1f ms (%.0f GFLOP/s)\n", model.time() * 1e3,
+                flops / model.time() / 1e9);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  bool gemm = false, attention = false, all = true;
+  bool gemm = false, attention = false, weights = false, all = true;
   for (int i = 1; i < count; ++i) {
     const std::string argument = arguments[i];
     if (argument == "gemm") {
       gemm = true, all = false;
     } else if (argument == "attention") {
       attention = true, all = false;
+    } else if (argument == "weights") {
+      weights = true, all = false;
     } else if (argument.rfind("threads=", 0) == 0) {
       set_num_threads(std::atoi(arguments[i] + 8));
     } else if (argument.rfind("seconds=", 0) == 0) {
       seconds_each = std::atof(arguments[i] + 8);
     } else {
-      std::fprintf(stderr, "usage: %s [gemm] [attention] [threads=N] [seconds=S]\n", arguments[0]);
+      std::fprintf(stderr, "usage: %s [gemm] [attention] [weights] [threads=N] [seconds=S]\n",
+                   arguments[0]);
       return 2;
     }
   }
+  if (weights || all) bench_weights();
+  if (!gemm && !attention && !all) return 0;
   for (const DType dtype : {DType::bfloat16, DType::float32}) {
     const double roof = roof_of(dtype);
     std::printf("%s, %s, %d threads: roof %.1f GFLOP/s\n", name_of(current_isa()), name_of(dtype),

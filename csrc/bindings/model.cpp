@@ -1,6 +1,8 @@
 #include "fusedlm/model.h"
 
 #include "bindings/binding.h"
+#include "engine/json.h"
+#include "engine/model_sources.h"
 
 namespace py = pybind11;
 
@@ -43,6 +45,39 @@ py::dict config_dict(const DecoderConfig& c) {
   return d;
 }
 
+LoadOptions options_of(const std::optional<std::string>& format) {
+  LoadOptions options;
+  if (format) options.format = weight_format_from_name(*format);
+  return options;
+}
+
+// What a dictionary with the fields of ModelConfig says.
+DecoderConfig config_of(const py::dict& fields) {
+  const std::string text = py::str(py::module_::import("json").attr("dumps")(fields));
+  try {
+    const json::Value value = json::parse(text, "Model.from_tensors: config");
+    return read_own_config(json::Fields(value, "Model.from_tensors: config"));
+  } catch (const CorruptFile& error) {
+    throw InvalidArgument(error.what());  // there is no file
+  }
+}
+
+std::shared_ptr<Model> from_tensors(const py::dict& config, const py::dict& tensors,
+                                    const std::optional<std::string>& format) {
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, tensor] : tensors) views[py::str(name)] = view_of(tensor);
+  // The tensors live as long as the model; whoever lets go of it last may be a thread without Python.
+  std::shared_ptr<void> keep(new py::dict(tensors.attr("copy")()), [](void* held) {
+    const py::gil_scoped_acquire acquire;
+    delete static_cast<py::dict*>(held);
+  });
+  const DecoderConfig parsed = config_of(config);
+  const LoadOptions options = options_of(format);
+  py::gil_scoped_release release;
+  return std::const_pointer_cast<Model>(
+      Model::from_tensors(parsed, views, std::move(keep), options));
+}
+
 }  // namespace
 
 static const Registration model([](py::module_& m) {
@@ -50,12 +85,13 @@ static const Registration model([](py::module_& m) {
       .def_static(
           "load",
           [](const std::string& path, const std::optional<std::string>& format) {
-            LoadOptions options;
-            if (format) options.format = weight_format_from_name(*format);
+            const LoadOptions options = options_of(format);
             py::gil_scoped_release release;
             return std::const_pointer_cast<Model>(Model::load(path, options));
           },
           py::arg("path"), py::arg("format") = py::none())
+      .def_static("from_tensors", from_tensors, py::arg("config"), py::arg("tensors"),
+                  py::arg("format") = py::none())
       .def_property_readonly("config", [](const Model& self) { return config_dict(self.config); })
       .def_readonly("parameters", &Model::parameters)
       .def_readonly("bytes", &Model::bytes)

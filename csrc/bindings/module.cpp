@@ -1,5 +1,6 @@
 // The extension module fusedlm._core.
 
+#include <system_error>
 #include <vector>
 
 #include "bindings/binding.h"
@@ -85,6 +86,27 @@ TensorView view_of(py::handle object) {
                        std::string(py::str(py::type::handle_of(object).attr("__name__"))));
 }
 
+namespace {
+
+// The message of a CorruptFile begins with the path of the file.
+void set_corrupt_file_error(const char* message) {
+  const std::string text = message;
+  const size_t colon = text.find(": ");
+  const std::string path = text.substr(0, colon);
+  const std::string reason = colon == std::string::npos ? "" : text.substr(colon + 2);
+  const py::object type = py::module_::import("fusedlm.errors").attr("CorruptFileError");
+  PyErr_SetObject(type.ptr(), type(path, reason).ptr());
+}
+
+// An OSError of errno, which is FileNotFoundError and the like by its number.
+void set_os_error(const std::system_error& error) {
+  const py::handle type = PyExc_OSError;
+  const py::object value = type(error.code().value(), error.what());
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
+}
+
+}  // namespace
+
 Registration::Registration(void (*add)(py::module_&)) { registrations().push_back(add); }
 
 PYBIND11_MODULE(_core, m) {
@@ -98,6 +120,10 @@ PYBIND11_MODULE(_core, m) {
       PyErr_SetString(PyExc_NotImplementedError, e.what());
     } catch (const OutOfMemory& e) {
       PyErr_SetString(PyExc_MemoryError, e.what());
+    } catch (const CorruptFile& e) {
+      set_corrupt_file_error(e.what());
+    } catch (const std::system_error& e) {
+      set_os_error(e);
     }
   });
   m.attr("version") = version();

@@ -49,7 +49,11 @@ bool machine_has(Isa isa) {
                       __builtin_cpu_supports("avx512vl");
   if (isa == Isa::avx2) return avx2;
   if (isa == Isa::avx512) return avx512;
-  if (isa == Isa::avx512_bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
+  if (isa == Isa::avx512_bf16) {
+    // Integer dot products and byte permutations come with it, but for one server CPU of 2020.
+    return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi");
+  }
 #endif
   return false;
 }

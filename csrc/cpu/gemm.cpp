@@ -71,7 +71,9 @@ struct Cut {
 
 void gemm(const Gemm& g, Context& ctx) {
   if (g.M == 0 || g.N == 0) return;
-  if (g.M <= kDotRows && g.A.col_stride == 1 && g.B.row_stride == 1) return multiply_few_rows(g);
+  if (g.M <= kDotRows && !g.weight && g.A.col_stride == 1 && g.B.row_stride == 1) {
+    return multiply_few_rows(g);
+  }
   Workspace::Scope scope(ctx.workspace());
   Cut cut{};
   Panels panels{.pairs = multiplies_pairs(g.low_precision)};
@@ -92,10 +94,12 @@ void gemm(const Gemm& g, Context& ctx) {
   auto* packed_b = ctx.workspace().take<uint32_t>(some_n * panels.depth * kNR);
   auto* packed_a = ctx.workspace().take<uint32_t>(threads * block_lanes);
   auto* shared_a = ctx.workspace().take<uint32_t>(split_blocks * block_lanes);
+  const index_t scratch = g.weight ? kNR * dequantised_stride(block_k) : 0;  // floats of a thread
+  auto* dequantised = ctx.workspace().take<float>(threads * scratch);
   Partial partial;
   if (blocks_k > 1) {
     partial.in_place = g.c_dtype == DType::float32 && g.activation == Activation::none && !g.bias &&
-                       !g.residual && !g.preactivation && !g.accumulate;
+                       !g.factor && !g.residual && !g.preactivation && !g.accumulate;
     partial.data =
         partial.in_place ? static_cast<float*>(g.C) : ctx.workspace().take<float>(g.M * g.N);
     partial.stride = partial.in_place ? g.c_stride : g.N;
@@ -118,8 +122,12 @@ void gemm(const Gemm& g, Context& ctx) {
       // Blocks of rows that are dealt in pieces are packed here for all of them, once for a block of K.
       const index_t shared = panels.first_n == 0 ? split_blocks : 0;
       const index_t n = panels.first_n * kNR, columns = min_of(cut.count_n * kNR, g.N - n);
-      parallel_for(shared + pack_tasks(columns), [&](index_t task, int) {
+      parallel_for(shared + pack_tasks(columns), [&](index_t task, int thread) {
         if (task < shared) return pack_a(cut.whole_blocks + task, shared_a + task * block_lanes);
+        if (g.weight) {
+          return pack_weight(*g.weight, panels, k0, K, n, columns, task - shared, packed_b,
+                             dequantised + thread * scratch);
+        }
         pack_b(g.B, panels, k0, K, n, columns, task - shared, packed_b);
       });
       const index_t pieces = min_of(cut.pieces, cut.count_n);

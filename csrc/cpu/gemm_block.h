@@ -6,6 +6,7 @@
 #include "cpu/gemm_kernel.h"
 #include "cpu/gemm_pack.h"
 #include "cpu/switch.h"
+#include "cpu/weight_blocks.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
@@ -45,6 +46,29 @@ inline void pack_b(const Matrix& B, const Panels& p, index_t k0, index_t K, inde
                    packed + n * p.depth, p.depth * kNR);
 }
 
+// Weights begin and end in the middle of a block where a block of K does; those of one block at most are
+// dequantised in vain at either end.
+constexpr index_t kLargestBlock = 256;
+inline index_t dequantised_stride(index_t block_k) { return block_k + 2 * kLargestBlock; }
+
+/// The same for weights [N, K] in any format: a panel at a time is dequantised into `scratch`
+/// [kNR, dequantised_stride], which stays in L2, and packed from there.
+inline void pack_weight(const Weight& w, const Panels& p, index_t k0, index_t K, index_t first,
+                        index_t columns, index_t task, uint32_t* packed, void* scratch) {
+  const index_t block = block_size(w.format);
+  const index_t begin = k0 / block * block, end = min_of(w.cols, ceil_div(k0 + K, block) * block);
+  const DType dtype = p.pairs ? DType::bfloat16 : DType::float32;
+  const index_t stride = dequantised_stride(K),
+                last = min_of(columns, (task + 1) * kPackedTogether);
+  for (index_t n = task * kPackedTogether; n < last; n += kNR) {
+    const index_t count = min_of(kNR, last - n);
+    dequantize_rows(w, first + n, count, begin, end - begin, scratch, dtype, stride);
+    const char* from = static_cast<const char*>(scratch) + (k0 - begin) * size_of(dtype);
+    pack_panels<kNR>(Matrix{from, dtype, 1, stride}, p.pairs, 0, K, 0, count, packed + n * p.depth,
+                     p.depth * kNR);
+  }
+}
+
 // Where partial sums over earlier blocks of K are kept, C itself if `in_place`; null when there is
 // one block.
 struct Partial {
@@ -59,6 +83,7 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
                 bool bias_float) {
   T* c = static_cast<T*>(g.C) + m * g.c_stride + n0;
   T* pre = g.preactivation ? static_cast<T*>(g.preactivation) + m * g.c_stride + n0 : nullptr;
+  const T* factor = g.factor ? static_cast<const T*>(g.factor) + m * g.factor_stride + n0 : nullptr;
   const T* residual =
       g.residual ? static_cast<const T*>(g.residual) + m * g.residual_stride + n0 : nullptr;
   const auto body = [&](index_t j, auto... n) {
@@ -72,6 +97,7 @@ void finish_row(const Gemm& g, const float* tile, index_t m, index_t n0, index_t
       v = Vec::load(pre + j, n...);  // what the backward will see
     }
     v = activate<T, kind>(v);
+    if (factor) v = v * Vec::load(factor + j, n...);
     if (residual) v = v + Vec::load(residual + j, n...);
     if (g.accumulate) v = v + Vec::load(c + j, n...);
     v.store(c + j, n...);
@@ -120,7 +146,9 @@ inline Finish finish_of(const Gemm& g, const Partial& partial) {
     if (partial.first) return Finish::store_float;
     return partial.in_place || !partial.last ? Finish::add_float : Finish::tile;
   }
-  if (g.activation != Activation::none || g.residual || g.preactivation) return Finish::tile;
+  if (g.activation != Activation::none || g.factor || g.residual || g.preactivation) {
+    return Finish::tile;
+  }
   if (g.bias && g.bias_dtype != DType::float32) return Finish::tile;
   if (g.accumulate) return Finish::add_float;
   return g.c_dtype == DType::float32 ? Finish::store_float : Finish::store_bfloat16;

@@ -52,13 +52,13 @@ float chains(bool pairs, index_t& flops) {
   return reduce_sum(total);
 }
 
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 void roof_measure(const RoofMeasure& args, Context&) {
-  using Clock = std::chrono::steady_clock;
-  const auto now = [] {
-    return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-  };
   const int threads = num_threads();
   const double until = now() + args.seconds;
   double best = 0;
@@ -78,6 +78,39 @@ void roof_measure(const RoofMeasure& args, Context&) {
     if (rate > best) best = rate;
   }
   *args.flops = best;
+}
+
+void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
+  // Stretches as long as decoding reads at a time; each is fetched ahead, as products do it.
+  constexpr index_t kTask = index_t{128} << 10, kAhead = 2048, kLine = 64;
+  const index_t tasks = args.bytes / kTask;
+  auto* data = ctx.workspace().take<uint8_t>(tasks * kTask);
+  std::memset(data, 1, static_cast<size_t>(tasks * kTask));  // pages of its own, not the zero page
+  const double until = now() + args.seconds;
+  double best = 0;
+  volatile float sink = 0;
+  while (now() < until) {
+    const double start = now();
+    parallel_for(tasks, [&](index_t task, int) {
+      const uint8_t* p = data + task * kTask;
+      Vec sums[4];
+      for (index_t i = 0; i < kTask; i += 4 * kLine) {
+#pragma GCC unroll 4
+        for (int line = 0; line < 4; ++line) {
+          __builtin_prefetch(p + i + line * kLine + kAhead, 0, 3);
+          // Every byte is in a cache line that is touched; whole lines where vectors are as long.
+          for (index_t v = 0; v < kLine; v += 4 * Vec::size) {
+            sums[line] = max(sums[line],
+                             Vec::load(reinterpret_cast<const float*>(p + i + line * kLine + v)));
+          }
+        }
+      }
+      if (task == 0) sink = reduce_max(max(max(sums[0], sums[1]), max(sums[2], sums[3])));
+    });
+    const double rate = static_cast<double>(tasks * kTask) / (now() - start);
+    if (rate > best) best = rate;
+  }
+  *args.rate = best;
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

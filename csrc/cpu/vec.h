@@ -33,6 +33,19 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 
 FUSEDLM_VEC float to_float(float x) { return x; }
 FUSEDLM_VEC float to_float(bfloat16 x) { return __builtin_bit_cast(float, uint32_t{x.bits} << 16); }
+FUSEDLM_VEC float to_float(float16 x) {
+#if defined(FUSEDLM_HAS_AVX512) || defined(FUSEDLM_HAS_AVX2)
+  return _cvtsh_ss(x.bits);
+#else
+  // Exponent and fraction in their places of a float32, whose bias is 112 larger; the product is exact
+  // and right for denormals too. Infinity and NaN get the rest of the exponent.
+  const uint32_t sign = uint32_t{x.bits} << 16 & 0x80000000u,
+                 size = uint32_t{x.bits} << 13 & 0x0fffe000u;
+  const float scaled = __builtin_bit_cast(float, size) * 0x1p112f;
+  const uint32_t special = (x.bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | special | sign);
+#endif
+}
 FUSEDLM_VEC bfloat16 to_bfloat16(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
@@ -59,6 +72,9 @@ struct Vec {
     return _mm512_castsi512_ps(_mm512_slli_epi32(
         _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
   }
+  FUSEDLM_VEC static Vec load(const float16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   FUSEDLM_VEC static __mmask16 mask(index_t n) { return static_cast<__mmask16>((1u << n) - 1); }
   // The first n < size elements, the rest 0; nothing behind them is read or written.
   FUSEDLM_VEC static Vec load(const float* p, index_t n) {
@@ -67,6 +83,9 @@ struct Vec {
   FUSEDLM_VEC static Vec load(const bfloat16* p, index_t n) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(n), p)), 16));
+  }
+  FUSEDLM_VEC static Vec load(const float16* p, index_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p));
   }
   FUSEDLM_VEC void store(float* p) const { _mm512_storeu_ps(p, v); }
   FUSEDLM_VEC void store(float* p, index_t n) const { _mm512_mask_storeu_ps(p, mask(n), v); }
@@ -123,13 +142,17 @@ struct Vec {
     return _mm256_castsi256_ps(_mm256_slli_epi32(
         _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
   }
+  FUSEDLM_VEC static Vec load(const float16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   FUSEDLM_VEC static __m256i mask(index_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
   FUSEDLM_VEC static Vec load(const float* p, index_t n) { return _mm256_maskload_ps(p, mask(n)); }
-  FUSEDLM_VEC static Vec load(const bfloat16* p, index_t n) {
-    bfloat16 part[8] = {};
+  template <class T>
+  FUSEDLM_VEC static Vec load(const T* p, index_t n) {
+    T part[8] = {};
     for (index_t i = 0; i < n; ++i) part[i] = p[i];
     return load(part);
   }
@@ -202,6 +225,9 @@ struct Vec {
     return x;
   }
   FUSEDLM_VEC static Vec load(const bfloat16* p) {
+    return Lanes{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+  }
+  FUSEDLM_VEC static Vec load(const float16* p) {
     return Lanes{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
   }
   template <class T>

@@ -70,7 +70,38 @@ void read_activation(const json::Fields& fields, DecoderConfig& c) {
   c.gated = gated;
 }
 
-DecoderConfig read_config(const json::Fields& fields) {
+Layout own_layout(const json::Fields& fields, const DecoderConfig& c) {
+  const auto always_if = [](bool there) { return there ? Presence::always : Presence::never; };
+  const bool bias = fields.boolean("bias", true);
+  Layout layout{own_names()};
+  layout.norm_bias = always_if(bias && c.norm == Norm::layer_norm);
+  layout.out_bias = layout.ffn_bias = always_if(bias);
+  layout.qkv_bias = always_if(fields.boolean("qkv_bias", bias));
+  layout.qk_norm = always_if(fields.boolean("qk_norm", false));
+  layout.head = always_if(!fields.boolean("tied", true));
+  return layout;
+}
+
+/// The end-of-text token of the tokenizer beside the model, as the Python package takes it.
+std::vector<int32_t> find_end_of_text(const std::filesystem::path& folder, index_t vocab_size) {
+  const std::string path = (folder / "tokenizer.json").string();
+  if (!std::filesystem::exists(path)) return {};
+  const auto file = MappedFile::open(path);
+  const json::Value tokenizer = json::parse(file->text(), path);
+  const json::Value* added = tokenizer.find("added_tokens");
+  if (!added || !added->as<json::Array>()) return {};
+  for (const json::Value& token : *added->as<json::Array>()) {
+    const json::Fields fields(token, path + ": added_tokens");
+    if (fields.string("content") == kEndOfText)
+      return {static_cast<int32_t>(fields.integer("id", 0, vocab_size - 1))};
+  }
+  return {};
+}
+
+}  // namespace
+
+DecoderConfig read_own_config(const json::Fields& fields) {
+  fields.refuse_others(kFields);
   DecoderConfig c;
   c.family = "fusedlm";
   c.vocab_size = fields.integer("vocab_size", 1, kMostInConfig);
@@ -106,36 +137,6 @@ DecoderConfig read_config(const json::Fields& fields) {
   return c;
 }
 
-Layout own_layout(const json::Fields& fields, const DecoderConfig& c) {
-  const auto always_if = [](bool there) { return there ? Presence::always : Presence::never; };
-  const bool bias = fields.boolean("bias", true);
-  Layout layout{own_names()};
-  layout.norm_bias = always_if(bias && c.norm == Norm::layer_norm);
-  layout.out_bias = layout.ffn_bias = always_if(bias);
-  layout.qkv_bias = always_if(fields.boolean("qkv_bias", bias));
-  layout.qk_norm = always_if(fields.boolean("qk_norm", false));
-  layout.head = always_if(!fields.boolean("tied", true));
-  return layout;
-}
-
-/// The end-of-text token of the tokenizer beside the model, as the Python package takes it.
-std::vector<int32_t> find_end_of_text(const std::filesystem::path& folder, index_t vocab_size) {
-  const std::string path = (folder / "tokenizer.json").string();
-  if (!std::filesystem::exists(path)) return {};
-  const auto file = MappedFile::open(path);
-  const json::Value tokenizer = json::parse(file->text(), path);
-  const json::Value* added = tokenizer.find("added_tokens");
-  if (!added || !added->as<json::Array>()) return {};
-  for (const json::Value& token : *added->as<json::Array>()) {
-    const json::Fields fields(token, path + ": added_tokens");
-    if (fields.string("content") == kEndOfText)
-      return {static_cast<int32_t>(fields.integer("id", 0, vocab_size - 1))};
-  }
-  return {};
-}
-
-}  // namespace
-
 std::shared_ptr<const Model> load_fusedlm(const std::string& folder, const json::Fields& fields,
                                           const LoadOptions& options) {
   const index_t version = fields.integer("format_version", 1, kMostInConfig);
@@ -143,8 +144,7 @@ std::shared_ptr<const Model> load_fusedlm(const std::string& folder, const json:
     throw Unsupported(fields.where() + ": format_version is " + std::to_string(version) +
                       ", this fusedlm reads up to " + std::to_string(kFormatVersion));
   }
-  fields.refuse_others(kFields);
-  DecoderConfig config = read_config(fields);
+  DecoderConfig config = read_own_config(fields);
   check_config(config, fields.where());
   config.eos_ids = find_end_of_text(folder, config.vocab_size);
   const Layout layout = own_layout(fields, config);

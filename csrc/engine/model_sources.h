@@ -19,6 +19,9 @@ std::shared_ptr<const Model> load_gguf(const std::string& path, const LoadOption
 /// Largest number a config may hold; sizes are checked more closely by the builder.
 inline constexpr index_t kMostInConfig = index_t{1} << 40;
 
+/// The fields of ModelConfig (python/fusedlm/models/config.py); others are refused. Throws CorruptFile.
+DecoderConfig read_own_config(const json::Fields& config);
+
 /// rope_scaling, as Hugging Face and fusedlm write it. `where` is the config; throws Unsupported for a
 /// kind that is not none, linear or llama3.
 RopeScaling read_rope_scaling(const json::Fields& scaling);

@@ -135,7 +135,7 @@ def test_same_bits_for_any_number_of_threads(isa, T):
 
 
 def test_bad_tables_are_named():
-    query, key, value, lengths = case(1, [40, 23], 2, 1, 16, torch.float32)
+    query, key, _, lengths = case(1, [40, 23], 2, 1, 16, torch.float32)
     keys, table = paged(key, [40, 23], 16)
     call = lambda **options: ops.attention(query, keys, keys, **options)  # noqa: E731
     with pytest.raises(ValueError, match="block_table is given without kv_lengths"):

@@ -16,10 +16,10 @@ struct EngineOptions {
   /// Of activations where many tokens go through at once, and of keys and values. float32 or bfloat16;
   /// float32 is for exact comparisons.
   DType dtype = DType::bfloat16;
-  /// Tokens whose keys and values fit, over all sequences; 0: two times the context of the model, at
-  /// most what 1 GiB holds but at least one context.
+  /// Tokens whose keys and values fit, over all sequences, in whole pages; 0: two times the context of the
+  /// model, but no more than 1 GiB holds.
   index_t cache_tokens = 0;
-  /// Prompts longer than this go through in pieces.
+  /// Tokens that go through the layers together, at least 64; a call with more is done in pieces.
   index_t prefill_tokens = 512;
 };
 
@@ -36,11 +36,13 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const Model& model() const;
+  /// As they were given, with cache_tokens as it is.
   const EngineOptions& options() const;
 
   /// A new sequence without tokens. Whole pages of `prompt` whose tokens and predecessors are in the
   /// cache already (of a living sequence or one that was closed not long ago) are shared with it, though
-  /// never the prompt's last token; `length` tells how many tokens it starts with.
+  /// never the prompt's last token; `length` tells how many tokens it starts with. Their keys and values
+  /// are those of the call that computed them first.
   Sequence open(std::span<const int32_t> prompt = {});
   /// Its pages may be given out again, the least recently used first.
   void close(Sequence sequence);
@@ -51,14 +53,19 @@ class Engine {
   /// Tokens that could be added to a sequence now without closing another.
   index_t free_tokens() const;
 
+  /// Of which of its tokens an append wants the logits that follow.
+  enum class Logits : uint8_t { last, all, none };
   struct Append {
     Sequence sequence;
     std::span<const int32_t> tokens;  ///< at least one
-    bool all_logits = false;          ///< of each token, not of the last alone
+    Logits logits = Logits::last;
   };
-  /// Adds tokens to sequences, each at most once, and writes the logits [rows, V] that follow. Up to
-  /// QuantizedLinear::kStreamedRows tokens in a call are computed so that each sequence's logits are
-  /// the same bits whatever else is in the call, and however its tokens are cut into such calls.
+  /// Adds tokens to sequences, each at most once, and writes the logits [rows, V] that are asked for, in
+  /// the order of the appends. Up to QuantizedLinear::kStreamedRows tokens in a call are computed in
+  /// float32 between the products, and so that each token's logits, keys and values are the same bits
+  /// whatever else is in the call, and however tokens are cut into such calls. More tokens have
+  /// activations of `dtype`; up to prefill_tokens of them, of sequences that get more than kStreamedRows
+  /// each, are the same bits in all such calls.
   /// Throws InvalidArgument (a token outside the vocabulary, a sequence that is closed or would outgrow
   /// the context, logits of a wrong size) and OutOfMemory (no page is free); then nothing has changed.
   void forward(std::span<const Append> appends, std::span<float> logits);

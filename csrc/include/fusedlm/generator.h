@@ -45,6 +45,10 @@ struct GeneratorStats {
            accepted_tokens = 0;
 };
 
+/// A text is the same bits whatever runs beside it, for any number of threads, and with or without guesses
+/// (of the cache only what other requests left there, and who computed it first, can be seen in the last bits: see
+/// Engine::open). If running texts outgrow the cache, the youngest waits and goes on later as if nothing
+/// had happened; one that fills the whole cache alone ends with End::length.
 /// Not thread-safe: a caller with several threads holds a lock, or leaves it to one of them.
 class Generator {
  public:
@@ -56,7 +60,8 @@ class Generator {
   /// Ends a request; its event comes with the next step. Unknown ids are ignored.
   void cancel(uint64_t request);
   /// One step for all that run, among them pieces of prompts of those that begin. Without any request
-  /// nothing happens and nothing is returned.
+  /// nothing happens and nothing is returned. What `allow` throws, or InvalidArgument where no token can be
+  /// drawn, is thrown at the end of the step; that request is cancelled, the events come with the next.
   std::vector<Event> step();
   bool idle() const;
   GeneratorStats stats() const;

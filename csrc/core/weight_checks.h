@@ -1,0 +1,14 @@
+#pragma once
+// The checks that all functions on weights share.
+
+#include "core/check.h"
+#include "fusedlm/weight.h"
+
+namespace fusedlm::check {
+
+/// Rows of `cols` weights can be held in `format`: whole blocks, at least one.
+void weight_columns(const char* op, const char* argument, WeightFormat format, index_t cols);
+/// Data, sizes and (int8) scales are there.
+void weight(const char* op, const char* argument, const Weight& weight);
+
+}  // namespace fusedlm::check

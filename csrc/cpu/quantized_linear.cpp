@@ -1,0 +1,200 @@
+// Products with weights in any format. Few rows of x (decoding): tasks are stretches of all weights' bytes,
+// so that they end together whatever the shapes; each reads its rows once, in the order they lie in.
+// More rows (a prompt): the packed matrix multiply, which dequantises panels as it packs them.
+
+#include "fusedlm/quantized_linear.h"
+
+#include "cpu/activation.h"
+#include "cpu/gemm_views.h"
+#include "cpu/quantized_rows.h"
+
+namespace fusedlm::cpu::FUSEDLM_ISA {
+namespace {
+
+// A multiple of this many tasks: they end together on any usual number of threads. No task is worth its
+// start below kLeastBytes, and above kMostBytes a slow core would keep the others waiting.
+constexpr index_t kTaskMultiple = 16, kLeastBytes = index_t{32} << 10,
+                  kMostBytes = index_t{96} << 10;
+// Outputs that wait on the stack for their epilogue, times rows of x.
+constexpr index_t kBlock = 64;
+// Below so many elements of x its conversion is not worth other threads.
+constexpr index_t kAlone = 16384;
+
+template <class Fn>
+void for_rows_of_x(const TensorView& x, Fn&& fn) {
+  if (x.numel() <= kAlone) {
+    for (index_t m = 0; m < x.shape[0]; ++m) fn(m);
+  } else {
+    parallel_for(x.shape[0], [&](index_t m, int) { fn(m); });
+  }
+}
+
+RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
+  RowsOfX rows{.M = a.x.shape[0], .K = a.x.shape[1]};
+  bool integers = false, floats = false;
+  for (int i = 0; i < a.count; ++i) {
+    (multiplies_integers(a.weights[i].format) ? integers : floats) = true;
+  }
+  if (floats && a.x.dtype == DType::float32) {
+    rows.floats = a.x.as<float>();
+    rows.float_stride = a.x.strides[0];
+  } else if (floats) {
+    auto* to = ctx.workspace().take<float>(rows.M * rows.K);
+    for_rows_of_x(a.x, [&](index_t m) {
+      const bfloat16* from = a.x.row<bfloat16>(m);
+      const auto widen = [&](index_t c, auto... n) {
+        Vec::load(from + c, n...).store(to + m * rows.K + c, n...);
+      };
+      for_each_vec(rows.K, widen, widen);
+    });
+    rows.floats = to;
+    rows.float_stride = rows.K;
+  }
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+  if (integers) {
+    rows.step_count = ceil_div(rows.K, kStepWeights);
+    auto* steps = ctx.workspace().take<XStep>(rows.M * rows.step_count);
+    switch_float(a.x.dtype, [&](auto type) {
+      for_rows_of_x(a.x, [&](index_t m) {
+        const auto* from = a.x.row<decltype(type)>(m);
+        for (index_t i = 0; i < rows.step_count; ++i) {
+          quantize_step(from + i * kStepWeights, min_of(kStepWeights, rows.K - i * kStepWeights),
+                        steps[m * rows.step_count + i]);
+        }
+      });
+    });
+    rows.steps = steps;
+  }
+#endif
+  (void)integers;
+  return rows;
+}
+
+void multiply(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums) {
+  switch_format(w.format, [&](auto format) {
+    multiply_rows<decltype(format)::value>(w, first, count, x, sums, kBlock);
+  });
+}
+
+// Outputs [first, first + count) of weight i (or, gated, of both) for all rows.
+template <class T, Activation kind>
+void finish(const QuantizedLinear& a, int i, index_t column, index_t first, index_t count,
+            const float* sums, const float* factors) {
+  const float* bias = a.bias[i].defined() ? a.bias[i].as<float>() + first : nullptr;
+  const float* factor_bias =
+      factors && a.bias[1].defined() ? a.bias[1].as<float>() + first : nullptr;
+  for (index_t m = 0; m < a.x.shape[0]; ++m) {
+    T* y = a.y.row<T>(m) + column + first;
+    const T* residual = a.residual.defined() ? a.residual.row<T>(m) + column + first : nullptr;
+    const auto body = [&](index_t c, auto... n) {
+      Vec v = Vec::load(sums + m * kBlock + c);
+      if (bias) v = v + Vec::load(bias + c, n...);
+      v = activate<T, kind>(v);
+      if (factors) {
+        Vec factor = Vec::load(factors + m * kBlock + c);
+        if (factor_bias) factor = factor + Vec::load(factor_bias + c, n...);
+        v = v * factor;
+      }
+      if (residual) v = v + Vec::load(residual + c, n...);
+      v.store(y + c, n...);
+    };
+    for_each_vec(count, body, body);
+  }
+}
+
+void block_of_outputs(const QuantizedLinear& a, const RowsOfX& x, int i, index_t column,
+                      index_t first, index_t count) {
+  alignas(64) float sums[2][QuantizedLinear::kStreamedRows * kBlock];
+  multiply(a.weights[i], first, count, x, sums[0]);
+  if (a.gated) multiply(a.weights[1], first, count, x, sums[1]);
+  switch_float(a.y.dtype, [&](auto type) {
+    switch_activation(a.activation, [&](auto kind) {
+      finish<decltype(type), kind()>(a, i, column, first, count, sums[0],
+                                     a.gated ? sums[1] : nullptr);
+    });
+  });
+}
+
+void few_rows(const QuantizedLinear& a, Context& ctx) {
+  const RowsOfX x = prepare(a, ctx);
+  const int segments = a.gated ? 1 : a.count;
+  index_t bytes[QuantizedLinear::kMostWeights] = {}, total = 0;  // of an output; of all
+  for (int i = 0; i < segments; ++i) {
+    bytes[i] = row_bytes(a.weights[i].format, x.K);
+    if (a.gated) bytes[i] += row_bytes(a.weights[1].format, x.K);
+    total += bytes[i] * a.weights[i].rows;
+  }
+  const index_t tasks =
+      total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
+  parallel_for(tasks, [&](index_t task, int) {
+    const index_t begin = task * total / tasks, end = (task + 1) * total / tasks;
+    index_t start = 0, column = 0;  // of the segment, in bytes and in y
+    for (int i = 0; i < segments; ++i) {
+      const index_t rows = a.weights[i].rows;
+      const auto row_at = [&](index_t byte) {
+        return max_of(0, min_of(rows, ceil_div(byte - start, bytes[i])));
+      };
+      const index_t last = row_at(end);
+      for (index_t r = row_at(begin); r < last; r += kBlock) {
+        block_of_outputs(a, x, i, column, r, min_of(kBlock, last - r));
+      }
+      start += bytes[i] * rows;
+      column += rows;
+    }
+  });
+}
+
+// y's columns [column, column + rows of w): the product as the packed multiply does it.
+Gemm product_with(const QuantizedLinear& a, int i, index_t column) {
+  const Weight& w = a.weights[i];
+  Gemm g{.M = a.x.shape[0],
+         .N = w.rows,
+         .K = w.cols,
+         .A = matrix_of(a.x),
+         .B = {},
+         .C = static_cast<char*>(a.y.data) + column * size_of(a.y.dtype),
+         .c_dtype = a.y.dtype,
+         .c_stride = a.y.strides[0]};
+  g.weight = &w;
+  g.low_precision = a.x.dtype == DType::bfloat16;
+  if (a.bias[i].defined()) g.bias = a.bias[i].data;
+  return g;
+}
+
+void many_rows(const QuantizedLinear& a, Context& ctx) {
+  const auto finish = [&](Gemm g, index_t column) {
+    g.activation = a.activation;
+    if (a.residual.defined()) {
+      g.residual = static_cast<char*>(a.residual.data) + column * size_of(a.residual.dtype);
+      g.residual_stride = a.residual.strides[0];
+    }
+    gemm(g, ctx);
+  };
+  if (a.gated) {
+    // The factor goes to where the product will be, unless the residual lies there.
+    Gemm factor = product_with(a, 1, 0), g = product_with(a, 0, 0);
+    if (a.residual.defined()) {
+      factor.c_stride = factor.N;
+      factor.C = ctx.workspace().take_bytes(factor.M * factor.N * size_of(a.y.dtype));
+    }
+    g.factor = factor.C;
+    g.factor_stride = factor.c_stride;
+    gemm(factor, ctx);
+    finish(g, 0);
+    return;
+  }
+  index_t column = 0;
+  for (int i = 0; i < a.count; column += a.weights[i++].rows) {
+    finish(product_with(a, i, column), column);
+  }
+}
+
+}  // namespace
+
+void quantized_linear(const QuantizedLinear& a, Context& ctx) {
+  if (a.x.shape[0] == 0) return;
+  if (a.x.shape[0] <= QuantizedLinear::kStreamedRows) return few_rows(a, ctx);
+  many_rows(a, ctx);
+}
+
+}  // namespace fusedlm::cpu::FUSEDLM_ISA
