@@ -55,7 +55,9 @@ void check_config(const DecoderConfig& c, const std::string& where) {
   }
   if (c.positions == Positions::rope && c.head_width % 2 != 0)
     bad("head_width is " + std::to_string(c.head_width) + ", expected an even number with RoPE");
-  if (static_cast<index_t>(c.windows.size()) != c.layers) {
+  if (!(c.norm_eps > 0 && c.norm_eps < 1))
+    bad("norm_eps is " + std::to_string(c.norm_eps) + ", expected a number above 0 and below 1");
+  if (!c.windows.empty() && static_cast<index_t>(c.windows.size()) != c.layers) {
     bad("windows has " + std::to_string(c.windows.size()) + " entries, expected one for each of " +
         std::to_string(c.layers) + " layers");
   }
@@ -81,9 +83,8 @@ ModelBuilder::ModelBuilder(DecoderConfig config, Layout layout, const StoredTens
       stored_(stored),
       options_(options),
       model_(std::make_shared<Model>()) {
-  if (config.windows.empty() && config.layers > 0 && config.layers <= kMostLayers)
-    config.windows.resize(config.layers);
   check_config(config, stored.path);
+  config.windows.resize(config.layers);  // none given: no windows
   model_->config = std::move(config);
   for (const auto& keep : stored.keep)
     model_->owned_.push_back(std::const_pointer_cast<void>(keep));

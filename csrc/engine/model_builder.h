@@ -33,7 +33,8 @@ struct Layout {
 };
 
 /// Throws CorruptFile naming the field for shapes that cannot be: 0 or absurd dimensions, heads that
-/// kv_heads does not divide, an odd head_width with RoPE, windows that are not one a layer.
+/// kv_heads does not divide, an odd head_width with RoPE, windows that are neither one a layer
+/// nor none at all.
 void check_config(const DecoderConfig& config, const std::string& where);
 
 class ModelBuilder {

@@ -103,7 +103,7 @@ void check_ranges(std::vector<Range>& ranges, index_t size, const std::string& p
 std::string shard_path(const fs::path& folder, const json::Fields& map,
                        const json::Member& member) {
   const std::string& name = map.string(member.name);
-  if (name.empty() || name == ".." || fs::path(name).filename() != name)
+  if (name.empty() || name == "." || name == ".." || fs::path(name).filename() != name)
     map.fail(member.name, "the name of a file in the folder");
   return (folder / name).string();
 }
@@ -153,6 +153,11 @@ StoredTensors read_safetensors_folder(const std::string& folder) {
        *json::Fields(index, index_path).get("weight_map").as<json::Object>())
     shards[shard_path(root, map, member)].push_back(member.name);
   size_t expected = 0;
+  for (const auto& [path, names] : shards) {
+    std::error_code unreadable;
+    if (!fs::is_regular_file(path, unreadable))
+      throw CorruptFile(index_path + ": names " + path + ", which is no file");
+  }
   for (const auto& [path, names] : shards) {
     StoredTensors shard{path, {}, {}};
     read_safetensors(MappedFile::open(path), shard);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,19 +12,27 @@
 
 namespace fusedlm {
 
+/// Never changes once made; threads may share it.
 class Tokenizer {
  public:
+  ~Tokenizer();
   /// A tokenizer.json, a folder that holds one, or a .gguf file. Throws CorruptFile, or Unsupported for a
-  /// kind of tokenizer that is not byte-level BPE.
+  /// kind of tokenizer that is not byte-level BPE, or std::system_error for a file that cannot be opened.
   static std::shared_ptr<const Tokenizer> load(const std::string& path);
 
-  /// Special tokens in the text ("<|im_start|>") become their ids if `special`.
+  /// Special tokens in the text ("<|im_start|>") become their ids if `special`; text from users is better
+  /// encoded without. No token is put before or behind (see `bos_id`). The text should be UTF-8; bytes
+  /// that are not become the tokens of those bytes.
   std::vector<int32_t> encode(std::string_view text, bool special = true) const;
   /// Bytes of the tokens; special tokens are left out if `skip_special`. May end inside a character.
+  /// Throws InvalidArgument for a token outside the vocabulary.
   std::string decode(std::span<const int32_t> tokens, bool skip_special = true) const;
-  /// -1 where there is no such token.
+  /// Of a token as the vocabulary writes it ("<|im_end|>", "Ġthe"); -1 where there is no such token.
   int32_t id_of(std::string_view token) const;
+  /// One more than the largest id.
   int32_t vocab_size() const;
+  /// The token that the file says belongs before each text, where there is one.
+  std::optional<int32_t> bos_id() const;
 
   struct State;
 
