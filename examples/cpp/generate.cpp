@@ -56,9 +56,7 @@ void run(const Arguments& arguments) {
   const std::string prompt = read_prompt(arguments);
   Request request;
   request.prompt = tokenizer->encode(prompt);
-  if (const auto bos = engine->model().config.bos_id; request.prompt.empty() && bos) {
-    request.prompt.push_back(*bos);
-  }
+  if (const auto bos = tokenizer->bos_id()) request.prompt.insert(request.prompt.begin(), *bos);
   request.max_new_tokens = arguments.get<index_t>("max-new-tokens", 200);
   request.temperature = arguments.get("temperature", 0.8);
   request.top_p = arguments.get("top-p", 0.95);
