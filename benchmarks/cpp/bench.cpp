@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "fusedlm/arena.h"
 #include "fusedlm/attention.h"
 #include "fusedlm/linear.h"
 #include "fusedlm/quantized_linear.h"
@@ -168,6 +169,24 @@ class Weights {
     time_ = fastest(run);
   }
   double time() const { return time_; }
+  /// The same as `step` by linear_forward, without the gate's activation; weights are bfloat16.
+  double linear_time(index_t rows) const {
+    Buffer x(DType::bfloat16, {rows, shapes_.width}), hidden(DType::bfloat16, {rows, shapes_.ffn});
+    return fastest([&] {
+      for (const Layer& layer : layers_) {
+        for (const Weight& w : layer) {
+          TensorView y = hidden.view, in = w.cols == shapes_.ffn ? hidden.view : x.view;
+          y.shape[1] = w.rows;
+          if (w.cols == shapes_.ffn) y = x.view;
+          linear_forward(
+              {.x = in,
+               .weight = TensorView(const_cast<void*>(w.data), DType::bfloat16, {w.rows, w.cols}),
+               .y = y},
+              Context::current());
+        }
+      }
+    });
+  }
 
  private:
   using Layer = std::array<Weight, 7>;
@@ -194,20 +213,20 @@ class Weights {
   Weight make(index_t rows, index_t cols, WeightFormat format) {
     if (cols % block_size(format) != 0) format = WeightFormat::q8_0;  // 576 is no multiple of 256
     const Buffer from(DType::float32, {rows, cols});
-    auto& data = held_.emplace_back(static_cast<size_t>(row_bytes(format, cols) * rows));
+    const auto& data = held_.emplace_back(static_cast<size_t>(row_bytes(format, cols) * rows));
     auto& scales = scales_.emplace_back(static_cast<size_t>(rows));
-    quantize({.x = from.view, .format = format, .data = data.data(), .scales = scales.data()},
+    quantize({.x = from.view, .format = format, .data = data.data, .scales = scales.data()},
              Context::current());
-    bytes_ += static_cast<double>(data.size());
+    bytes_ += static_cast<double>(data.bytes);
     weights_ += static_cast<double>(rows * cols);
     return {
-        .data = data.data(), .scales = scales.data(), .format = format, .rows = rows, .cols = cols};
+        .data = data.data, .scales = scales.data(), .format = format, .rows = rows, .cols = cols};
   }
 
   Shapes shapes_;
   std::vector<Layer> layers_;
   Weight head_;
-  std::deque<std::vector<char>> held_;
+  std::deque<ArenaBlock> held_;  // in huge pages
   std::deque<std::vector<float>> scales_;
   double bytes_ = 0, weights_ = 0, time_ = 0;
 };
@@ -218,7 +237,10 @@ void bench_weights() {
                     Context::current());
   std::printf("%s, %d threads: %.1f GB/s from memory; products of a step, shapes of SmolLM2-135M\n",
               name_of(current_isa()), num_threads(), bandwidth / 1e9);
-  for (const char* name : {"q4_1", "q4_0", "q8_0", "int8", "bfloat16", "float16", "float32"}) {
+  const char* only = std::getenv("FUSEDLM_BENCH_FORMATS");  // "q4_1 int8"
+  for (const char* name :
+       {"q4_1", "q4_0", "q4_k", "q6_k", "q8_0", "int8", "bfloat16", "float16", "float32"}) {
+    if (only && !std::strstr(only, name)) continue;
     Weights model({}, weight_format_from_name(name));
     std::printf("  %-9s %6.1f MB ", name, model.bytes() / 1e6);
     for (const index_t rows : {1, 2, 4, 8, 16}) {
@@ -232,8 +254,13 @@ void bench_weights() {
     }
     model.step(512, DType::bfloat16);
     const double flops = 2 * 512 * (model.weights() - 49152.0 * 576);
-    std::printf("  512 rows %7.1f ms (%.0f GFLOP/s)\n", model.time() * 1e3,
+    std::printf("  512 rows %7.1f ms (%.0f GFLOP/s)", model.time() * 1e3,
                 flops / model.time() / 1e9);
+    if (weight_format_from_name(name) == WeightFormat::bfloat16) {
+      std::printf(", by linear_forward %.1f ms", model.linear_time(512) * 1e3);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
   }
 }
 

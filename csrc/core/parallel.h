@@ -2,6 +2,7 @@
 // Deals numbered tasks to OpenMP's threads. What a task computes never depends on who runs it: work
 // is split by shape alone, so results are the same bits for any number of threads.
 
+#include <atomic>
 #include <type_traits>
 
 #include "fusedlm/device.h"
@@ -20,6 +21,37 @@ FUSEDLM_INLINE void parallel_for(index_t tasks, Body&& body) {
       tasks,
       [](void* erased, index_t task, int thread) { (*static_cast<Plain*>(erased))(task, thread); },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+/// body(task) for task in [0, tasks): each thread starts with a stretch of its own and takes its tasks in
+/// order, so that it reads memory in long streams; whoever is done helps the others.
+template <class Body>
+FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
+  constexpr index_t kMostStretches = 256;
+  struct alignas(64) Stretch {
+    std::atomic<index_t> next;
+    index_t end;
+  };
+  const index_t threads = num_threads() < tasks ? num_threads() : tasks;
+  const index_t stretches = threads < kMostStretches ? threads : kMostStretches;
+  if (stretches <= 1) {
+    for (index_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+  Stretch all[kMostStretches];
+  for (index_t s = 0; s < stretches; ++s) {
+    all[s].next.store(s * tasks / stretches, std::memory_order_relaxed);
+    all[s].end = (s + 1) * tasks / stretches;
+  }
+  parallel_for(stretches, [&](index_t own, int) {
+    for (index_t s = 0; s < stretches; ++s) {
+      Stretch& stretch = all[(own + s) % stretches];
+      for (index_t task;
+           (task = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;) {
+        body(task);
+      }
+    }
+  });
 }
 
 FUSEDLM_INLINE index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }

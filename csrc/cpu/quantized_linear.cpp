@@ -11,10 +11,10 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// A multiple of this many tasks: they end together on any usual number of threads. No task is worth its
-// start below kLeastBytes, and above kMostBytes a slow core would keep the others waiting.
+// Of a task, in bytes of weights: below kLeastBytes it is not worth its start; the cores' own prefetching
+// wants long stretches, which a thread gets by taking neighbouring tasks.
 constexpr index_t kTaskMultiple = 16, kLeastBytes = index_t{32} << 10,
-                  kMostBytes = index_t{96} << 10;
+                  kMostBytes = index_t{32} << 10;
 // Outputs that wait on the stack for their epilogue, times rows of x.
 constexpr index_t kBlock = 64;
 // Below so many elements of x its conversion is not worth other threads.
@@ -126,7 +126,7 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
   }
   const index_t tasks =
       total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
-  parallel_for(tasks, [&](index_t task, int) {
+  parallel_for_neighbours(tasks, [&](index_t task) {
     const index_t begin = task * total / tasks, end = (task + 1) * total / tasks;
     index_t start = 0, column = 0;  // of the segment, in bytes and in y
     for (int i = 0; i < segments; ++i) {

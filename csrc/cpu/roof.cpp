@@ -81,7 +81,6 @@ void roof_measure(const RoofMeasure& args, Context&) {
 }
 
 void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
-  // Stretches as long as decoding reads at a time; each is fetched ahead, as products do it.
   constexpr index_t kTask = index_t{128} << 10, kAhead = 2048, kLine = 64;
   const index_t tasks = args.bytes / kTask;
   auto* data = ctx.workspace().take<uint8_t>(tasks * kTask);
@@ -91,7 +90,7 @@ void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
   volatile float sink = 0;
   while (now() < until) {
     const double start = now();
-    parallel_for(tasks, [&](index_t task, int) {
+    parallel_for_neighbours(tasks, [&](index_t task) {
       const uint8_t* p = data + task * kTask;
       Vec sums[4];
       for (index_t i = 0; i < kTask; i += 4 * kLine) {

@@ -19,7 +19,8 @@ void Splitter::run(size_t step, std::string_view text) {
   if (step == steps_.size()) return sink_(text);
   switch (steps_[step].kind) {
     case SplitStep::Kind::prefix:
-      return text.front() == ' ' ? run(step + 1, text) : run(step + 1, " " + std::string(text));
+      return text.front() == ' ' ? run(step + 1, text)
+                                 : run(step + 1, std::string(1, ' ').append(text));
     case SplitStep::Kind::digits:
       return by_digits(step, text);
     case SplitStep::Kind::characters:

@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "files.h"
+#include "fusedlm/device.h"
 
 namespace fusedlm::test {
 namespace {
@@ -308,6 +309,51 @@ TEST_F(HuggingFace, Gpt2IsTransposedAndHasBiasesAndLearnedPositions) {
   EXPECT_FALSE(layer.gate.defined());
   EXPECT_EQ(model->position_embedding.rows, 16);
   EXPECT_EQ(model->head.data, model->embedding.data);
+}
+
+/// Row by row as float32, whatever the format.
+std::vector<float> floats(const Weight& w) {
+  std::vector<float> values(w.rows * w.cols);
+  dequantize({w, 0, TensorView(values.data(), DType::float32, {w.rows, w.cols})},
+             Context::current());
+  return values;
+}
+
+TEST_F(HuggingFace, MatricesAreConvertedOnRequestAndNormsAreNot) {
+  const auto exact = load(kGpt2, gpt2_tensors());
+  const std::pair<WeightFormat, double> formats[] = {{WeightFormat::float16, 0x1p-11},
+                                                     {WeightFormat::bfloat16, 0x1p-8},
+                                                     {WeightFormat::int8, 0.5 / 127}};
+  for (const auto& [format, tolerance] : formats) {
+    const auto model = load(kGpt2, gpt2_tensors(), {format});
+    EXPECT_EQ(model->head.data, model->embedding.data) << "the head stays tied";
+    EXPECT_EQ(model->position_embedding.format, WeightFormat::float32);
+    EXPECT_EQ(model->layers[1].attention_norm.weight[1], 300.25f);
+    EXPECT_EQ(model->parameters, exact->parameters);
+    EXPECT_LT(model->bytes, exact->bytes);
+    for (const auto matrix : {+[](const Model& m) { return m.embedding; },
+                              +[](const Model& m) { return m.layers[0].qkv[0]; },
+                              +[](const Model& m) { return m.layers[1].down; }}) {
+      EXPECT_EQ(matrix(*model).format, format);
+      const std::vector<float> got = floats(matrix(*model)), truth = floats(matrix(*exact));
+      for (size_t i = 0; i < truth.size(); ++i) {
+        // 600 is beyond the largest magnitude of any row.
+        ASSERT_LE(std::abs(got[i] - truth[i]), tolerance * 600) << name_of(format) << " " << i;
+      }
+    }
+  }
+}
+
+TEST_F(HuggingFace, ConversionNamesTheMatrixThatDoesNotFit) {
+  expect_says(message_of<InvalidArgument>(
+                  [&] { load(config("llama"), llama_tensors(kLlama), {WeightFormat::q4_0}); }),
+              "model.embed_tokens.weight has rows of 8 weights, q4_0 takes whole blocks of 32");
+  Tensors tensors = llama_tensors(kLlama);
+  const float nan = std::nanf("");
+  std::memcpy(tensors["lm_head.weight"].bytes.data() + 40, &nan, sizeof nan);
+  expect_says(
+      message_of<CorruptFile>([&] { load(config("llama"), tensors, {WeightFormat::int8}); }),
+      "lm_head.weight");
 }
 
 TEST_F(HuggingFace, FoldersWithoutConfigOrWeightsNameTheFile) {

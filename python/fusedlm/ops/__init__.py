@@ -9,12 +9,15 @@ from .ffn import ffn
 from .layer_norm import layer_norm
 from .linear import linear
 from .linear_cross_entropy import linear_cross_entropy
+from .quantized_linear import WEIGHT_FORMATS, QuantizedWeight, quantize, quantized_linear
 from .rms_norm import rms_norm
 from .rope import rope, rope_tables
 from .sampling import sample
 from .tied import tied
 
 __all__ = [
+    "WEIGHT_FORMATS",
+    "QuantizedWeight",
     "adamw_step_",
     "attention",
     "attention_qkv",
@@ -24,6 +27,8 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "quantize",
+    "quantized_linear",
     "rms_norm",
     "rope",
     "rope_tables",

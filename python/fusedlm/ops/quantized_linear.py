@@ -1,0 +1,101 @@
+"""Matrices of weights in the formats of inference, and products with them. CPU, no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fusedlm import _rules
+
+from ._support import as_rows, core, empty
+
+WEIGHT_FORMATS = (
+    "float32", "float16", "bfloat16", "int8", "q8_0", "q4_0", "q4_1", "q4_k", "q6_k",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A matrix [rows, cols] in one of `WEIGHT_FORMATS`; made by `quantize`, or around bytes of a file.
+
+    data: uint8 [rows, bytes of a row]; the formats with a "q" are GGUF's blocks. scales: float32 [rows],
+    int8 alone.
+    """
+
+    data: Tensor
+    format: str
+    rows: int
+    cols: int
+    scales: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.numel() + (0 if self.scales is None else 4 * self.rows)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[rows, cols] float32 or bfloat16."""
+        return self.rows_of(0, self.rows, dtype)
+
+    def rows_of(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows first, first + 1, ... alone: [count, cols] float32 or bfloat16."""
+        out = empty((count, self.cols), dtype, self.data)
+        core.dequantize(self._matrix, first, out)
+        return out
+
+    @property
+    def _matrix(self):
+        return self.data, self.format, self.rows, self.cols, self.scales
+
+
+def quantize(weight: Tensor, format: str) -> QuantizedWeight:
+    """weight [rows, cols] float32 or bfloat16, as the nearest that `format` holds.
+
+    Scales are those of the least squared error; the bytes are the same on every machine. cols is a multiple
+    of 32 for q8_0, q4_0 and q4_1, of 256 for q4_k and q6_k. Raises ValueError where it is not, and for
+    weights that are not finite.
+    """
+    weight = as_rows(weight.detach())
+    rows, cols = weight.shape
+    data = empty((rows, core.weight_row_bytes(format, cols)), torch.uint8, weight)
+    scales = torch.empty(rows) if format == "int8" else None
+    core.quantize(weight, format, data, scales)
+    return QuantizedWeight(data, format, rows, cols, scales)
+
+
+def quantized_linear(
+    x: Tensor,
+    weights: QuantizedWeight | Sequence[QuantizedWeight],
+    bias: Tensor | Sequence[Tensor | None] | None = None,
+    *,
+    activation: str | None = None,
+    gated: bool = False,
+    residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """activation(x [w0; w1; w2]^T + bias) + residual, or, `gated`, activation(x w0^T) * (x w1^T) + residual.
+
+    x [..., K] float32 or bfloat16; up to 3 weights [N_i, K] of any formats share it; bias float32 [N_i],
+    one for each weight; activation as in `linear`; residual [..., N] in `dtype`, which is that of the
+    result (float32 or bfloat16, by default that of x). Returns [..., N_0 + N_1 + N_2] (gated: [..., N_0]).
+    Up to 16 rows of x read the weights once, as they lie, and each row's result is the same bits as if
+    it were alone. Raises ValueError naming the argument that does not fit.
+    """
+    weights = [weights] if isinstance(weights, QuantizedWeight) else list(weights)
+    biases = [bias] if bias is None or isinstance(bias, Tensor) else list(bias)
+    kernel = _rules.linear_activation(activation)
+    columns = weights[0].rows if gated else sum(w.rows for w in weights)
+    rows = as_rows(x.detach())
+    y = empty((rows.shape[0], columns), dtype or x.dtype, x)
+    core.quantized_linear(
+        rows,
+        [w._matrix for w in weights],
+        biases[: len(weights)],
+        None if residual is None else as_rows(residual),
+        y,
+        kernel,
+        gated,
+    )
+    return y.view(*x.shape[:-1], columns)
