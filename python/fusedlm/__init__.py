@@ -22,6 +22,7 @@ _SUBMODULES = {
     "errors",
     "cli",
     "numpy",
+    "cpp",
     "integrations",
 }
 _FUNCTIONS = {"patch", "unpatch", "patched"}

@@ -29,8 +29,8 @@ struct AttentionOptions {
   float softcap = 0.0f;
   float dropout_p = 0.0f;
   uint64_t seed = 0;
-  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths,
-      block_table;
+  TensorView mask{}, key_padding_mask{}, alibi_slopes{}, cu_seqlens_q{}, cu_seqlens_k{},
+      kv_lengths{}, block_table{};
 };
 
 /// out = softmax(scale query key^T) value in one pass over tiles, nothing of size T x S in memory
@@ -42,7 +42,7 @@ struct AttentionOptions {
 /// Throws InvalidArgument naming the argument that does not fit.
 struct AttentionForward {
   TensorView query, key, value, out, lse;
-  AttentionOptions options;
+  AttentionOptions options{};
 };
 void attention_forward(const AttentionForward& args, Context& ctx);
 
@@ -51,7 +51,7 @@ void attention_forward(const AttentionForward& args, Context& ctx);
 ///   dout, dquery as query; dkey, dvalue as key
 struct AttentionBackward {
   TensorView dout, query, key, value, out, lse, dquery, dkey, dvalue;
-  AttentionOptions options;
+  AttentionOptions options{};
 };
 void attention_backward(const AttentionBackward& args, Context& ctx);
 

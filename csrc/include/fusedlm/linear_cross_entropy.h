@@ -21,7 +21,7 @@ enum class Reduction : uint8_t { none, mean, sum };
 /// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range; on
 /// CUDA, where that would mean waiting for the GPU, such a row's loss is NaN instead.
 struct LinearCrossEntropy {
-  TensorView x, weight, bias, targets, class_weight, row_grad, loss, dx, dweight, dbias;
+  TensorView x, weight, bias{}, targets, class_weight{}, row_grad{}, loss, dx{}, dweight{}, dbias{};
   Reduction reduction = Reduction::mean;
   index_t ignore_index = -100;
   float label_smoothing = 0.0f, z_loss = 0.0f, softcap = 0.0f;

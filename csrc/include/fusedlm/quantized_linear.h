@@ -24,9 +24,9 @@ struct QuantizedLinear {
 
   TensorView x;
   std::array<Weight, kMostWeights> weights;
-  std::array<TensorView, kMostWeights> bias;
+  std::array<TensorView, kMostWeights> bias{};
   int count = 1;
-  TensorView residual, y;
+  TensorView residual{}, y;
   Activation activation = Activation::none;
   bool gated = false;
 };

@@ -52,7 +52,9 @@ struct float16 {
 
 constexpr int kMaxDims = 5;
 
-/// A pointer with dtype, shape and strides (in elements). Default-constructed: "not given".
+/// A pointer with dtype, shape and strides (in elements, not bytes); it owns nothing. Default-constructed:
+/// "not given". Arguments that may be left out have `{}` behind their names in the structs of the ops.
+/// Views that a function writes are overwritten, never added to.
 struct TensorView {
   void* data = nullptr;
   int ndim = -1;
