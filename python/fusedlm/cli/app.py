@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from .chat import chat
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
 from .quickstart import quickstart
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -78,6 +80,8 @@ def options(
 app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
+app.command()(chat)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(export)
