@@ -26,7 +26,9 @@ Isa isa_from_name(const std::string& name);
 /// Whether this build has the kernels for CUDA tensors.
 bool cuda_compiled();
 
-/// Threads that a call will use: OpenMP's own setting (OMP_NUM_THREADS, torch.set_num_threads).
+/// Threads that a call will use: OpenMP's own setting (OMP_NUM_THREADS, torch.set_num_threads). One in
+/// a process that was forked from one with this library: GNU's OpenMP waits for ever for threads that
+/// only its parent has.
 int num_threads();
 void set_num_threads(int threads);
 
