@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from fusedlm import ops
 from tests.support.compare import randn
 
-SECONDS = 60  # a child that waits for threads it does not have waits for ever
+SECONDS = 20  # a child that waits for threads it does not have waits for ever
 
 
 def compute(index: int = 0) -> torch.Tensor:
@@ -43,17 +43,26 @@ def test_workers_of_a_data_loader_compute_the_same_bits(context):
     assert torch.equal(next(iter(loader)), expected)
 
 
-def _child(queue) -> None:
-    queue.put(compute().numpy())
+def _ours(x: torch.Tensor, weight: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+    """Ops of ours alone: torch's own would wait for threads that a child lacks, too."""
+    x = x.detach().requires_grad_()
+    y = ops.linear(ops.rms_norm(x, torch.ones(512)), weight)
+    y.backward(dy)
+    return [y.detach(), x.grad]
+
+
+def _child(queue, *tensors) -> None:
+    queue.put([t.numpy() for t in _ours(*tensors)])
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle parent", "parent at work in a thread"])
 def test_a_forked_child_computes_after_its_parent_used_threads(busy):
-    expected, stop = compute(), threading.Event()
+    tensors = randn(700, 512, seed=0), randn(512, 512, seed=1), randn(700, 512, seed=2)
+    expected, stop = _ours(*tensors), threading.Event()
 
     def work():
         while not stop.is_set():
-            compute(3)
+            _ours(*tensors)
 
     worker = threading.Thread(target=work)
     if busy:
@@ -62,16 +71,18 @@ def test_a_forked_child_computes_after_its_parent_used_threads(busy):
     try:
         for _ in range(3):
             queue = context.Queue()
-            child = context.Process(target=_child, args=(queue,), daemon=True)
+            child = context.Process(target=_child, args=(queue, *tensors), daemon=True)
             child.start()
-            assert torch.equal(torch.from_numpy(queue.get(timeout=SECONDS)), expected)
+            for result, wanted in zip(queue.get(timeout=SECONDS), expected, strict=True):
+                assert torch.equal(torch.from_numpy(result), wanted)
             child.join(SECONDS)
             assert child.exitcode == 0
     finally:
         stop.set()
         if busy:
             worker.join()
-    assert torch.equal(compute(), expected)  # the parent goes on with all its threads
+    for result, wanted in zip(_ours(*tensors), expected, strict=True):
+        assert torch.equal(result, wanted)  # the parent goes on with all its threads
 
 
 def test_a_forked_child_has_one_thread_and_its_parent_all():

@@ -140,7 +140,7 @@ def test_keys_in_pages_equal_keys_in_a_row():
                 paged[table[i, page], slot] = flat[j]
     out = flash_attn_varlen_func(q, *pages, CU_Q, CU_K, 13, 13, causal=True, block_table=table)
     assert torch.equal(out, expected)
-    with pytest.raises(ValueError, match="block_table has shape .* too few for the sequences"):
+    with pytest.raises(ValueError, match=r"block_table has shape .* too few for the sequences"):
         flash_attn_varlen_func(q, *pages, CU_Q, CU_K, 13, 13, block_table=table[:, :2])
 
 

@@ -158,7 +158,7 @@ def test_bad_arguments_of_attention_are_named():
         call(query, key, key, enable_gqa=True)
     with pytest.raises(ValueError, match="do not go together"):
         call(query, query[..., :5], query)
-    with pytest.raises(ValueError, match="leading dimensions of .* do not broadcast"):
+    with pytest.raises(ValueError, match=r"leading dimensions of .* do not broadcast"):
         call(query, randn(3, 4, 9, 8, seed=1), randn(3, 4, 9, 8, seed=1))
     with pytest.raises(ValueError, match=r"mask has shape \[5, 9\]"):
         call(query, query, query, torch.ones(5, 9, dtype=torch.bool))

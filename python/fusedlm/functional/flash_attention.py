@@ -193,17 +193,16 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, alibi_slopes: Tensor | None, **options
 ) -> tuple[Tensor, Tensor]:
     """`ops.attention` with its lse; float16 on the CPU by way of float32, slopes [H] or [B, H]."""
-    dtype = q.dtype
-    if dtype == torch.float16 and q.is_cpu:
-        q, k, v = (t.float() for t in (q, k, v))
+    if q.dtype == torch.float16 and q.is_cpu:
+        out, lse = attend(*(t.float() for t in (q, k, v)), alibi_slopes, **options)
+        return out.half(), lse
     if alibi_slopes is not None and alibi_slopes.dim() == 2:
         rows = [attend(*(t[b : b + 1] for t in (q, k, v)), alibi_slopes[b],
                        **{name: _row(t, b) for name, t in options.items()})
                 for b in range(q.shape[0])]  # fmt: skip
         out, lse = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    else:
-        out, lse = ops.attention(q, k, v, alibi_slopes=alibi_slopes, return_lse=True, **options)
-    return out.to(dtype), lse
+        return out, lse
+    return ops.attention(q, k, v, alibi_slopes=alibi_slopes, return_lse=True, **options)
 
 
 def _row(option, b: int):

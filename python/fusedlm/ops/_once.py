@@ -1,8 +1,7 @@
-"""A second derivative is refused where somebody asks for it, and nowhere else.
+"""Derivatives that the ops do not have are refused where somebody asks for them, and nowhere else.
 
-The backward ops have no derivative of their own. Without a word autograd would take what they give for
-constants, and a penalty on gradients would silently lose its own gradient. So the results of a
-backward that itself is recorded (create_graph=True) hang on a node that raises.
+Without a word autograd would take what a backward op gives for constants, and a penalty on gradients
+would silently lose its own gradient; forward mode would lose its tangents.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class _Refuse(torch.autograd.Function):
-    """(name, count, *results, *inputs) -> results, which depend on all inputs."""
+    """(name, anchor, *results) -> results; whoever goes backward through them is told."""
 
     @staticmethod
-    def forward(name: str, count: int, *tensors):
-        return tuple(t if t is None else t.view_as(t) for t in tensors[:count])
+    def forward(name: str, anchor: Tensor, *results):
+        return tuple(t if t is None else t.view_as(t) for t in results)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -32,23 +32,31 @@ class _Refuse(torch.autograd.Function):
 
 
 def once_differentiable(name: str, backward: Callable) -> Callable:
-    """`backward(ctx, *grads)` of the op `name`, for torch.library.register_autograd."""
+    """`backward(ctx, *grads)` of the op `name`, for torch.library.register_autograd.
+
+    Where the backward itself is recorded (create_graph=True) its results hang on a node that raises.
+    """
 
     def guarded(ctx, *grads):
         if not torch.is_grad_enabled():
             return backward(ctx, *grads)
         with torch.no_grad():
             results = backward(ctx, *grads)
-        inputs = [t for t in (*grads, *ctx.saved_tensors) if _may_need_gradient(t)]
         several = isinstance(results, tuple)
-        results = results if several else (results,)
-        if not any(t.requires_grad for t in inputs):
-            return results if several else results[0]
-        refusing = _Refuse.apply(name, len(results), *results, *inputs)
+        # What the results depend on need not be among the saved tensors.
+        anchor = torch.zeros((), requires_grad=True)
+        refusing = _Refuse.apply(name, anchor, *(results if several else (results,)))
         return refusing if several else refusing[0]
 
     return guarded
 
 
-def _may_need_gradient(t) -> bool:
-    return isinstance(t, Tensor) and t.is_floating_point()
+def backward_mode_only(name: str, impl: Callable) -> Callable:
+    """`impl` that refuses to run where tangents are carried along, which it would lose."""
+
+    def checked(*args):
+        if getattr(forward_ad, "_current_level", -1) >= 0:
+            raise NotImplementedError(f"{name} has no forward-mode derivative (jvp)")
+        return impl(*args)
+
+    return checked

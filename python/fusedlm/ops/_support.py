@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusedlm import _core as core
 
-from ._once import once_differentiable
+from ._once import backward_mode_only, once_differentiable
 
 __all__ = [
     "as_rows",
@@ -37,6 +37,8 @@ def define(
     """
     name = "fusedlm::" + schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    if backward is not None:
+        impl = backward_mode_only(name, impl)
     torch.library.impl(name, "cpu", impl, lib=_library)
     torch.library.impl(name, "cuda", on_cuda(name, impl), lib=_library)
     torch.library.register_fake(name, _on_one_device(name, fake), lib=_library)
