@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fusedlm import _core as core
 
+from ._once import backward_mode_only, once_differentiable
+
 __all__ = [
     "as_rows",
     "autocast_dtype",
@@ -25,14 +27,24 @@ __all__ = [
 _library = torch.library.Library("fusedlm", "DEF")
 
 
-def define(schema: str, impl, fake, *, setup_context=None, backward=None) -> None:
-    """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd."""
+def define(
+    schema: str, impl, fake, *, setup_context=None, backward=None, twice: bool = False
+) -> None:
+    """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd.
+
+    `twice`: the backward is made of ops that have gradients themselves. Else a second derivative is
+    refused.
+    """
     name = "fusedlm::" + schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    if backward is not None:
+        impl = backward_mode_only(name, impl)
     torch.library.impl(name, "cpu", impl, lib=_library)
     torch.library.impl(name, "cuda", on_cuda(name, impl), lib=_library)
     torch.library.register_fake(name, _on_one_device(name, fake), lib=_library)
     if backward is not None:
+        if not twice:
+            backward = once_differentiable(name, backward)
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
 
 

@@ -10,7 +10,7 @@ from fusedlm import _rules
 from ._support import core, define, dense_last, empty, same_autocast_dtype
 
 _OPTIONS = (
-    "bool causal, int window, float scale, float softcap, float dropout_p, int seed, Tensor? mask,"
+    "bool causal, int window, float scale, float softcap, float dropout_p, SymInt seed, Tensor? mask,"
     " Tensor? key_padding_mask, Tensor? alibi_slopes, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k,"
     " Tensor? kv_lengths, Tensor? block_table"
 )
@@ -270,7 +270,7 @@ def _checked(
         max(1, query.shape[3]) ** -0.5 if scale is None else float(scale),
         float(softcap),
         float(dropout_p),
-        seed or 0,
+        0 if seed is None else seed,
         mask,
         key_padding_mask,
         alibi_slopes,

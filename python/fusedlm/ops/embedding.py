@@ -49,7 +49,11 @@ def _autograd(ctx, dout):
     tokens, positions = ctx.saved_tensors
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
-        make = _sparse_gradient if ctx.sparse else torch.ops.fusedlm.embedding_backward
+        make = (
+            _sparse_gradient
+            if ctx.sparse and not dout.is_meta
+            else torch.ops.fusedlm.embedding_backward
+        )
         dweight = make(dout, tokens, ctx.weight_rows, ctx.padding_idx, ctx.weight_dtype)
     if ctx.position_rows is not None and ctx.needs_input_grad[3]:
         dposition = torch.ops.fusedlm.embedding_backward(

@@ -43,6 +43,7 @@ define(
     _fake,
     setup_context=_setup_context,
     backward=_autograd,
+    twice=True,
 )
 
 
