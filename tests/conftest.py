@@ -9,6 +9,22 @@ import fusedlm
 from tests.support.gpu import HAS_GPU
 
 
+def pytest_collection_modifyitems(config, items):
+    """float16 has kernels on the GPU alone. For the CPU it is widened in front of them, which one
+    instruction set shows as well as four."""
+    isas = fusedlm.available_isas()
+    others = {isa for isa in isas if isa not in (fusedlm.isa(), "simt")}
+    kept, dropped = [], []
+    for item in items:
+        params = (getattr(item, "callspec", None) and item.callspec.params) or {}
+        values = [v for p in params.values() for v in (p if isinstance(p, (list, tuple)) else (p,))]
+        half = any(v is torch.float16 for v in values)
+        (dropped if half and params.get("isa") in others else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
 # In a build with the emulator of the CUDA kernels that includes "simt"; tests/ops/test_emulator.py
 # says how to get one. On a GPU, "cuda" stands for it: all tensors of a test are made there.
 @pytest.fixture(params=[*fusedlm.available_isas(), *(["cuda"] if HAS_GPU else [])])

@@ -39,7 +39,7 @@ void offsets(const char* op, const char* argument, const TensorView& view, index
 
 void inputs(const char* op, const TensorView& query, const TensorView& key, const TensorView& value,
             const TensorView& lse) {
-  check::tensor(op, "query", query, 4, {DType::float32, DType::bfloat16});
+  check::tensor(op, "query", query, 4, check::floats(query));
   check::last_contiguous(op, "query", query);
   check::tensor(op, "key", key, 4, {query.dtype});
   check::last_contiguous(op, "key", key);

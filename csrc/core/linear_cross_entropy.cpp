@@ -29,12 +29,13 @@ void targets_in_range(const LinearCrossEntropy& args) {
 void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx) {
   check::rows_input(kOp, "x", args.x);
   const index_t N = args.x.shape[0], C = args.x.shape[1];
-  check::weight_of(kOp, "weight", args.weight, -1, "", C, "x");
+  check::weight_of(kOp, "weight", args.weight, -1, "", C, "x", check::floats_beside(args.x));
   const index_t V = args.weight.shape[0];
   if (V == 0 || C == 0)
     check::fail(kOp, "weight has shape " + shape_string(args.weight) + ", expected V, C > 0");
   check::vector_of(kOp, "targets", args.targets, N, "x", {DType::int64});
-  if (args.bias.defined()) check::vector_of(kOp, "bias", args.bias, V, "weight");
+  if (args.bias.defined())
+    check::vector_of(kOp, "bias", args.bias, V, "weight", check::floats_beside(args.x));
   if (args.class_weight.defined()) {
     check::vector_of(kOp, "class_weight", args.class_weight, V, "weight", {DType::float32});
   }

@@ -119,21 +119,23 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
 
 void attention_dquery_half(const AttentionBackward& args, const Problem& p,
                            const RowStatistics* statistics, Context& ctx) {
-  using T = bfloat16;
-  const Queries<T> a{.p = p,
-                     .dout = heads_of<const T>(args.dout),
-                     .query = heads_of<const T>(args.query),
-                     .key = heads_of<const T>(args.key),
-                     .value = heads_of<const T>(args.value),
-                     .dquery = heads_of<T>(args.dquery),
-                     .statistics = statistics};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
-      launch("attention_backward: dquery", queries_kernel<S, T, decltype(extras)::value>,
-             blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Queries<T> a{.p = p,
+                       .dout = heads_of<const T>(args.dout),
+                       .query = heads_of<const T>(args.query),
+                       .key = heads_of<const T>(args.key),
+                       .value = heads_of<const T>(args.value),
+                       .dquery = heads_of<T>(args.dquery),
+                       .statistics = statistics};
+    switch_extras(p, [&](auto extras) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        const index_t blocks =
+            tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
+        launch("attention_backward: dquery", queries_kernel<S, T, decltype(extras)::value>,
+               blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+      });
     });
   });
 }

@@ -186,21 +186,23 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
 }  // namespace
 
 void attention_decode_half(const AttentionForward& args, const Problem& p, Context& ctx) {
-  using T = bfloat16;
-  Decode<T> a{.p = p,
-              .query = heads_of<const T>(args.query),
-              .key = heads_of<const T>(args.key),
-              .value = heads_of<const T>(args.value),
-              .out = heads_of<T>(args.out),
-              .lse = args.lse.as<float>(),
-              .partials = {}};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      a.partials = plan_partials(p, S::kTileQ, S::kWarps * S::kTileK, ctx);
-      launch("attention_decode", decode_kernel<S, T, decltype(extras)::value>,
-             blocks_of(a.partials.blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
-      add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    Decode<T> a{.p = p,
+                .query = heads_of<const T>(args.query),
+                .key = heads_of<const T>(args.key),
+                .value = heads_of<const T>(args.value),
+                .out = heads_of<T>(args.out),
+                .lse = args.lse.as<float>(),
+                .partials = {}};
+    switch_extras(p, [&](auto extras) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        a.partials = plan_partials(p, S::kTileQ, S::kWarps * S::kTileK, ctx);
+        launch("attention_decode", decode_kernel<S, T, decltype(extras)::value>,
+               blocks_of(a.partials.blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+        add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
+      });
     });
   });
 }

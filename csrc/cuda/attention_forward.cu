@@ -151,20 +151,22 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
 }  // namespace
 
 void attention_forward_half(const AttentionForward& args, const Problem& p, Context& ctx) {
-  using T = bfloat16;
-  const Forward<T> a{.p = p,
-                     .query = heads_of<const T>(args.query),
-                     .key = heads_of<const T>(args.key),
-                     .value = heads_of<const T>(args.value),
-                     .out = heads_of<T>(args.out),
-                     .lse = args.lse.as<float>()};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
-      launch("attention_forward", forward_kernel<S, T, decltype(extras)::value>, blocks_of(blocks),
-             S::kThreads, S::kElements * sizeof(T), ctx, a);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Forward<T> a{.p = p,
+                       .query = heads_of<const T>(args.query),
+                       .key = heads_of<const T>(args.key),
+                       .value = heads_of<const T>(args.value),
+                       .out = heads_of<T>(args.out),
+                       .lse = args.lse.as<float>()};
+    switch_extras(p, [&](auto extras) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        const index_t blocks =
+            tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
+        launch("attention_forward", forward_kernel<S, T, decltype(extras)::value>,
+               blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+      });
     });
   });
 }
