@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fusedlm
+from tests.support.emulator import HOW_TO_EMULATE
 from tests.support.gpu import HAS_GPU
 
 
@@ -37,4 +38,15 @@ def isa(request):
     before = fusedlm.isa()
     fusedlm.set_isa(request.param)
     yield request.param
+    fusedlm.set_isa(before)
+
+
+@pytest.fixture
+def simt():
+    """The CUDA kernels under their emulator."""
+    if "simt" not in fusedlm.available_isas():
+        pytest.skip(f"built without the emulator of CUDA kernels; {HOW_TO_EMULATE}")
+    before = fusedlm.isa()
+    fusedlm.set_isa("simt")
+    yield
     fusedlm.set_isa(before)

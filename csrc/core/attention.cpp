@@ -38,12 +38,14 @@ void offsets(const char* op, const char* argument, const TensorView& view, index
 }
 
 void inputs(const char* op, const TensorView& query, const TensorView& key, const TensorView& value,
-            const TensorView& lse) {
+            const TensorView& lse, bool paged) {
   check::tensor(op, "query", query, 4, check::floats(query));
   check::last_contiguous(op, "query", query);
-  check::tensor(op, "key", key, 4, {query.dtype});
+  check::tensor(
+      op, "key", key, 4,
+      {query.dtype, paged && query.dtype == DType::float32 ? DType::bfloat16 : query.dtype});
   check::last_contiguous(op, "key", key);
-  check::dim(op, "key", key, 0, query.shape[0], "query");
+  if (!paged) check::dim(op, "key", key, 0, query.shape[0], "query");
   check::dim(op, "key", key, 3, query.shape[3], "query");
   heads_like(op, "value", value, key, "key");
   if (query.shape[3] == 0)
@@ -60,9 +62,38 @@ void inputs(const char* op, const TensorView& query, const TensorView& key, cons
   check::contiguous(op, "lse", lse);
 }
 
+/// Returns S.
+index_t check_block_table(const char* op, const AttentionOptions& o, const TensorView& query,
+                          const TensorView& key) {
+  const index_t pages = key.shape[0], page = key.shape[1];
+  check::tensor(op, "block_table", o.block_table, 2, {DType::int32});
+  check::dim(op, "block_table", o.block_table, 0, query.shape[0], "query");
+  check::last_contiguous(op, "block_table", o.block_table);
+  if (o.cu_seqlens_q.defined()) check::fail(op, "block_table does not go with cu_seqlens_q");
+  if (!o.kv_lengths.defined()) check::fail(op, "block_table is given without kv_lengths");
+  return pages ? o.block_table.shape[1] * page : 0;
+}
+
+/// Entries behind kv_lengths may be anything.
+void check_pages(const char* op, const AttentionOptions& o, const TensorView& key) {
+  const index_t pages = key.shape[0], page = key.shape[1];
+  if (!check::readable(o.block_table) || !check::readable(o.kv_lengths)) return;
+  for (index_t b = 0; b < o.block_table.shape[0]; ++b) {
+    const int32_t* row = o.block_table.row<int32_t>(b);
+    for (index_t j = 0; j * page < o.kv_lengths.as<int32_t>()[b]; ++j) {
+      if (row[j] >= 0 && row[j] < pages) continue;
+      check::fail(op, "block_table has " + std::to_string(row[j]) + " at [" + std::to_string(b) +
+                          ", " + std::to_string(j) + "], expected 0 to " +
+                          std::to_string(pages - 1) + ", a page of key");
+    }
+  }
+}
+
 void check_options(const char* op, const AttentionOptions& o, const TensorView& query,
                    const TensorView& key) {
-  const index_t B = query.shape[0], T = query.shape[1], H = query.shape[2], S = key.shape[1];
+  const index_t B = query.shape[0], T = query.shape[1], H = query.shape[2];
+  const bool paged = o.block_table.defined();
+  const index_t S = paged ? check_block_table(op, o, query, key) : key.shape[1];
   if (o.window < 0)
     check::fail(op, "window is " + std::to_string(o.window) + ", expected at least 1");
   if (!(o.softcap >= 0))
@@ -111,13 +142,15 @@ void check_options(const char* op, const AttentionOptions& o, const TensorView& 
       }
     }
   }
+  if (paged) check_pages(op, o, key);
 }
 
 }  // namespace
 
 void attention_forward(const AttentionForward& args, Context& ctx) {
   constexpr const char* op = "attention";
-  inputs(op, args.query, args.key, args.value, args.lse);
+  const bool paged = args.options.block_table.defined();
+  inputs(op, args.query, args.key, args.value, args.lse, paged);
   heads_like(op, "out", args.out, args.query, "query");
   check_options(op, args.options, args.query, args.key);
   if (args.query.numel() == 0) return;
@@ -126,7 +159,10 @@ void attention_forward(const AttentionForward& args, Context& ctx) {
 
 void attention_backward(const AttentionBackward& args, Context& ctx) {
   constexpr const char* op = "attention_backward";
-  inputs(op, args.query, args.key, args.value, args.lse);
+  if (args.options.block_table.defined()) {
+    check::fail(op, "block_table is for the forward alone: keys in pages have no gradient");
+  }
+  inputs(op, args.query, args.key, args.value, args.lse, false);
   heads_like(op, "out", args.out, args.query, "query");
   heads_like(op, "dout", args.dout, args.query, "query");
   heads_like(op, "dquery", args.dquery, args.query, "query");

@@ -13,13 +13,14 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Up to so many queries the panels would be used once only.
-constexpr index_t kFewQueries = 4;
+// Up to so many queries the panels would be used once only. With pages they are tokens to be checked
+// (speculative decoding), whose results must not depend on how many come together.
+constexpr index_t kFewQueries = 4, kFewPagedQueries = 16;
 // Packed keys and values kept at a time: a share of the L3, and far below the tensors themselves.
 constexpr index_t kPackedBytes = index_t{16} << 20;
 
 struct Sizes {
-  index_t H, G, R, D, max_T, key_tiles;  // R heads share a key-value head
+  index_t H, G, R, D, max_T, max_S, key_tiles;  // R heads share a key-value head
   Packing packing;
   index_t row_lanes, key_lanes, value_tile_lanes;  // of a key, of all keys, of a tile of values
 };
@@ -28,6 +29,7 @@ struct Sizes {
 struct Scratch {
   uint32_t *query, *weights;  // weights: the scores' own memory where products are float32
   float *scores, *out, *bias, *keep, *rows, *maximum, *sum, *factor;
+  void* gathered;  // a tile of keys or values of a page table
 };
 
 Sizes sizes_of(const AttentionForward& a) {
@@ -38,14 +40,13 @@ Sizes sizes_of(const AttentionForward& a) {
 #else
   z.packing.pairs = false;
 #endif
-  index_t max_S = 0;
   const index_t count = sequence_count(a.options, a.query.shape[0]);
   for (index_t i = 0; i < count; ++i) {
     const Sequence s = sequence_at(a.options, a.query, a.key, i);
     z.max_T = max_of(z.max_T, s.T);
-    max_S = max_of(max_S, s.S);
+    z.max_S = max_of(z.max_S, s.S);
   }
-  z.key_tiles = ceil_div(max_S, kTileK);
+  z.key_tiles = ceil_div(z.max_S, kTileK);
   z.row_lanes = z.packing.lanes(z.D);
   z.key_lanes = z.key_tiles * kTileK * z.row_lanes;
   z.value_tile_lanes = z.packing.panels(kTileK, z.D);
@@ -162,7 +163,7 @@ void query_tile(const AttentionForward& a, const Sizes& z, const Sequence& s, in
   }
 }
 
-Scratch take_scratch(const Sizes& z, Context& ctx) {
+Scratch take_scratch(const Sizes& z, bool paged, Context& ctx) {
   Workspace& ws = ctx.workspace();
   const index_t depth = ceil_div(z.D, Vec::size) * Vec::size;
   Scratch w{};
@@ -177,17 +178,36 @@ Scratch take_scratch(const Sizes& z, Context& ctx) {
   w.maximum = ws.take<float>(kTileQ);
   w.sum = ws.take<float>(kTileQ);
   w.factor = ws.take<float>(kTileQ);
+  w.gathered = paged ? ws.take<float>(kTileK * z.D) : nullptr;
   return w;
 }
 
+// Rows [j0, j0 + count) of a key-value head, one after another: pages are brought together first.
+Matrix tile_rows(const AttentionForward& a, const TensorView& x, const Sequence& s, index_t g,
+                 index_t j0, index_t count, void* gathered) {
+  if (!a.options.block_table.defined()) return head_rows(x, s.b, s.k0 + j0, g);
+  const index_t D = x.shape[3];
+  switch_float(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    const T* rows[kTileK];
+    locate_rows(x, a.options, s, g, j0, count, rows);
+    for (index_t j = 0; j < count; ++j) {
+      __builtin_memcpy(static_cast<T*>(gathered) + j * D, rows[j],
+                       static_cast<size_t>(D) * sizeof(T));
+    }
+  });
+  return {gathered, x.dtype, D, 1};
+}
+
 void pack_tile(const AttentionForward& a, const Sizes& z, index_t unit, index_t tile,
-               uint32_t* packed) {
+               uint32_t* packed, const Scratch& w) {
   const index_t j0 = tile * kTileK, g = unit % z.G;
   const Sequence s = sequence_at(a.options, a.query, a.key, unit / z.G);
   if (j0 >= s.S) return;
   const index_t in_tile = min_of(kTileK, s.S - j0);
-  z.packing.pack_rows(head_rows(a.key, s.b, s.k0 + j0, g), in_tile, z.D, packed + j0 * z.row_lanes);
-  z.packing.pack_panels(head_rows(a.value, s.b, s.k0 + j0, g), in_tile, z.D,
+  z.packing.pack_rows(tile_rows(a, a.key, s, g, j0, in_tile, w.gathered), in_tile, z.D,
+                      packed + j0 * z.row_lanes);
+  z.packing.pack_panels(tile_rows(a, a.value, s, g, j0, in_tile, w.gathered), in_tile, z.D,
                         packed + z.key_lanes + tile * z.value_tile_lanes);
 }
 
@@ -203,7 +223,8 @@ void multiply_tile(const AttentionForward& a, const Sizes& z, index_t unit, inde
 
 void attention_forward(const AttentionForward& a, Context& ctx) {
   const Sizes z = sizes_of(a);
-  if (z.max_T <= kFewQueries) return attention_of_few_queries(a, ctx);
+  const index_t few = a.options.block_table.defined() ? kFewPagedQueries : kFewQueries;
+  if (z.max_T <= few) return attention_of_few_queries(a, z.max_T, z.max_S, ctx);
   Workspace& ws = ctx.workspace();
   const index_t units = sequence_count(a.options, a.query.shape[0]) * z.G, threads = num_threads();
   const index_t unit_lanes = z.key_lanes + z.key_tiles * z.value_tile_lanes;
@@ -214,12 +235,16 @@ void attention_forward(const AttentionForward& a, Context& ctx) {
   const index_t some = alone ? threads : min_of(units, max_of(threads, fitting));
   auto* packed = ws.take<uint32_t>(some * unit_lanes);
   auto* scratch = ws.take<Scratch>(threads);
-  for (index_t i = 0; i < threads; ++i) scratch[i] = take_scratch(z, ctx);
+  for (index_t i = 0; i < threads; ++i) {
+    scratch[i] = take_scratch(z, a.options.block_table.defined(), ctx);
+  }
   const index_t query_tiles = ceil_div(z.max_T, kTileQ), products = z.R * query_tiles;
   if (alone) {
     parallel_for(units, [&](index_t unit, int thread) {
       uint32_t* mine = packed + thread * unit_lanes;
-      for (index_t tile = 0; tile < z.key_tiles; ++tile) pack_tile(a, z, unit, tile, mine);
+      for (index_t tile = 0; tile < z.key_tiles; ++tile) {
+        pack_tile(a, z, unit, tile, mine, scratch[thread]);
+      }
       for (index_t n = 0; n < products; ++n) {
         multiply_tile(a, z, unit, n / query_tiles, n % query_tiles, mine, scratch[thread]);
       }
@@ -228,9 +253,9 @@ void attention_forward(const AttentionForward& a, Context& ctx) {
   }
   for (index_t first = 0; first < units; first += some) {
     const index_t count = min_of(some, units - first);
-    parallel_for(count * z.key_tiles, [&](index_t task, int) {
+    parallel_for(count * z.key_tiles, [&](index_t task, int thread) {
       const index_t i = task / z.key_tiles;
-      pack_tile(a, z, first + i, task % z.key_tiles, packed + i * unit_lanes);
+      pack_tile(a, z, first + i, task % z.key_tiles, packed + i * unit_lanes, scratch[thread]);
     });
     // The last tiles of a causal sequence see the most keys: they go first.
     parallel_for(count * products, [&](index_t task, int thread) {

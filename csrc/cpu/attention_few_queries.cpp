@@ -1,126 +1,278 @@
-// Attention of a few queries over a long cache (decoding): keys and values are read where they lie,
-// once, for all queries of a head. A task is one head of one sequence; the softmax is the online
-// one of the tiled kernel, a row at a time.
+// Attention of few queries (decoding). Keys and values are read where they lie, dense or in pages. A task
+// is one query token, the heads that share a key-value head, and a part of the keys; parts begin at fixed
+// places, and their softmaxes are added up in order. So a long context keeps all threads busy, and what a
+// query gets depends neither on the queries beside it nor on the number of threads.
 
 #include "cpu/attention_tiles.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
+// Heads that share a reading of values: with kSums vectors each they fill half the registers.
+constexpr int kHeads = 4;
+#if defined(FUSEDLM_HAS_AVX512)
+constexpr int kSums = 4;
+#else
+constexpr int kSums = 2;
+#endif
+// Partial results kept at a time; sequences beyond it wait for the next round.
+constexpr index_t kPartialBytes = index_t{4} << 20;
+// Additions of partial results that are worth a task.
+constexpr index_t kMergedFloats = 1 << 15;
+
 struct Sizes {
-  index_t H, R, D, out_stride, max_T, row;  // row: scores of one query, in whole tiles
+  index_t H, G, R, D, padded_D, max_T, parts;
 };
 
+// What one thread needs: R queries, scores of R heads, bias and dropout of one.
 struct Scratch {
-  float *scores, *out, *bias, *keep;
+  float *query, *scores, *bias, *keep, *sums;
 };
 
-// Scores -> weights in place for one stretch of one query; returns the factor for what was summed
-// before.
-float softmax_row(const AttentionOptions& o, const float* bias, const float* keep, index_t count,
-                  float* row, float& maximum, float& sum) {
+// Of each (token, head, part): the sums [padded_D], not divided yet, the maximum in powers of 2, and the
+// sum of weights.
+struct Partial {
+  float *sums, *maximum, *total;
+};
+
+/// How a query is multiplied with keys K: `step` elements at a time.
+template <class K>
+struct FloatDot {
+  using Element = float;
+  static constexpr index_t step = Vec::size;
+  template <class... N>
+  FUSEDLM_VEC static Vec key(const K* p, N... n) {
+    return Vec::load(p, n...);
+  }
+  FUSEDLM_VEC static Vec query(const float* p) { return Vec::load(p); }
+  FUSEDLM_VEC static Vec add(Vec q, Vec k, Vec sum) { return fma(q, k, sum); }
+};
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+struct PairDot {
+  using Element = bfloat16;
+  static constexpr index_t step = 2 * Vec::size;
+  FUSEDLM_VEC static __m512i key(const bfloat16* p) { return _mm512_loadu_si512(p); }
+  FUSEDLM_VEC static __m512i key(const bfloat16* p, index_t n) {
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint32_t{1} << n) - 1), p);
+  }
+  FUSEDLM_VEC static __m512i query(const bfloat16* p) { return _mm512_loadu_si512(p); }
+  FUSEDLM_VEC static Vec add(__m512i q, __m512i k, Vec sum) {
+    return _mm512_dpbf16_ps(sum.v, (__m512bh)q, (__m512bh)k);
+  }
+};
+template <class K>
+using DotFor = std::conditional_t<sizeof(K) == 2, PairDot, FloatDot<K>>;
+#else
+template <class K>
+using DotFor = FloatDot<K>;
+#endif
+constexpr index_t kLongestStep = 2 * Vec::size;
+
+// Scores of one query with `columns` keys, a whole number of vectors.
+template <class K>
+void scores_of(const float* query, const K* const* keys, index_t columns, index_t D,
+               float* scores) {
+  using Dot = DotFor<K>;
+  const auto* q = reinterpret_cast<const typename Dot::Element*>(query);
+  for (index_t j = 0; j < columns; j += Vec::size) {
+    Vec sums[Vec::size];
+    index_t d = 0;
+    for (; d + Dot::step <= D; d += Dot::step) {
+      const auto part = Dot::query(q + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < Vec::size; ++i) {
+        sums[i] = Dot::add(part, Dot::key(keys[j + i] + d), sums[i]);
+      }
+    }
+    if (d < D) {
+      const auto part = Dot::query(q + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < Vec::size; ++i) {
+        sums[i] = Dot::add(part, Dot::key(keys[j + i] + d, D - d), sums[i]);
+      }
+    }
+    reduce_sums(sums).store(scores + j);
+  }
+}
+
+// Scores -> weights in place; returns the sum of all before dropout.
+float softmax_row(const AttentionOptions& o, const float* bias, const float* keep, index_t columns,
+                  float* row, float& maximum) {
   const Vec scale(o.softcap > 0 ? o.scale / o.softcap : o.scale * kLog2E);
   const Vec cap(o.softcap * kLog2E), by_log(kLog2E);
-  Vec top(maximum);
-  for (index_t j = 0; j < count; j += Vec::size) {
+  Vec top(-kInfinity);
+  for (index_t j = 0; j < columns; j += Vec::size) {
     Vec x = Vec::load(row + j) * scale;
     if (o.softcap > 0) x = cap * tanh(x);
     if (bias) x = fma(Vec::load(bias + j), by_log, x);
     x.store(row + j);
     top = max(top, x);
   }
-  const float before = maximum;
   maximum = reduce_max(top);
   const Vec shift(maximum == -kInfinity ? 0.0f : maximum);
   Vec total;
-  for (index_t j = 0; j < count; j += Vec::size) {
+  for (index_t j = 0; j < columns; j += Vec::size) {
     Vec p = exp2(Vec::load(row + j) - shift);
     total = total + p;
     if (keep) p = p * Vec::load(keep + j);
     p.store(row + j);
   }
-  const float factor = before == maximum ? 1.0f : reduce_max(exp2(Vec(before) - shift));
-  sum = sum * factor + reduce_sum(total);
-  return factor;
+  return reduce_sum(total);
 }
 
-// All queries of one head share one pass over its keys and values.
-template <class T>
-void head_of(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t h,
-             const Scratch& w) {
+// sums[r][d0 ...] = weights[r] * values over `count` keys, of `vectors` vectors of each value.
+template <int heads, bool whole, class K>
+void weigh_values(const float* weights, const K* const* values, index_t count, index_t d0,
+                  index_t D, float* sums, index_t sums_step) {
+  Vec acc[heads][kSums];
+  for (index_t j = 0; j < count; ++j) {
+    const K* row = values[j] + d0;
+    Vec v[kSums];
+#pragma GCC unroll 4
+    for (int c = 0; c < kSums; ++c) {
+      const index_t left = D - d0 - c * Vec::size;
+      if (whole || left >= Vec::size) {
+        v[c] = Vec::load(row + c * Vec::size);
+      } else if (left > 0) {
+        v[c] = Vec::load(row + c * Vec::size, left);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < heads; ++r) {
+      const Vec weight(weights[r * kTileK + j]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; ++c) acc[r][c] = fma(weight, v[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < heads; ++r) {
+    for (int c = 0; c < kSums && d0 + c * Vec::size < D; ++c) {
+      acc[r][c].store(sums + r * sums_step + d0 + c * Vec::size);
+    }
+  }
+}
+
+template <class K>
+using WeighValues = void (*)(const float*, const K* const*, index_t, index_t, index_t, float*,
+                             index_t);
+template <class K, bool whole>
+constexpr WeighValues<K> kWeighValues[kHeads] = {
+    weigh_values<1, whole, K>, weigh_values<2, whole, K>, weigh_values<3, whole, K>,
+    weigh_values<4, whole, K>};
+
+// The R heads of query token t that read key-value head g, against part `part`.
+template <class Q, class K>
+void multiply_part(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t t,
+                   index_t g, index_t part, index_t row, const Scratch& w, const Partial& out) {
   const AttentionOptions& o = a.options;
-  const Matrix query = head_rows(a.query, s.b, s.q0, h), key = head_rows(a.key, s.b, s.k0, h / z.R),
-               value = head_rows(a.value, s.b, s.k0, h / z.R);
-  const index_t low = s.T ? visible(o, s, 0).low / kTileK * kTileK : 0,
-                high = s.T ? visible(o, s, s.T - 1).high : 0;
-  for (index_t j = low; j < high; ++j) {
-    const T* k = static_cast<const T*>(key.data) + j * key.row_stride;
-    for (index_t t = 0; t < s.T; ++t) {
-      const T* q = static_cast<const T*>(query.data) + t * query.row_stride;
-      Vec dot;
-      const auto add = [&](index_t d, auto... n) {
-        dot = fma(Vec::load(q + d, n...), Vec::load(k + d, n...), dot);
-      };
-      for_each_vec(z.D, add, add);
-      w.scores[t * z.row + j] = reduce_sum(dot);
+  const Visible v = visible(o, s, t);
+  const index_t j0 = part * kTileK, used = min_of(kTileK, v.high - j0);
+  if (used <= 0 || v.low >= j0 + kTileK) return;
+  const index_t columns = ceil_div(used, Vec::size) * Vec::size;
+  const K *keys[kTileK], *values[kTileK];
+  locate_rows(a.key, o, s, g, j0, used, keys);
+  locate_rows(a.value, o, s, g, j0, used, values);
+  for (index_t j = used; j < columns; ++j) keys[j] = keys[used - 1];
+
+  const Matrix query = head_rows(a.query, s.b, s.q0 + t, g * z.R);
+  const index_t step = a.query.strides[2], first = (row * z.H + g * z.R) * z.parts + part;
+  for (index_t r = 0; r < z.R; ++r) {
+    auto* q = reinterpret_cast<typename DotFor<K>::Element*>(w.query);
+    const Q* from = static_cast<const Q*>(query.data) + r * step;
+    const auto copy = [&](index_t d, auto... n) { Vec::load(from + d, n...).store(q + d); };
+    for_each_vec(z.D, copy, copy);
+    float* scores = w.scores + r * kTileK;
+    scores_of<K>(w.query, keys, columns, z.D, scores);
+    const index_t h = g * z.R + r;
+    const bool biased = score_bias(o, s, h, t, j0, columns, w.bias);
+    if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t, j0, columns, w.keep);
+    const index_t at = first + r * z.parts;
+    out.total[at] = softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
+                                columns, scores, out.maximum[at]);
+  }
+  for (index_t r = 0; r < z.R; r += kHeads) {
+    const index_t heads = min_of(kHeads, z.R - r);
+    for (index_t d = 0; d < z.D; d += kSums * Vec::size) {
+      const bool whole = d + kSums * Vec::size <= z.D;
+      const auto weigh =
+          whole ? kWeighValues<K, true>[heads - 1] : kWeighValues<K, false>[heads - 1];
+      weigh(w.scores + r * kTileK, values, used, d, z.D,
+            out.sums + (first + r * z.parts) * z.padded_D, z.parts * z.padded_D);
     }
   }
-  __builtin_memset(w.out, 0, static_cast<size_t>(s.T * z.out_stride) * sizeof(float));
-  for (index_t t = 0; t < s.T; ++t) {
-    float maximum = -kInfinity, sum = 0.0f, *sums = w.out + t * z.out_stride;
-    for (index_t j0 = low; j0 < high; j0 += kTileK) {
-      const index_t used = min_of(kTileK, high - j0),
-                    columns = ceil_div(used, Vec::size) * Vec::size;
-      float* row = w.scores + t * z.row + j0;
-      for (index_t j = used; j < columns; ++j) row[j] = 0.0f;
-      const bool biased = score_bias(o, s, h, t, j0, columns, w.bias);
-      if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t, j0, columns, w.keep);
-      const float factor =
-          softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr, columns,
-                      row, maximum, sum);
-      if (factor != 1.0f) {
-        for (index_t d = 0; d < z.out_stride; d += Vec::size) {
-          (Vec::load(sums + d) * Vec(factor)).store(sums + d);
-        }
-      }
-      for (index_t j = 0; j < used; ++j) {
-        const T* v = static_cast<const T*>(value.data) + (j0 + j) * value.row_stride;
-        const auto add = [&](index_t d, auto... n) {
-          fma(Vec(row[j]), Vec::load(v + d, n...), Vec::load(sums + d)).store(sums + d);
-        };
-        for_each_vec(z.D, add, add);
-      }
-    }
-    write_out(a, s, h, t, sums, maximum, sum);
+}
+
+// Parts of one head of one token, in their order -> out and lse.
+void merge_parts(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t t, index_t h,
+                 index_t row, const Partial& partial, float* sums) {
+  const Visible v = visible(a.options, s, t);
+  const index_t at = (row * z.H + h) * z.parts;
+  const index_t begin = v.low / kTileK, end = v.high > v.low ? ceil_div(v.high, kTileK) : begin;
+  float maximum = -kInfinity, total = 0.0f;
+  for (index_t p = begin; p < end; ++p) {
+    const float top = partial.maximum[at + p];
+    maximum = top > maximum || top != top ? top : maximum;
   }
+  const float shift = maximum == -kInfinity ? 0.0f : maximum;
+  __builtin_memset(sums, 0, static_cast<size_t>(z.padded_D) * sizeof(float));
+  for (index_t p = begin; p < end; ++p) {
+    const Vec factor = exp2(Vec(partial.maximum[at + p] - shift));
+    const float* from = partial.sums + (at + p) * z.padded_D;
+    for (index_t d = 0; d < z.padded_D; d += Vec::size) {
+      fma(Vec::load(from + d), factor, Vec::load(sums + d)).store(sums + d);
+    }
+    total += reduce_max(factor) * partial.total[at + p];
+  }
+  write_out(a, s, h, t, sums, maximum, total);
 }
 
 }  // namespace
 
-void attention_of_few_queries(const AttentionForward& a, Context& ctx) {
+void attention_of_few_queries(const AttentionForward& a, index_t max_T, index_t max_S,
+                              Context& ctx) {
   Workspace& ws = ctx.workspace();
   const AttentionOptions& o = a.options;
   Sizes z{};
-  z.H = a.query.shape[2], z.R = z.H / a.key.shape[2], z.D = a.query.shape[3];
-  z.out_stride = ceil_div(z.D, Vec::size) * Vec::size;
+  z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
+  z.padded_D = ceil_div(z.D, Vec::size) * Vec::size;
+  z.max_T = max_T;
+  z.parts = max_of(1, ceil_div(max_S, kTileK));
   const index_t count = sequence_count(o, a.query.shape[0]), threads = num_threads();
-  index_t max_S = 0;
-  for (index_t i = 0; i < count; ++i) {
-    const Sequence s = sequence_at(o, a.query, a.key, i);
-    z.max_T = max_of(z.max_T, s.T);
-    max_S = max_of(max_S, s.S);
-  }
-  z.row = ceil_div(max_S, kTileK) * kTileK;
+  const index_t heads = z.max_T * z.H, sequence_floats = heads * z.parts * (z.padded_D + 2);
+  const index_t some = min_of(count, max_of(1, kPartialBytes / (sequence_floats * 4)));
+  const index_t partials = some * heads * z.parts;
+  const Partial partial{ws.take<float>(partials * z.padded_D), ws.take<float>(partials),
+                        ws.take<float>(partials)};
   auto* scratch = ws.take<Scratch>(threads);
   for (index_t i = 0; i < threads; ++i) {
-    scratch[i] = {ws.take<float>(z.max_T * z.row), ws.take<float>(z.max_T * z.out_stride),
-                  ws.take<float>(kTileK), ws.take<float>(kTileK)};
+    scratch[i] = {ws.take<float>(z.padded_D + kLongestStep), ws.take<float>(z.R * kTileK),
+                  ws.take<float>(kTileK), ws.take<float>(kTileK), ws.take<float>(z.padded_D)};
+    const size_t bytes = static_cast<size_t>(z.padded_D + kLongestStep) * sizeof(float);
+    __builtin_memset(scratch[i].query, 0, bytes);  // what lies behind D
   }
-  parallel_for(count * z.H, [&](index_t task, int thread) {
-    const Sequence s = sequence_at(o, a.query, a.key, task / z.H);
-    switch_float(a.query.dtype,
-                 [&](auto type) { head_of<decltype(type)>(a, z, s, task % z.H, scratch[thread]); });
-  });
+  for (index_t first = 0; first < count; first += some) {
+    const index_t now = min_of(some, count - first), sequence_tasks = z.parts * z.G * z.max_T;
+    parallel_for(now * sequence_tasks, [&](index_t task, int thread) {
+      const index_t i = task / sequence_tasks, t = task % z.max_T, g = task / z.max_T % z.G;
+      const index_t part = task / (z.max_T * z.G) % z.parts;
+      const Sequence s = sequence_at(o, a.query, a.key, first + i);
+      if (t >= s.T) return;
+      switch_float(a.query.dtype, [&](auto q) {
+        switch_float(a.key.dtype, [&](auto k) {
+          multiply_part<decltype(q), decltype(k)>(a, z, s, t, g, part, i * z.max_T + t,
+                                                  scratch[thread], partial);
+        });
+      });
+    });
+    const index_t together = max_of(1, kMergedFloats / (z.parts * z.padded_D));
+    parallel_for(ceil_div(now * heads, together), [&](index_t task, int thread) {
+      const index_t end = min_of(now * heads, (task + 1) * together);
+      for (index_t n = task * together; n < end; ++n) {
+        const index_t row = n / z.H, t = row % z.max_T;
+        const Sequence s = sequence_at(o, a.query, a.key, first + row / z.max_T);
+        if (t < s.T) merge_parts(a, z, s, t, n % z.H, row, partial, scratch[thread].sums);
+      }
+    });
+  }
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

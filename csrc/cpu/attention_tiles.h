@@ -118,6 +118,25 @@ inline Matrix head_rows(const TensorView& x, index_t b, index_t first, index_t h
   return {static_cast<char*>(x.data) + at * size_of(x.dtype), x.dtype, x.strides[1], 1};
 }
 
+/// Where keys [j0, j0 + count) of key-value head g lie: x is key or value, [B, S, G, D] or pages.
+template <class T>
+void locate_rows(const TensorView& x, const AttentionOptions& o, const Sequence& s, index_t g,
+                 index_t j0, index_t count, const T** rows) {
+  const T* base = x.as<T>() + g * x.strides[2];
+  if (!o.block_table.defined()) {
+    base += s.b * x.strides[0] + (s.k0 + j0) * x.strides[1];
+    for (index_t j = 0; j < count; ++j) rows[j] = base + j * x.strides[1];
+    return;
+  }
+  const int32_t* table = o.block_table.row<int32_t>(s.b);
+  const index_t page = x.shape[1];
+  for (index_t j = 0; j < count;) {
+    const index_t at = (j0 + j) % page, end = min_of(count, j + page - at);
+    const T* row = base + table[(j0 + j) / page] * x.strides[0] + at * x.strides[1];
+    for (; j < end; ++j, row += x.strides[1]) rows[j] = row;
+  }
+}
+
 /// The keys that causality and window leave to each query of a tile, as floats for comparisons.
 struct VisibleLanes {
   float low[2 * kTileQ], high[2 * kTileQ];
@@ -228,7 +247,9 @@ inline void write_out(const AttentionForward& a, const Sequence& s, index_t h, i
       seen ? maximum / kLog2E + __builtin_logf(sum) : kInfinity;
 }
 
-/// The forward of a few queries (decoding), where packing would cost more than it saves.
-void attention_of_few_queries(const AttentionForward& a, Context& ctx);
+/// The forward of at most max_T queries a sequence (decoding) over at most max_S keys, where packing would
+/// cost more than it saves.
+void attention_of_few_queries(const AttentionForward& a, index_t max_T, index_t max_S,
+                              Context& ctx);
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -254,6 +254,36 @@ FUSEDLM_VEC float reduce_max(Vec a) {
 }
 #endif
 
+/// Lane i = the sum of v[i].
+FUSEDLM_VEC Vec reduce_sums(const Vec (&v)[Vec::size]) {
+#if defined(FUSEDLM_HAS_AVX512)
+  // Sums of neighbours, pair by pair, until each vector's sum stands in a lane of its own.
+  __m512 pairs[8], fours[4], halves[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m512 a = v[2 * i].v, b = v[2 * i + 1].v;
+    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+    fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512 a = fours[2 * i], b = fours[2 * i + 1];
+    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  return _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                       _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+#else
+  float sums[Vec::size];
+  for (int i = 0; i < Vec::size; ++i) sums[i] = reduce_sum(v[i]);
+  return Vec::load(sums);
+#endif
+}
+
 /// exp(x), about 1 ulp: 2^n * p(r) with |r| <= ln(2)/2 (Cody-Waite reduction, degree-6 polynomial).
 /// Below -103 it is 0 and above 88.7 it is infinity; NaN stays NaN.
 FUSEDLM_VEC Vec exp(Vec x) {

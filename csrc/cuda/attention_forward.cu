@@ -41,7 +41,7 @@ struct Forward {
 template <class S, class Tile>
 using QueryRows = std::conditional_t<S::kKeepQuery, KeptRows<Tile, S::kAtoms>, TileRows<Tile>>;
 
-template <class S, class T, bool kExtras>
+template <class S, class T, Variant kVariant>
 __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   using Tile = SharedTile<T, S::kD>;
   constexpr int kTileK = S::kTileK, kStage = kTileK * S::kD;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   T* keys = query + S::kTileQ * S::kD;  // two stages
   T* values = keys + 2 * kStage;
   const int thread = threadIdx.x;
-  const HeadRows<const T> key = a.key.rows(s.b, s.k0, g), value = a.value.rows(s.b, s.k0, g);
+  const auto key = keys_of<kVariant>(p, a.key, s, g), value = keys_of<kVariant>(p, a.value, s, g);
   const Span range = seen_by_any(p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1);
   const auto load = [&](int j, int stage) {
     load_tile<Tile, kTileK, S::kThreads>(keys + stage * kStage, key, j, s.S, p.D, a.key.packed,
@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
     multiply_by_rows<Tile>(x, query_rows, keys + stage * kStage);
     const auto query_of = [&](int i) { return rules.query(h, t + Scores::row(i)); };
     const float scale =
-        prepare_scores<kExtras>(rules, x, !all_seen(p.band, s, t, last, j0, j1), query_of,
-                                [&](int j) { return j0 + Scores::column(j); });
+        prepare_scores<kVariant>(rules, x, !all_seen(p.band, s, t, last, j0, j1), query_of,
+                                 [&](int j) { return j0 + Scores::column(j); });
     float factor[Scores::kRows];
     if (softmax.add(x, scale, factor)) {
 #pragma unroll
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
         for (int d = 0; d < out.kColumns; ++d) out.at(i, d) *= factor[i];
       }
     }
-    if constexpr (kExtras) {
+    if constexpr (kVariant != Variant::plain) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         draw<Scores>(rules, kept, query_of, j0);
@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   float factor[Scores::kRows];
 #pragma unroll
   for (int i = 0; i < Scores::kRows; ++i) {
-    factor[i] = softmax.inverse(i) * (kExtras && p.dropout ? p.keep_scale : 1.0f);
+    factor[i] =
+        softmax.inverse(i) * (kVariant != Variant::plain && p.dropout ? p.keep_scale : 1.0f);
     if (lane_id() % Scores::kRowLanes == 0 && Scores::row(i) < rows) {
       a.lse[(static_cast<index_t>(s.b) * p.H + h) * p.T + s.q0 + t + Scores::row(i)] =
           softmax.log_sum_exp(i);
@@ -159,12 +160,12 @@ void attention_forward_half(const AttentionForward& args, const Problem& p, Cont
                        .value = heads_of<const T>(args.value),
                        .out = heads_of<T>(args.out),
                        .lse = args.lse.as<float>()};
-    switch_extras(p, [&](auto extras) {
+    switch_variant(p, [&](auto variant) {
       with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
         using S = Shape<decltype(width)::value>;
         const index_t blocks =
             tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
-        launch("attention_forward", forward_kernel<S, T, decltype(extras)::value>,
+        launch("attention_forward", forward_kernel<S, T, decltype(variant)::value>,
                blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
       });
     });

@@ -55,9 +55,9 @@ def check_attention(query, key, window: int | None, dropout_p: float) -> int:
     return 0 if window is None else min(window, 2**62)  # sums with positions stay in 64 bits
 
 
-def check_mask(mask, query, key) -> tuple[int, int, int, int]:
-    """The shape [B, H, T, S] that the mask of `attention` is expanded to."""
-    shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+def check_mask(mask, query, keys: int) -> tuple[int, int, int, int]:
+    """The shape [B, H, T, S] that the mask of `attention` is expanded to; `keys` is S."""
+    shape = (query.shape[0], query.shape[2], query.shape[1], keys)
     fits = zip(reversed(mask.shape), reversed(shape), strict=False)
     if mask.ndim > 4 or any(size not in (1, wanted) for size, wanted in fits):
         raise ValueError(

@@ -313,6 +313,7 @@ def attention(
     lengths = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "kv_lengths": kv_lengths}
     for name, given in lengths.items():
         arrays.append(None if given is None else integers(op, name, given, INT32, 1))
+    arrays.append(None)  # keys in pages are for caches, which are torch's
     options = core.AttentionOptions(  # points into `arrays`, which outlive the call
         bool(causal),
         operator.index(window),
@@ -332,7 +333,7 @@ def _mask(mask: ArrayLike, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         raise ValueError(f"attention: mask has dtype {mask.dtype}, expected bool or floating")
     is_bool = mask.dtype.kind == "b"
     mask = dense(mask, BOOL if is_bool else real_dtype("attention", "mask", mask))
-    return np.broadcast_to(mask, _rules.check_mask(mask, query, key))
+    return np.broadcast_to(mask, _rules.check_mask(mask, query, key.shape[1]))
 
 
 def linear_cross_entropy(

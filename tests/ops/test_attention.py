@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import fusedlm
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.dtypes import DTYPES
-from tests.support.emulator import HOW_TO_EMULATE
 
 NAMES = ("out", "dquery", "dkey", "dvalue")
 
@@ -310,18 +308,11 @@ def test_bad_arguments_are_named():
         ops.attention(query[:1], query[:1], query[:1], cu_seqlens_q=torch.tensor([0, 9]))
 
 
-def test_heads_too_wide_for_the_cuda_kernels_are_refused():
-    if "simt" not in fusedlm.available_isas():
-        pytest.skip(f"built without the emulator of CUDA kernels; {HOW_TO_EMULATE}")
-    before = fusedlm.isa()
-    fusedlm.set_isa("simt")
-    try:
-        for T in (1, 30):
-            query = torch.ones(1, T, 1, 257)
-            with pytest.raises(NotImplementedError, match="query has D=257, expected at most 256"):
-                ops.attention(query, torch.ones(1, 30, 1, 257), torch.ones(1, 30, 1, 257))
-    finally:
-        fusedlm.set_isa(before)
+def test_heads_too_wide_for_the_cuda_kernels_are_refused(simt):
+    for T in (1, 30):
+        query = torch.ones(1, T, 1, 257)
+        with pytest.raises(NotImplementedError, match="query has D=257, expected at most 256"):
+            ops.attention(query, torch.ones(1, 30, 1, 257), torch.ones(1, 30, 1, 257))
 
 
 def test_strided_options_equal_their_copies(isa):
@@ -368,7 +359,7 @@ def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
     for heads in (0, 3, 6):
         with pytest.raises(ValueError, match=r"attention_qkv: qkv has shape \[1, 30, 6, 8\]"):
             ops.attention_qkv(packed, heads)
-    none = (None,) * 6
+    none = (None,) * 7
     torch.library.opcheck(
         torch.ops.fusedlm.attention_qkv.default, (packed, 2, True, 0, 0.3, 0.0, 0.0, 0, *none)
     )
@@ -381,7 +372,7 @@ def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
 def test_opcheck_compile_and_autocast():
     query, key, value, _ = inputs(1, 6, 6, 2, 1, 8, torch.float32)
     leaves = [t.requires_grad_() for t in (query, key, value)]
-    none = (None,) * 6
+    none = (None,) * 7
     torch.library.opcheck(
         torch.ops.fusedlm.attention.default, (*leaves, True, 0, 0.3, 0.0, 0.0, 0, *none)
     )

@@ -14,13 +14,13 @@ namespace fusedlm {
 
 /// How tokens are drawn (see sampling.h) and when a text ends.
 struct Request {
-  std::vector<int32_t> prompt;     ///< at least one token
+  std::vector<int32_t> prompt;  ///< at least one token
   index_t max_new_tokens = 256;
   double temperature = 1.0;
   index_t top_k = 0;
   double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;   ///< beside the model's own ends, unless `ignore_eos`
+  std::vector<int32_t> stop_ids;  ///< beside the model's own ends, unless `ignore_eos`
   bool ignore_eos = false;
   /// Speculative decoding: guess so many tokens by looking up the last n-gram in what was said before
   /// (prompt look-up decoding), and check them in one step. The text is the same as without. 0: off.
@@ -34,14 +34,15 @@ struct Request {
 struct Event {
   enum class End : uint8_t { none, stop, length, cancelled };
   uint64_t request = 0;
-  std::vector<int32_t> tokens;     ///< new ones, in order; an end token is left out
-  std::vector<float> log_probs;    ///< of each, among the tokens kept by the filters
+  std::vector<int32_t> tokens;   ///< new ones, in order; an end token is left out
+  std::vector<float> log_probs;  ///< of each, among the tokens kept by the filters
   End end = End::none;
 };
 
 struct GeneratorStats {
   index_t waiting = 0, running = 0;
-  uint64_t prompt_tokens = 0, reused_tokens = 0, new_tokens = 0, guessed_tokens = 0, accepted_tokens = 0;
+  uint64_t prompt_tokens = 0, reused_tokens = 0, new_tokens = 0, guessed_tokens = 0,
+           accepted_tokens = 0;
 };
 
 /// Not thread-safe: a caller with several threads holds a lock, or leaves it to one of them.

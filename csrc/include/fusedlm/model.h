@@ -80,13 +80,13 @@ class Model {
                                                    const LoadOptions& = {});
 
   DecoderConfig config;
-  Weight embedding;            ///< [V, C]
-  Weight position_embedding;   ///< [context, C] where positions are learned
-  Weight head;                 ///< [V, C]; the embedding where tied
+  Weight embedding;           ///< [V, C]
+  Weight position_embedding;  ///< [context, C] where positions are learned
+  Weight head;                ///< [V, C]; the embedding where tied
   NormWeights final_norm;
   std::vector<LayerWeights> layers;
-  index_t parameters = 0;      ///< number of weights, tied ones once
-  index_t bytes = 0;           ///< of all weights, as they are read in one step
+  index_t parameters = 0;  ///< number of weights, tied ones once
+  index_t bytes = 0;       ///< of all weights, as they are read in one step
   /// Strings of the file that are not weights: of a GGUF file its metadata ("tokenizer.chat_template",
   /// ...), of a folder nothing.
   std::map<std::string, std::string> metadata;

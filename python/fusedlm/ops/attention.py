@@ -12,7 +12,7 @@ from ._support import core, define, dense_last, empty, same_autocast_dtype
 _OPTIONS = (
     "bool causal, int window, float scale, float softcap, float dropout_p, int seed, Tensor? mask,"
     " Tensor? key_padding_mask, Tensor? alibi_slopes, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k,"
-    " Tensor? kv_lengths"
+    " Tensor? kv_lengths, Tensor? block_table"
 )
 
 
@@ -90,12 +90,12 @@ def _setup_context(ctx, inputs, output):
 
 def _autograd(ctx, dout, _dlse):
     if dout is None:
-        return (None,) * 15
+        return (None,) * 16
     query, key, value, out, lse, *tensors = ctx.saved_tensors
     grads = torch.ops.fusedlm.attention_backward(
         dout, query, key, value, out, lse, *ctx.scalars, *tensors
     )
-    return *grads, *(None,) * 12
+    return *grads, *(None,) * 13
 
 
 define(
@@ -143,7 +143,7 @@ def _packed_setup_context(ctx, inputs, output):
 
 
 def _packed_autograd(ctx, dout, _dlse):
-    nothing = (None,) * 13
+    nothing = (None,) * 14
     if dout is None:
         return None, *nothing
     qkv, out, lse, *tensors = ctx.saved_tensors
@@ -183,6 +183,7 @@ def attention(
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
     kv_lengths: Tensor | None = None,
+    block_table: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * query key^T + bias) value: query [B, T, H, D], key and value [B, S, G, D].
@@ -197,7 +198,9 @@ def attention(
     softcap c: score = c tanh(score / c). dropout_p drops weights by a counter-based generator;
     seed None draws one from torch's generator. cu_seqlens_q, cu_seqlens_k [n + 1] int32 (the
     second defaults to the first): n sequences packed along T with B = 1, none sees another.
-    kv_lengths [B] int32: how many keys of each row count.
+    kv_lengths [B] int32: how many keys of each row count. block_table [B, n] int32, with kv_lengths and
+    without gradients: key and value are pages [pages, page, G, D] of a cache (bfloat16 ones go with a
+    float32 query, too), and key j of row b is row j % page of page block_table[b, j // page].
 
     Returns out [B, T, H, D]; with return_lse also the log-sum-exp of the scores [B, H, T] float32.
     Raises ValueError naming the argument that does not fit.
@@ -205,7 +208,7 @@ def attention(
     query, key, value = same_autocast_dtype(query, key, value)
     options = _checked(
         query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
-        seed, cu_seqlens_q, cu_seqlens_k, kv_lengths,
+        seed, cu_seqlens_q, cu_seqlens_k, kv_lengths, block_table,
     )  # fmt: skip
     out, lse = torch.ops.fusedlm.attention(query, key, value, *options)
     return (out, lse) if return_lse else out
@@ -242,7 +245,7 @@ def attention_qkv(
     query, key, _ = _parts(qkv, heads)
     options = _checked(
         query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
-        seed, cu_seqlens, None, None,
+        seed, cu_seqlens, None, None, None,
     )  # fmt: skip
     out, lse = torch.ops.fusedlm.attention_qkv(qkv, heads, *options)
     return (out, lse) if return_lse else out
@@ -250,12 +253,13 @@ def attention_qkv(
 
 def _checked(
     query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
-    seed, cu_seqlens_q, cu_seqlens_k, kv_lengths,
+    seed, cu_seqlens_q, cu_seqlens_k, kv_lengths, block_table,
 ) -> tuple:  # fmt: skip
     """The options of the ops, in the order of `_OPTIONS`."""
     kernel_window = _rules.check_attention(query, key, window, dropout_p)
     if mask is not None:
-        mask = _mask_for(mask, query, key)
+        keys = key.shape[1] if block_table is None else block_table.shape[-1] * key.shape[1]
+        mask = _mask_for(mask, query, keys)
     if dropout_p and seed is None:
         seed = int(torch.randint(2**62, ()))
     if cu_seqlens_q is not None and cu_seqlens_k is None:
@@ -273,6 +277,7 @@ def _checked(
         _int32(cu_seqlens_q),
         _int32(cu_seqlens_k),
         _int32(kv_lengths),
+        _int32(block_table),
     )
 
 
@@ -283,9 +288,9 @@ def _int32(t: Tensor | None) -> Tensor | None:
     return t.clamp(-1, 2**31 - 1).to(torch.int32)
 
 
-def _mask_for(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _mask_for(mask: Tensor, query: Tensor, keys: int) -> Tensor:
     if mask.requires_grad:
         raise NotImplementedError("attention: mask requires a gradient, which is not supported")
     if mask.dtype == torch.float16:  # the kernels add float32 and bfloat16
         mask = mask.float()
-    return mask.expand(_rules.check_mask(mask, query, key))
+    return mask.expand(_rules.check_mask(mask, query, keys))
