@@ -173,10 +173,8 @@ void attention_dkeys_half(const AttentionBackward& args, const Problem& p,
     switch_extras(p, [&](auto extras) {
       with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
         using S = Shape<decltype(width)::value>;
-        const index_t tiles =
-            tile_slots(p.cu_k, p.sequences, p.S, S::kTileK) * p.G * (p.cu_k ? 1 : p.sequences);
         launch("attention_backward: dkey, dvalue", keys_kernel<S, T, decltype(extras)::value>,
-               blocks_of(tiles * (S::kSplit ? 2 : 1)), S::kThreads,
+               tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G * (S::kSplit ? 2 : 1)), S::kThreads,
                S::kElements * sizeof(T) + S::kStatistics * sizeof(RowStatistics), ctx, a);
       });
     });

@@ -119,13 +119,7 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         draw<Scores>(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
     multiply_by_columns<Tile>(out, x, values + stage * kStage);

@@ -46,12 +46,10 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   using Tile = SharedTile<T, S::kD>;
   constexpr int kTileK = S::kTileK, kStage = kTileK * S::kD;
   const Problem& p = a.p;
-  Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+  const Place at = queries_at(p, S::kTileQ, blockIdx.x);
   const Sequence& s = at.s;
-  const int tiles = ceil_of(s.T, S::kTileQ);
-  if (at.tile >= tiles) return;
-  if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
+  if (t0 >= s.T) return;
   T* query = dynamic_shared<T>();
   T* keys = query + S::kTileQ * S::kD;  // two stages
   T* values = keys + 2 * kStage;
@@ -115,13 +113,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         draw<Scores>(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
     multiply_by_columns<Tile>(out, x, values + stage * kStage);
@@ -163,10 +155,9 @@ void attention_forward_half(const AttentionForward& args, const Problem& p, Cont
     switch_variant(p, [&](auto variant) {
       with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
         using S = Shape<decltype(width)::value>;
-        const index_t blocks =
-            tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
         launch("attention_forward", forward_kernel<S, T, decltype(variant)::value>,
-               blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::kElements * sizeof(T),
+               ctx, a);
       });
     });
   });

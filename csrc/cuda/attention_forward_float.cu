@@ -45,12 +45,10 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
     s = sequence_at(p, at.b), pack = p.R, head0 = at.g * p.R, split = at.split;
     first = at.tile * S::kTileQ, rows = min(S::kTileQ, s.T * pack - first);
   } else {
-    Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+    const Place at = queries_at(p, S::kTileQ, blockIdx.x);
     s = at.s, head0 = at.head;
-    const int tiles = ceil_of(s.T, S::kTileQ);
-    if (at.tile >= tiles) return;
-    if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
     first = at.tile * S::kTileQ, rows = min(S::kTileQ, s.T - first);
+    if (rows <= 0) return;
   }
   const ScoreRules rules{p, s};
   const auto query_at = [&](int row) {
@@ -97,13 +95,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         S::draw(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
     S::put_weights(x, weights);
@@ -164,10 +156,8 @@ void attention_forward_float(const AttentionForward& args, const Problem& p, Con
       // Up to D = 128 a thread has 4 x 4 scores; beyond, the tiles would not fit 99 KiB.
       constexpr int kTile = kD <= 128 ? 64 : 32;
       using S = Shape<kTile, kTile, kD>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, kTile) * p.H * (p.cu_q ? 1 : p.sequences);
       launch("attention_forward", forward_kernel<S, decltype(variant)::value, false>,
-             blocks_of(blocks), S::kThreads, S::kBytes, ctx, a);
+             tile_blocks(p, p.cu_q, p.T, kTile, p.H), S::kThreads, S::kBytes, ctx, a);
     });
   });
 }

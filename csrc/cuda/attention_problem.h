@@ -198,9 +198,10 @@ __device__ __forceinline__ auto keys_of(const Problem& p, const Heads<T>& heads,
 // device alone, so there sequence i gets the slots from cu[i] / size + i on: at least as many as it
 // has tiles, and found by a binary search. Slots left over end at once.
 
-/// Slots for one head over all sequences (packed), or over one.
-inline index_t tile_slots(const int* cu, int sequences, int rows, int size) {
-  return cu ? rows / size + sequences : ceil_of(rows, size);
+/// Blocks for the tiles of all sequences and heads: of queries with cu_q, of keys with cu_k.
+inline unsigned tile_blocks(const Problem& p, const int* cu, int rows, int size, int heads) {
+  const index_t slots = cu ? rows / size + p.sequences : ceil_of<index_t>(rows, size) * p.sequences;
+  return blocks_of(slots * heads);
 }
 
 struct Place {
@@ -229,6 +230,14 @@ __device__ __forceinline__ Place place_at(const Problem& p, const int* cu, int r
     }
   }
   return {sequence_at(p, low), static_cast<int>(block / slots), slot - first_slot(low)};
+}
+
+/// The tile of queries of a block. Causal: those with the most keys come first.
+__device__ __forceinline__ Place queries_at(const Problem& p, int size, unsigned block) {
+  Place at = place_at(p, p.cu_q, p.T, size, p.H, block);
+  const int tiles = ceil_of(at.s.T, size);
+  if (p.band.low == 0 && at.tile < tiles) at.tile = tiles - 1 - at.tile;
+  return at;
 }
 
 /// Rows or keys [low, high), empty where high <= low.
