@@ -56,7 +56,7 @@ def _in_float32(impl: Callable, fake: Callable) -> Callable:
     """`impl` with float16 arguments widened; results are rounded to the dtypes that `fake` gives."""
 
     def on_cpu(*args):
-        if not any(map(_is_half, args)):
+        if not _has_half(args):
             return impl(*args)
         results, like = impl(*map(widened, args)), fake(*args)
         if isinstance(results, Tensor):
@@ -66,10 +66,14 @@ def _in_float32(impl: Callable, fake: Callable) -> Callable:
     return on_cpu
 
 
-def _is_half(x) -> bool:
-    if isinstance(x, list):
-        return any(map(_is_half, x))
-    return x is torch.float16 or (isinstance(x, Tensor) and x.dtype == torch.float16)
+def _has_half(args: Sequence) -> bool:
+    for x in args:  # a loop: half the microseconds of any(), on the way of every call
+        if isinstance(x, Tensor):
+            if x.dtype is torch.float16:
+                return True
+        elif x is torch.float16 or (isinstance(x, list) and _has_half(x)):
+            return True
+    return False
 
 
 def on_cuda(name: str, impl: Callable) -> Callable:
