@@ -83,6 +83,9 @@ def readable(demangled: str) -> str:
         ("float16", "f16"),
         ("float", "f32"),
         ("RowPlan<", "row<"),
+        ("(Variant)0", "plain"),
+        ("(Variant)1", "options"),
+        ("(Variant)2", "paged"),
     ):
         name = name.replace(long, short)
     name = re.sub(r"std::integral_constant<\w+, (\w+)>", r"\1", name)

@@ -42,7 +42,7 @@ template <class Tile>
 using QueryRows = std::conditional_t<kKeepQuery<Tile>, KeptRows<Tile, 1>, TileRows<Tile>>;
 
 template <class S, class T, Variant kVariant>
-__global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) decode_kernel(Decode<T> a) {
   using Tile = SharedTile<T, S::kD>;
   using Scores = WarpSums<1, S::kTileK / 8>;
   using Wide = WarpSums<1, S::kD / 8>;

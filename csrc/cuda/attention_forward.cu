@@ -23,7 +23,6 @@ struct Shape {
   static constexpr int kAtoms = kD <= 128 ? 2 : 1;
   static constexpr int kWarps = kD == 192 ? 8 : 4;
   static constexpr int kTileK = kD <= 64 ? 64 : 32;
-  static constexpr bool kKeepQuery = kD <= 64;  // in registers
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpRows = 16 * kAtoms, kTileQ = kWarps * kWarpRows;
   static constexpr int kElements = (kTileQ + 4 * kTileK) * kD;  // of shared memory
@@ -37,12 +36,16 @@ struct Forward {
   float* lse;
 };
 
-// The query's fragments of a warp: from registers, or from the tile each time.
-template <class S, class Tile>
-using QueryRows = std::conditional_t<S::kKeepQuery, KeptRows<Tile, S::kAtoms>, TileRows<Tile>>;
+// The query's fragments of a warp: from registers where those are to spare, or from the tile each time.
+template <class S, Variant kVariant>
+constexpr bool kKeepQuery = S::kD <= 64 && kVariant == Variant::plain;
+template <class S, Variant kVariant, class Tile>
+using QueryRows =
+    std::conditional_t<kKeepQuery<S, kVariant>, KeptRows<Tile, S::kAtoms>, TileRows<Tile>>;
 
 template <class S, class T, Variant kVariant>
-__global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant))
+    forward_kernel(Forward<T> a) {
   using Tile = SharedTile<T, S::kD>;
   constexpr int kTileK = S::kTileK, kStage = kTileK * S::kD;
   const Problem& p = a.p;
@@ -57,10 +60,9 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   const auto key = keys_of<kVariant>(p, a.key, s, g), value = keys_of<kVariant>(p, a.value, s, g);
   const Span range = seen_by_any(p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1);
   const auto load = [&](int j, int stage) {
-    load_tile<Tile, kTileK, S::kThreads>(keys + stage * kStage, key, j, s.S, p.D, a.key.packed,
+    load_tile<Tile, kTileK, S::kThreads>(keys + stage, key, j, s.S, p.D, a.key.packed, thread);
+    load_tile<Tile, kTileK, S::kThreads>(values + stage, value, j, s.S, p.D, a.value.packed,
                                          thread);
-    load_tile<Tile, kTileK, S::kThreads>(values + stage * kStage, value, j, s.S, p.D,
-                                         a.value.packed, thread);
     cp_async_commit();
   };
   const int first = range.low / kTileK * kTileK;
@@ -72,8 +74,8 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   // This warp's queries [t, t + rows).
   const int row = warp_id() * S::kWarpRows, t = t0 + row, rows = min(S::kWarpRows, s.T - t);
   const ScoreRules rules{p, s};
-  QueryRows<S, Tile> query_rows;
-  if constexpr (S::kKeepQuery) {
+  QueryRows<S, kVariant, Tile> query_rows;
+  if constexpr (kKeepQuery<S, kVariant>) {
     if (first < range.high) {
       cp_async_wait<1>();
     } else {
@@ -88,15 +90,15 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   OnlineSoftmax<Scores::kRows, Scores::kRowLanes> softmax;
   WarpSums<S::kAtoms, S::kD / 8> out;
   out.clear();
-  int stage = 0;
-  for (int j0 = first; j0 < range.high; j0 += kTileK, stage ^= 1) {
+  int stage = 0;  // where it starts: a register less than its number
+  for (int j0 = first; j0 < range.high; j0 += kTileK, stage ^= kStage) {
     cp_async_wait<0>();
     __syncthreads();  // this tile is there, and all are done with the one before
-    if (j0 + kTileK < range.high) load(j0 + kTileK, stage ^ 1);
+    if (j0 + kTileK < range.high) load(j0 + kTileK, stage ^ kStage);
     const int last = t + rows - 1, j1 = j0 + kTileK - 1;
     if (rows <= 0 || all_hidden(p.band, s, t, last, j0, j1)) continue;
     Scores x;
-    multiply_by_rows<Tile>(x, query_rows, keys + stage * kStage);
+    multiply_by_rows<Tile>(x, query_rows, keys + stage);
     const auto query_of = [&](int i) { return rules.query(h, t + Scores::row(i)); };
     const float scale =
         prepare_scores<kVariant>(rules, x, !all_seen(p.band, s, t, last, j0, j1), query_of,
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
         kept.drop_from(x);
       }
     }
-    multiply_by_columns<Tile>(out, x, values + stage * kStage);
+    multiply_by_columns<Tile>(out, x, values + stage);
   }
   if (range.high <= first) {  // nothing has waited for the query
     cp_async_wait<0>();

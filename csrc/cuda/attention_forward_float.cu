@@ -32,7 +32,7 @@ struct Forward {
 };
 
 template <class S, Variant kVariant, bool kFewQueries>
-__global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) forward_kernel(Forward a) {
   using Tile = typename S::Tile;
   using Scores = typename S::Scores;
   const Problem& p = a.p;

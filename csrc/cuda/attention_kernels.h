@@ -26,6 +26,10 @@ void attention_dkeys_half(const AttentionBackward& args, const Problem& p,
 void attention_backward_float(const AttentionBackward& args, const Problem& p,
                               const RowStatistics* statistics, Context& ctx);
 
+/// Blocks of a kernel on a multiprocessor, at least. ptxas chooses well for the plain ones (0: not said);
+/// of others it would spill some bytes for one block more.
+constexpr int least_blocks(Variant variant) { return variant == Variant::plain ? 0 : 1; }
+
 /// fn(std::integral_constant<Variant, kVariant>), in the forward.
 template <class Fn>
 void switch_variant(const Problem& p, Fn&& fn) {

@@ -87,7 +87,8 @@ struct Band {
 };
 constexpr int kFar = 1 << 30;  // beyond any distance
 
-/// The instances of a kernel: without options; with all of them; and both over keys in pages.
+/// The instances of a kernel: without options; with all of them; and the latter over keys in pages.
+/// (Pages and both ways to the scores are too much for the registers.)
 enum class Variant { plain, options, paged };
 
 enum class MaskKind : int { none, boolean, float32, bfloat16 };

@@ -77,7 +77,7 @@ __device__ __forceinline__ void for_elements(Fn fn) {
 template <Variant kVariant, class Sums, class QueryOf, class KeyOf>
 __device__ __forceinline__ float prepare_scores(const ScoreRules& rules, Sums& x, bool edge,
                                                 QueryOf query_of, KeyOf key_of) {
-  if (kVariant == Variant::plain || (kVariant == Variant::paged && !rules.p.options)) {
+  if constexpr (kVariant == Variant::plain) {
     if (edge) {
 #pragma unroll
       for (int i = 0; i < Sums::kRows; ++i) {
