@@ -22,12 +22,16 @@ _SUBMODULES = {
     "errors",
     "cli",
     "numpy",
+    "integrations",
 }
+_FUNCTIONS = {"patch", "unpatch", "patched"}
 
 
 def __getattr__(name: str):
     if name in _SUBMODULES:
         return importlib.import_module(f"fusedlm.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module("fusedlm.integrations"), name)
     raise AttributeError(f"module 'fusedlm' has no attribute {name!r}")
 
 

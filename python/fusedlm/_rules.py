@@ -15,6 +15,7 @@ FFN_ACTIVATIONS = {
     "gelu_tanh": ("gelu_tanh", False),
     "swiglu": ("silu", True),
     "geglu": ("gelu", True),
+    "geglu_tanh": ("gelu_tanh", True),
 }
 REDUCTIONS = ("mean", "sum", "none")
 

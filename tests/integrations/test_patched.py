@@ -1,0 +1,116 @@
+"""`with fusedlm.patched()` and `attn_implementation="fusedlm"`."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fusedlm
+
+from .families import batch, make
+
+
+class PlainBlock(nn.Module):
+    """A block as people write it by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+        self.last = nn.RMSNorm(32)
+        self.qkv = nn.Linear(32, 96)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).view(*x.shape[:2], 3, 4, 8).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.last(x + mixed.transpose(1, 2).flatten(2))
+
+
+class OpsSeen(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_hand_written_model_runs_on_our_ops_within_and_on_torchs_after():
+    torch.manual_seed(0)
+    model, x = PlainBlock(), torch.randn(2, 17, 32)
+    expected = model(x)
+    with fusedlm.patched(), OpsSeen() as seen:
+        got = model(x)
+    torch.testing.assert_close(got, expected)
+    ours = {"fusedlm::layer_norm", "fusedlm::rms_norm", "fusedlm::linear", "fusedlm::attention"}
+    assert ours <= seen.names
+    with OpsSeen() as seen:
+        assert torch.equal(model(x), expected)
+    assert not any(name.startswith("fusedlm") for name in seen.names)
+
+
+def test_a_transformers_model_trains_within():
+    model = make("llama")
+    model.set_attn_implementation("sdpa")
+    expected = model(**batch()).loss
+    with fusedlm.patched(), OpsSeen() as seen:
+        loss = model(**batch()).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    assert {"fusedlm::linear_cross_entropy", "fusedlm::ffn", "fusedlm::rope"} <= seen.names
+
+
+def test_an_error_within_still_takes_everything_back():
+    forward = nn.LayerNorm.forward
+    with pytest.raises(RuntimeError, match="mine"), fusedlm.patched():
+        assert nn.LayerNorm.forward is not forward
+        raise RuntimeError("mine")
+    assert nn.LayerNorm.forward is forward
+
+
+@pytest.mark.parametrize("family", ("llama", "mistral", "bert", "gpt2", "gemma2"))
+def test_the_attention_implementation_alone_gives_the_models_logits(family):
+    import fusedlm.integrations.attention  # noqa: F401, registers the name
+
+    model = make(family).eval()
+    inputs = batch(padded=True, left=False)
+    real = inputs["attention_mask"].bool()
+    expected = model(**inputs).logits[real]
+    model.set_attn_implementation("fusedlm")
+    torch.testing.assert_close(model(**inputs).logits[real], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_of_the_users_own_is_obeyed():
+    model = make("llama").eval()
+    tokens = batch()["input_ids"]
+    mask = torch.rand(3, 1, 17, 17, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask |= torch.eye(17, dtype=torch.bool)
+    model.set_attn_implementation("sdpa")
+    expected = model(input_ids=tokens, attention_mask=mask).logits
+    fusedlm.patch(model)
+    got = model(input_ids=tokens, attention_mask=mask).logits
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_static_cache_with_room_behind_it_generates_the_same():
+    model = make("llama").eval()
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    tokens = batch()["input_ids"]
+    expected = model.generate(tokens, **options)
+    got = fusedlm.patch(copy.deepcopy(model)).generate(
+        tokens, cache_implementation="static", disable_compile=True, **options
+    )
+    assert torch.equal(got, expected)
+
+
+def test_attention_with_a_learned_bias_says_what_to_use():
+    import fusedlm.integrations.attention  # noqa: F401
+
+    model = make("t5")
+    model.set_attn_implementation("fusedlm")
+    with pytest.raises(NotImplementedError, match="sdpa"):
+        model(**batch(padded=True, left=False))
