@@ -11,11 +11,12 @@ void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx) {
   constexpr const char* op = "linear_cross_entropy";
   check::rows_input(op, "x", args.x);
   const index_t N = args.x.shape[0], C = args.x.shape[1];
-  check::weight_of(op, "weight", args.weight, -1, "", C, "x");
+  check::weight_of(op, "weight", args.weight, -1, "", C, "x", check::floats_beside(args.x));
   const index_t V = args.weight.shape[0];
   if (V == 0 || C == 0)
     check::fail(op, "weight has shape " + shape_string(args.weight) + ", expected V, C > 0");
-  if (args.bias.defined()) check::vector_of(op, "bias", args.bias, V, "weight");
+  if (args.bias.defined())
+    check::vector_of(op, "bias", args.bias, V, "weight", check::floats_beside(args.x));
   if (args.class_weight.defined()) {
     check::vector_of(op, "class_weight", args.class_weight, V, "weight", {DType::float32});
   }

@@ -188,7 +188,7 @@ def attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * query key^T + bias) value: query [B, T, H, D], key and value [B, S, G, D].
 
-    float32 or bfloat16, the same for all three; G divides H, and query head h reads key-value head
+    float32, bfloat16 or float16, the same for all three; G divides H, and query head h reads key-value head
     h // (H / G). The last query stands on the last key: query t is at distance (t + S - T) - j of
     key j, where S is kv_lengths[b] if given. A query that sees no key gives zeros.
 
@@ -291,4 +291,6 @@ def _int32(t: Tensor | None) -> Tensor | None:
 def _mask_for(mask: Tensor, query: Tensor, keys: int) -> Tensor:
     if mask.requires_grad:
         raise NotImplementedError("attention: mask requires a gradient, which is not supported")
+    if mask.dtype == torch.float16:  # the kernels add float32 and bfloat16
+        mask = mask.float()
     return mask.expand(_rules.check_mask(mask, query, keys))

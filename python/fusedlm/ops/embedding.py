@@ -101,7 +101,7 @@ def embedding(
 ) -> Tensor:
     """weight[tokens] + position_weight[positions].
 
-    tokens [...] int64; weight [V, C] and position_weight [P, C] float32 or bfloat16; positions
+    tokens [...] int64; weight [V, C] and position_weight [P, C] float32, bfloat16 or float16; positions
     broadcastable to tokens, by default the index in the last dimension; the gradient of row
     `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor, as `ops.tied` wants it.
     Returns [..., C] in `dtype` (default: weight's, or autocast's).

@@ -165,7 +165,7 @@ def ffn(
 ) -> Tensor:
     """Feed-forward block with its residual; only the preactivations are kept for the backward.
 
-    x, residual [..., C] float32 or bfloat16; up_weight, gate_weight [F, C]; down_weight [C, F];
+    x, residual [..., C] float32, bfloat16 or float16; up_weight, gate_weight [F, C]; down_weight [C, F];
     up_bias, gate_bias [F]; down_bias [C]; activation "relu", "gelu" (erf), "gelu_tanh", or with
     gate_weight "swiglu", "geglu" or "geglu_tanh" (Shazeer 2020, arXiv:2002.05202). Returns [..., C] like x.
     Raises ValueError naming the argument that does not fit.
