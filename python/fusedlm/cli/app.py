@@ -12,6 +12,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .quantize import quantize
 from .quickstart import quickstart
 from .train import train
 
@@ -29,6 +30,7 @@ app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(export)
+app.command()(quantize)
 app.command()(info)
 
 
