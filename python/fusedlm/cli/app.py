@@ -15,6 +15,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
 from .train import train
@@ -85,6 +86,7 @@ app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(export)
+app.command()(quantize)
 app.command()(info)
 
 

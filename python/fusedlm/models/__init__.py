@@ -11,6 +11,7 @@ _HOME = {
     "Encoder": "encoder",
     "embed": "texts",
     "classify_texts": "texts",
+    "export_gguf": "gguf_export",
     "load": "io",
     "save": "io",
     "write_model": "io",
