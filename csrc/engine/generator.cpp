@@ -151,14 +151,15 @@ std::vector<Pass> Generator::State::plan() {
   std::vector<Pass> passes;
   for (Job* job : jobs) {
     const index_t end = job->length();
-    for (index_t at = cached(*job); at < end && (budget > 0 || at + 1 == end);) {
+    const bool decodes = end - cached(*job) == 1;
+    for (index_t at = cached(*job); at < end && (decodes || budget > 0);) {
       if (passes.empty() || passes.back().rows == kRows) passes.emplace_back();
       Pass& pass = passes.back();
       const index_t count = std::min(end - at, kRows - pass.rows);
       pass.parts.push_back({job, at, count, at + count == end, {}});
       pass.rows += count;
       at += count;
-      budget -= count;
+      if (!decodes) budget -= count;
     }
   }
   return passes;
