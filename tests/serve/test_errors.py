@@ -149,6 +149,17 @@ def test_a_server_on_loopback_answers_to_its_own_names_alone(server: Running):
         assert other.send("/health", Host="proxy.example")[0] == 200
 
 
+def test_a_server_on_ipv6_answers_to_its_address():
+    import socket
+
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with serving(fake_language_model(), host="::1") as server:
+        assert server.address.startswith("http://[::1]:") and server.send("/health")[0] == 200
+
+
 def test_the_page_runs_no_script_but_its_own(server):
     status, headers, body = server.send("/")
     policy = {k.lower(): v for k, v in headers.items()}["content-security-policy"]
@@ -164,7 +175,7 @@ def test_a_step_that_fails_loses_its_requests_and_not_the_server():
 
     def maybe() -> None:
         if broken[0]:
-            raise RuntimeError("no")
+            raise ValueError("no")
 
     with serving(fake_language_model(lambda: FakeGenerator(before_step=maybe))) as server:
         status, error = server.error("/v1/completions", {"prompt": "x"})

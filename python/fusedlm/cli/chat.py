@@ -166,24 +166,26 @@ class Conversation:
             typer.echo(f"{len(self.messages)} messages are in {name}.")
 
     def _fit(self) -> None:
-        """Forgets the oldest questions and answers while there is no room for an answer."""
+        """Forgets the oldest questions and answers while there is no room for an answer.
+
+        Raises ValueError where the latest question alone is too long; then nothing is forgotten.
+        """
         room = min(self._options["max_new_tokens"], self._model.context // 4)
         first = 0 if self._system is None else 1
-        forgotten = 0
+        kept, forgotten = list(self.messages), 0
         while True:
+            latest = len(kept) <= first + 2  # the question alone
             try:
-                if len(self._model.encode_chat(self.messages)) + room <= self._model.context:
+                if latest or len(self._model.encode_chat(kept)) + room <= self._model.context:
+                    self._model.encode_chat(kept)
                     break
-                error: ValueError | None = None
-            except ValueError as caught:
-                error = caught
-            if len(self.messages) <= first + 2:  # the question alone
-                if error is not None:
-                    raise error
-                break
-            del self.messages[first : first + 2]
+            except ValueError:
+                if latest:
+                    raise
+            del kept[first : first + 2]
             forgotten += 2
         if forgotten:
+            self.messages = kept
             typer.echo(f"(the context is full: {forgotten} old messages are forgotten)", err=True)
 
 

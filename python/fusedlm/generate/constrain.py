@@ -43,13 +43,14 @@ class Constraint:
             read.extend(new_tokens[same:])
             # A matcher that gave up (limits, a token that the grammar has not) ends the text.
             bits = ends if matcher.is_error() else matcher.compute_bitmask()
-            mask.cast("B")[: len(bits)] = bits
+            room = mask.cast("B")  # llguidance has a word to spare where the last one is full
+            room[:] = bits[: room.nbytes]
             return True
 
         return allow
 
     def _end_mask(self) -> bytes:
-        bits = bytearray((self._tokens.vocab_size + 31) // 32 * 4)
+        bits = bytearray(self._tokens.vocab_size // 32 * 4 + 4)
         for token in self._tokens.eos_tokens:
             bits[token // 8] |= 1 << token % 8
         return bytes(bits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .batch import Batch, Job, Options
 from .constrain import Constrainer, Constraint
 from .generate import check_prompt
 from .sampling import Sampling, row_seeds
+from .shared import SharedBatch
 from .vocabulary import Vocabulary
 
 Prompt = str | Sequence[int]
@@ -77,7 +78,6 @@ class LanguageModel:
 
         self._make_generator = make_generator or engine
         self.restart()
-        self._lock = threading.Lock()
         self._constrainer: Constrainer | None = None
         self._constrainer_lock = threading.Lock()
 
@@ -106,6 +106,7 @@ class LanguageModel:
     def restart(self) -> None:
         """Drops all requests and the cache."""
         self.batch = Batch(self._make_generator(), self.context, self.vocabulary.tokenizer)
+        self._shared = SharedBatch(self.batch)
 
     # Text
 
@@ -125,9 +126,9 @@ class LanguageModel:
         try:
             for row, token in self._tokens(jobs):
                 if on_token is not None and on_token(row, token):
-                    self._cancel([jobs[row]])
+                    self._shared.cancel([jobs[row]])
         finally:
-            self._cancel(jobs)
+            self._shared.cancel(jobs)
         results = [
             Generation(job.text, job.tokens, job.log_probs, job.finish or "", len(job.prompt))
             for job in jobs
@@ -209,44 +210,27 @@ class LanguageModel:
 
     def _submit(self, prompts: list[list[int]], options: dict[str, Any]) -> list[Job]:
         first = self.options(**options)
-        each = [Options(**{**vars(first), "seed": first.seed + row}) for row in range(len(prompts))]
-        with self._lock:
-            return [self.batch.submit(p, o) for p, o in zip(prompts, each, strict=True)]
+        each = [replace(first, seed=first.seed + row) for row in range(len(prompts))]
+        return self._shared.submit(prompts, each)
 
     def _pieces(self, ids: list[int], options: Options) -> Iterator[str]:
-        with self._lock:
-            job = self.batch.submit(ids, options)
+        jobs = self._shared.submit([ids], [options])
         try:
-            while True:
-                with self._lock:
-                    piece = job.take()
-                    if not piece.text and piece.finish is None:
-                        self.batch.step()
-                        continue
+            finish = None
+            while finish is None:
+                (piece,) = self._shared.wait(jobs)
+                finish = piece.finish
                 if piece.text:
                     yield piece.text
-                if piece.finish is not None:
-                    return
         finally:
-            self._cancel([job])
+            self._shared.cancel(jobs)
 
     def _tokens(self, jobs: list[Job]) -> Iterator[tuple[int, int]]:
         while True:
-            done = True
-            for row, job in enumerate(jobs):
-                with self._lock:
-                    piece = job.take()
+            pieces = self._shared.wait(jobs)
+            for row, piece in enumerate(pieces):
                 for token in piece.tokens:
-                    if job.finish != "cancelled":
+                    if jobs[row].finish != "cancelled":
                         yield row, token
-                done = done and piece.finish is not None
-            if done:
+            if all(piece.finish is not None for piece in pieces):
                 return
-            with self._lock:
-                if not all(job.done for job in jobs):
-                    self.batch.step()
-
-    def _cancel(self, jobs: list[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.batch.cancel(job)

@@ -72,7 +72,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     points here (DNS rebinding) gets nothing."""
     if not settings.loopback:
         return []
-    hosts = ["localhost", "127.0.0.1", "[::1]", settings.host, *settings.hosts]
+    hosts = ["localhost", "127.0.0.1", "::1", "[::1]", settings.host, *settings.hosts]
     return [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
 
 

@@ -18,6 +18,10 @@ from fusedlm.generate.batch import Piece
 logger = logging.getLogger("fusedlm.serve")
 
 
+class EngineFailed(Exception):
+    """A step went wrong, and the texts on their way are lost."""
+
+
 class Ticket:
     """One text on its way. (index, piece or error) come into `queue`, the last one with an end."""
 
@@ -99,12 +103,12 @@ class Worker:
     def _step(self) -> None:
         try:
             changed = self._model.batch.step()
-        except Exception as error:  # whatever it is, the server goes on, with an empty engine
+        except Exception:  # whatever it is, the server goes on, with an empty engine
             logger.exception("a step of the engine failed; its requests are lost")
             lost, self._tickets = list(self._tickets.values()), {}
             self._model.restart()
             self.stats = dict(self._model.batch.stats)
-            self._deliver([(ticket, error) for ticket in lost])
+            self._deliver([(ticket, EngineFailed()) for ticket in lost])
             return
         news: list[tuple[Ticket, Piece | Exception]] = []
         for job in changed:
