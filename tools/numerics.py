@@ -1,6 +1,6 @@
 """How far from the truth: grids of cases for each op against float64 and against plain torch.
 
-    python tools/numerics.py [op ...]      writes docs/numerics.md (3 to 5 minutes on two cores)
+    python tools/numerics.py [op ...]      writes docs/numerics.md (half a minute on two cores)
     python tools/numerics.py --slice 20    every 20th case, to the terminal only
 
 A case runs once in float64 (plain torch: the truth), once in plain torch in the dtype measured, and once
@@ -79,7 +79,7 @@ class Worst:
         where = f"{name}, {case.name}"
         if e.ratio > self.ratio:
             self.ratio, self.at = e.ratio, where
-        if e.ours > LIMIT * e.torch + ALLOWANCE * e.largest:
+        if e.ours > LIMIT * max(e.torch, e.step) + ALLOWANCE * e.largest:
             self.over.append(f"{where}: {e.ratio:.2f}")
 
 
@@ -337,8 +337,8 @@ def _verdict(results) -> str:
     over = sum(len(w.over) for w in all_worst)
     cases = sum(w.cases for w in all_worst)
     return (
-        f"Of {cases} cases {over} exceed twice torch's error by more than 1e-5 of the largest value,"
-        " the rule of all tests."
+        f"The rule of all tests is at most twice torch's error and 1e-5 of the largest value: of {cases}"
+        f" cases {over} break it. Larger ratios below are of errors smaller than that, in float32."
     )
 
 
