@@ -78,19 +78,19 @@ def test_each_function_exports_with_a_dynamic_length(name):
     call = CALLS[name]
 
     class Module(torch.nn.Module):
-        def forward(self, **tensors):
+        def forward(self, tensors):
             return call.run(**tensors)
 
     tensors = {k: t.detach() for k, t in leaves_of(call, 8).items()}
     other = {k: t.detach() for k, t in leaves_of(call, 13).items()}
     length = torch.export.Dim("length", min=2, max=60)
     shapes = {
-        k: {d: length for d in range(t.dim()) if t.shape[d] != other[k].shape[d]}
+        k: {d: length for d in range(t.dim()) if t.shape[d] != other[k].shape[d]} or None
         for k, t in tensors.items()
     }
-    program = torch.export.export(Module(), (), tensors, dynamic_shapes=shapes)
+    program = torch.export.export(Module(), (tensors,), dynamic_shapes=(shapes,))
     for given in (tensors, other):
-        torch.testing.assert_close(program.module()(**given), call.run(**given))
+        torch.testing.assert_close(program.module()(given), call.run(**given))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -8,7 +8,8 @@ import torch
 import fusedlm.ops
 from tests.support.compare import randn
 
-NOTHING = (None,) * 6  # of attention's tensors
+# Tensors among attention's options: what is behind query, key, value and six numbers.
+NOTHING = (None,) * (len(torch.ops.fusedlm.attention.default._schema.arguments) - 9)
 ATTENTION = (True, 3, 0.5, 0.0, 0.0, 0, *NOTHING)
 LOSS = ("sum", -100, 0.1, 0.0, 0.0)
 
