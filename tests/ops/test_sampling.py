@@ -1,4 +1,4 @@
-"""Next tokens against generate's own float64 sampling, on every instruction set."""
+"""Next tokens against plain float64 sampling, on every instruction set."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 
 import fusedlm
 from fusedlm import ops
-from fusedlm.generate.sampling import Sampling, filtered_probabilities, penalize_repetition
+from fusedlm.generate.sampling import Sampling
 from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
+from tests.support.sampling import filtered_probabilities, penalize_repetition
 
 FILTERS = {
     "plain": {},
