@@ -116,7 +116,11 @@ def test_what_build_scripts_ask_for_is_one_line_without_loading_torch(option):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["quickstart"], ["train"], ["generate"], ["eval"], ["info"]]
+    "command",
+    [
+        [],
+        *([name] for name in ("quickstart", "train", "generate", "chat", "serve", "eval", "info")),
+    ],
 )
 def test_every_command_has_help_with_examples(run, command):
     code, stdout, _ = run(*command, "--help")

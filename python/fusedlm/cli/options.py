@@ -120,11 +120,19 @@ def model_folder(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
 
 
+_ENCODER = "{} holds an encoder, which writes no text; see `fusedlm embed`"
+
+
 def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
     """A `LanguageModel` of a folder, a training run or a .gguf file."""
     from fusedlm.generate import LanguageModel
 
     found, dtype = model_folder(path), choose_precision(precision)
+    if found.is_dir():
+        from fusedlm.models.files import read_json
+
+        if read_json(found / "config.json").get("kind") == "encoder":
+            raise ValueError(_ENCODER.format(found))
     if format is None and dtype == "bfloat16" and found.is_dir():
         format = "bfloat16"  # half the memory to read, and as computed anyway
     return LanguageModel.load(found, format=format, dtype=dtype, **options)
@@ -139,7 +147,7 @@ def load_model(path: Path, precision: str):
     folder = model_folder(path)
     model, tokenizer = load(folder)
     if not isinstance(model, Decoder):
-        raise ValueError(f"{folder} holds an encoder, which writes no text; see `fusedlm embed`")
+        raise ValueError(_ENCODER.format(folder))
     if tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
     model.compute_dtype = getattr(torch, choose_precision(precision))
