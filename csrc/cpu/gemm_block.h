@@ -49,7 +49,10 @@ inline void pack_b(const Matrix& B, const Panels& p, index_t k0, index_t K, inde
 // Weights begin and end in the middle of a block where a block of K does; those of one block at most are
 // dequantised in vain at either end.
 constexpr index_t kLargestBlock = 256;
-inline index_t dequantised_stride(index_t block_k) { return block_k + 2 * kLargestBlock; }
+// An odd number of 32 elements: rows 4 KiB apart would all fall into one set of L1 (K = 1536).
+inline index_t dequantised_stride(index_t block_k) {
+  return (ceil_div(block_k + 2 * kLargestBlock, 32) | 1) * 32;
+}
 
 /// The same for weights [N, K] in any format: a panel at a time is dequantised into `scratch`
 /// [kNR, dequantised_stride], which stays in L2, and packed from there.

@@ -26,6 +26,15 @@ struct Block<WeightFormat::q8_0> {
 };
 
 // Byte i of a block of nibbles holds weights i and, in its upper half, i + 16.
+#if defined(FUSEDLM_HAS_AVX512)
+// The lower or upper halves of 16 bytes, as numbers.
+FUSEDLM_VEC Vec nibbles_at(const uint8_t* p, int shift) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i nibbles = _mm_and_si128(_mm_srli_epi16(bytes, shift), _mm_set1_epi8(15));
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles));
+}
+#endif
+
 template <>
 struct Block<WeightFormat::q4_0> {
   static constexpr index_t kSize = 32, kBytes = 18;
@@ -43,10 +52,15 @@ struct Block<WeightFormat::q4_1> {
   static constexpr index_t kSize = 32, kBytes = 20;
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p), minimum = half_at(p + 2);
+#if defined(FUSEDLM_HAS_AVX512)
+    (Vec(scale) * nibbles_at(p + 4, 0) + Vec(minimum)).store(out);
+    (Vec(scale) * nibbles_at(p + 4, 4) + Vec(minimum)).store(out + 16);
+#else
     for (index_t i = 0; i < 16; ++i) {
       out[i] = scale * static_cast<float>(p[4 + i] & 15) + minimum;
       out[i + 16] = scale * static_cast<float>(p[4 + i] >> 4) + minimum;
     }
+#endif
   }
 };
 

@@ -1,7 +1,7 @@
-// A step: prompts get a piece of their whole pages in one pass of many tokens, then all others go through
-// in passes of up to kStreamedRows tokens: those that decode, what remains of prompts, texts that were put
-// back and catch up, and guesses. Which pass a token takes depends on its request alone, and in a pass no
-// token's bits depend on the others: so a text is the same whatever runs beside it.
+// A step: prompts get a piece of what goes many tokens at a time, then all others go through in passes of up
+// to kStreamedRows tokens: those that decode, last tokens of prompts, texts that were put back and catch
+// up, and guesses. Which kind of pass a token takes depends on its request alone, and in a pass no token's
+// bits depend on the others: so a text is the same whatever runs beside it.
 
 #include "fusedlm/generator.h"
 
@@ -15,7 +15,6 @@
 #include "engine/cache.h"
 #include "engine/guess.h"
 #include "engine/job.h"
-#include "fusedlm/quantized_linear.h"
 
 namespace fusedlm {
 
@@ -41,6 +40,13 @@ struct Pass {
   index_t rows = 0;
 };
 
+// How many of a prompt's `left` tokens go through now: more than kRows, and as many left for later, or none.
+index_t piece_of(index_t left, index_t budget) {
+  if (left <= budget) return left;
+  const index_t piece = std::min(budget, left - kRows - 1);
+  return piece > kRows ? piece : 0;
+}
+
 }  // namespace
 
 struct Generator::State {
@@ -61,6 +67,7 @@ struct Generator::State {
     return pages_of(job.length() + 1) - pages_of(cached(job));
   }
 
+  void open(Job& job);
   void admit();
   void prefill();
   void decode();
@@ -73,15 +80,22 @@ struct Generator::State {
   void collect();
 };
 
+// With what the cache holds of it; though a pass of many tokens must be left with more than kRows.
+void Generator::State::open(Job& job) {
+  job.sequence = engine->open(job.tokens);
+  const index_t length = cached(job), left = job.batched() - length;
+  if (left > 0 && left <= kRows) engine->truncate(job.sequence, length - kPage);
+}
+
 // Moves jobs from the queue as long as their prompts fit beside what the running ones were promised.
 void Generator::State::admit() {
   while (!waiting.empty() && static_cast<index_t>(running.size()) < most_running) {
     Job& job = *waiting.front();
-    job.sequence = engine->open(job.tokens);
+    open(job);
     index_t promised = 0;
     for (const auto& other : running) promised += missing_pages(*other);
     if ((promised + missing_pages(job)) * kPage > engine->free_tokens() && !running.empty()) {
-      engine->close(job.sequence);
+      engine->close(std::exchange(job.sequence, -1));
       return;
     }
     if (!job.counted) {
@@ -95,15 +109,16 @@ void Generator::State::admit() {
 }
 
 void Generator::State::prefill() {
-  const auto is_prompt = [&](const auto& job) { return cached(*job) < job->whole_pages(); };
-  const bool alone = std::all_of(running.begin(), running.end(), is_prompt);
-  const index_t most = engine->options().prefill_tokens / kPage * kPage;
+  const auto left_of = [&](const Job& job) { return job.batched() - cached(job); };
+  const bool alone = std::all_of(running.begin(), running.end(),
+                                 [&](const auto& job) { return left_of(*job) > 0; });
+  const index_t most = engine->options().prefill_tokens;
   while (true) {
     index_t budget = alone ? most : std::min(most, kMixedTokens);
     Pass pass;
     for (const auto& job : running) {
-      const index_t count = std::min(budget, job->whole_pages() - cached(*job));
-      if (count <= 0) continue;
+      const index_t left = left_of(*job), count = left > 0 ? piece_of(left, budget) : 0;
+      if (count == 0) continue;
       pass.parts.push_back({job.get(), cached(*job), count, false, {}});
       budget -= count;
     }
@@ -128,7 +143,7 @@ void Generator::State::decode() {
 std::vector<Pass> Generator::State::plan() {
   std::vector<Job*> jobs;
   for (const auto& job : running) {
-    if (cached(*job) >= job->whole_pages()) jobs.push_back(job.get());
+    if (cached(*job) >= job->batched()) jobs.push_back(job.get());
   }
   std::stable_partition(jobs.begin(), jobs.end(),
                         [&](Job* job) { return job->length() - cached(*job) == 1; });
@@ -136,14 +151,15 @@ std::vector<Pass> Generator::State::plan() {
   std::vector<Pass> passes;
   for (Job* job : jobs) {
     const index_t end = job->length();
-    for (index_t at = cached(*job); at < end && (budget > 0 || at + 1 == end);) {
+    const bool decodes = end - cached(*job) == 1;
+    for (index_t at = cached(*job); at < end && (decodes || budget > 0);) {
       if (passes.empty() || passes.back().rows == kRows) passes.emplace_back();
       Pass& pass = passes.back();
       const index_t count = std::min(end - at, kRows - pass.rows);
       pass.parts.push_back({job, at, count, at + count == end, {}});
       pass.rows += count;
       at += count;
-      budget -= count;
+      if (!decodes) budget -= count;
     }
   }
   return passes;
@@ -196,8 +212,7 @@ bool Generator::State::make_room(const std::vector<Pass>& passes) {
 void Generator::State::put_back_youngest() {
   std::unique_ptr<Job> job = std::move(running.back());
   running.pop_back();
-  engine->close(job->sequence);
-  job->sequence = -1;
+  engine->close(std::exchange(job->sequence, -1));
   if (running.empty()) {  // it has the whole cache, and that is full
     job->event.end = Event::End::length;
     return end(std::move(job));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fusedlm/generator.h"
+#include "fusedlm/quantized_linear.h"
 
 namespace fusedlm::engine {
 
@@ -23,11 +24,11 @@ struct Job {
   index_t prompt_length() const { return static_cast<index_t>(request.prompt.size()); }
   index_t length() const { return static_cast<index_t>(tokens.size()); }
   index_t new_tokens() const { return length() - prompt_length(); }
-  /// The part of the prompt that goes through many tokens at a time: its whole pages without its last
-  /// token, which is what `Engine::open` may find in the cache. All other tokens go the way of decoding,
-  /// so that a text does not depend on what was found.
-  index_t whole_pages() const {
-    return (prompt_length() - 1) / Engine::kPageTokens * Engine::kPageTokens;
+  /// Tokens of the prompt that go through many at a time: all but the last, if that is more than a pass of
+  /// few takes. All other tokens go the way of decoding, so that what a text says does not depend on
+  /// what was found in the cache.
+  index_t batched() const {
+    return prompt_length() - 1 > QuantizedLinear::kStreamedRows ? prompt_length() - 1 : 0;
   }
   void add(int32_t token, float log_prob);
 };

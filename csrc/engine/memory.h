@@ -24,7 +24,7 @@ class Memory {
   char* data() const { return static_cast<char*>(data_); }
 
  private:
-  static size_t in_pages(size_t bytes) { return (bytes + kHugePage) / kHugePage * kHugePage; }
+  static size_t in_pages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
   void* data_;
   size_t bytes_;
 };

@@ -203,3 +203,45 @@ def test_ctrl_c_saves_and_resume_goes_on(text, tmp_path):
     assert "stopped and saved at step" in stdout
     saved = json.loads((tmp_path / "r" / "last" / "state.json").read_text())["step"]
     assert saved == max(json.loads(line)["step"] for line in metrics.open())
+
+
+def test_export_writes_what_loads_as_the_same_model(run, trained, tmp_path):
+    import torch
+
+    from fusedlm.models import load
+
+    code, stdout, err = run("export", trained, tmp_path / "out")
+    assert code == 0, err
+    assert "AutoModelForCausalLM" in stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
+    (ours, words), (again, same) = load(trained / "best"), load(tmp_path / "out")
+    ids = torch.tensor([words.encode("the fox")])
+    assert torch.equal(again(ids), ours(ids)) and same.encode("the fox") == words.encode("the fox")
+    code, _, err = run("export", trained, tmp_path / "other", "--dtype", "int8")
+    assert code == 1 and "dtype is 'int8', expected one of float32" in err
+
+
+def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
+    import numpy as np
+    import torch
+
+    from fusedlm.data import Tokenizer
+    from fusedlm.models import Encoder, EncoderConfig, save
+
+    words = Tokenizer.load(trained / "best" / "tokenizer.json")
+    torch.manual_seed(0)
+    config = EncoderConfig(words.vocab_size, context=48, layers=1, width=8, heads=2)
+    save(tmp_path / "encoder", Encoder(config), words)
+    (tmp_path / "lines.txt").write_text("the fox\nthe dog\nthe fox\n")
+    code, stdout, err = run("embed", tmp_path / "encoder", tmp_path / "lines.txt")
+    assert code == 0, err
+    vectors = [json.loads(line) for line in stdout.splitlines()]
+    assert len(vectors) == 3 and vectors[0] == vectors[2] != vectors[1]
+    out = tmp_path / "vectors.npy"
+    code, stdout, err = run("embed", tmp_path / "encoder", tmp_path / "lines.txt", "--out", out)
+    assert code == 0 and "3 vectors of 8" in stdout, err
+    np.testing.assert_allclose(np.load(out), vectors, atol=2e-6)
+    code, _, err = run("embed", trained, tmp_path / "lines.txt")
+    assert code == 1 and "holds a decoder, expected an encoder" in err
+    code, _, err = run("generate", tmp_path / "encoder", "x")
+    assert code == 1 and "holds an encoder" in err

@@ -83,3 +83,39 @@ def test_bad_arguments_and_files_are_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(CorruptFileError, match=r"tokenizer\.json: not a valid tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_what_surrounds_a_text_stays_where_a_long_one_is_cut():
+    from tokenizers import processors
+
+    tokenizer = train_bpe("abc abd abe " * 20, 270)
+    plain = tokenizer.encode("abc abd abe")
+    end = tokenizer.eos_id
+    tokenizer._inner.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]
+    )
+    assert tokenizer.encode("abc abd abe") == plain
+    assert tokenizer.encode("abc abd abe", add_special=True) == [end, *plain, end]
+    rows = tokenizer.encode_batch(["abc abd abe", "", "a"], add_special=True, longest=4)
+    assert rows == [[end, *plain[:2], end], [end, end], [end, *tokenizer.encode("a"), end]]
+    assert tokenizer.encode_batch(["abc abd abe"], longest=2) == [plain[:2]]
+    with pytest.raises(ValueError, match="longest is 2, expected at least 3"):
+        tokenizer.encode_batch(["a"], add_special=True, longest=2)
+
+
+def test_padding_and_truncation_of_a_foreign_file_do_not_act(tmp_path):
+    tokenizer = train_bpe("abc abd abe " * 20, 270)
+    tokenizer._inner.enable_padding(length=50)
+    tokenizer._inner.enable_truncation(2)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again.encode("abc abd") == train_bpe("abc abd abe " * 20, 270).encode("abc abd")
+
+
+def test_settings_say_which_tokens_are_special():
+    inner = train_bpe("abc " * 20, 270)._inner
+    tokenizer = Tokenizer(inner, {"eos_token": {"content": "c"}, "bos_token": "a"}, [3, 3])
+    assert tokenizer.special == {"eos_token": "c", "bos_token": "a"}
+    assert tokenizer.eos_id == tokenizer.token_id("c")
+    assert tokenizer.end_ids == (tokenizer.token_id("c"), 3)
+    assert train_bpe("abc " * 20, 270).end_ids == (train_bpe("abc " * 20, 270).eos_id,)

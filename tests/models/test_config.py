@@ -32,6 +32,19 @@ def test_round_trip_through_json():
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_bias_of_query_key_and_value_follows_bias_unless_given():
+    assert ModelConfig(vocab_size=9).qkv_bias is True
+    assert ModelConfig.llama(vocab_size=9).qkv_bias is False
+    assert ModelConfig.llama(vocab_size=9, qkv_bias=True).qkv_bias is True
+    before = {"vocab_size": 9, "bias": False}  # as older folders have it
+    assert ModelConfig.from_dict(before).qkv_bias is False
+
+
+def test_no_window_at_all_is_one_setting():
+    assert ModelConfig(vocab_size=9, layers=2, windows=[0, 0]).windows is None
+    assert ModelConfig(vocab_size=9, layers=2, windows=(0, 4)).windows == [0, 4]
+
+
 def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig(vocab_size=10).width = 3
@@ -45,6 +58,8 @@ def test_is_frozen():
         ("ffn_width", -3), ("norm", "batch_norm"), ("norm_eps", 0.0), ("norm_eps", float("nan")),
         ("activation", "tanh"), ("position", "sine"), ("rope_base", -1.0), ("dropout", 1.0),
         ("dropout", "no"), ("bias", 1), ("tied", None), ("ignore_index", 0.5),
+        ("qkv_bias", 1), ("qk_norm", "yes"), ("windows", 4), ("windows", [4]),
+        ("windows", [4, 0, 4, 0, 4, -1]), ("windows", [4, 0, 4, 0, 4, 1.0]),
     ],
 )  # fmt: skip
 def test_error_names_the_field_and_the_value(field, value):

@@ -117,7 +117,7 @@ def test_a_config_that_does_not_fit_is_explained(saved):
     with pytest.raises(CorruptFileError, match=r"safetensors: tensor .* has shape .*, expected"):
         load(saved)
     change_config(saved, width=32, layers=3)
-    with pytest.raises(CorruptFileError, match=r"blocks\.2\..* is missing"):
+    with pytest.raises(CorruptFileError, match=r"blocks\.2\..* are missing"):
         load(saved)
     change_config(saved, layers=1)
     with pytest.raises(CorruptFileError, match=r"blocks\.1\..* does not belong"):

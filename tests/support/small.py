@@ -11,7 +11,11 @@ CONFIGS = {
     "llama": ModelConfig.llama(
         vocab_size=61, context=24, layers=2, width=32, heads=4, kv_heads=2, ffn_width=48
     ),
-}
+    "qwen": ModelConfig.llama(
+        vocab_size=61, context=24, layers=2, width=32, heads=4, kv_heads=2, head_width=12,
+        ffn_width=48, qkv_bias=True, qk_norm=True, windows=[0, 5], tied=True,
+    ),
+}  # fmt: skip
 
 
 def small_model(name: str | ModelConfig, seed: int = 0, spread: float = 4.0) -> Decoder:

@@ -50,10 +50,14 @@ class Twin:
         )
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        weight, eps = self.weights[name + ".weight"], self.config.norm_eps
         if self.config.norm == "rms_norm":
-            return x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps) * weight
+            return self._rms(name, x)
+        weight, eps = self.weights[name + ".weight"], self.config.norm_eps
         return F.layer_norm(x, x.shape[-1:], weight, self.weights.get(name + ".bias"), eps)
+
+    def _rms(self, name: str, x: Tensor) -> Tensor:
+        scale = torch.sqrt((x * x).mean(-1, keepdim=True) + self.config.norm_eps)
+        return x / scale * self.weights[name + ".weight"]
 
     def _linear(self, x: Tensor, name: str, separator: str = ".") -> Tensor:
         weight = self.weights[f"{name}{separator}weight"]
@@ -64,10 +68,16 @@ class Twin:
         H, G, D = config.heads, config.kv_heads, config.head_width
         parts = self._linear(x, at + "qkv").split([H * D, G * D, G * D], dim=-1)
         query, key, value = (p.unflatten(-1, (-1, D)).transpose(1, 2) for p in parts)
+        if config.qk_norm:
+            query, key = self._rms(at + "query_norm", query), self._rms(at + "key_norm", key)
         if config.position == "rope":
             query, key = self._rotate(query), self._rotate(key)
         key, value = (t.repeat_interleave(H // G, dim=1) for t in (key, value))
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        T = query.shape[2]
+        distance = torch.arange(T)[:, None] - torch.arange(T)
+        window = (config.windows[int(at.split(".")[1])] if config.windows else 0) or T
+        seen = (distance >= 0) & (distance < window)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return self._linear(out.transpose(1, 2).flatten(2), at + "out")
 
     def _rotate(self, x: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ struct GeneratorStats {
            accepted_tokens = 0;
 };
 
-/// A text is the same bits whatever runs beside it, for any number of threads, and with or without guesses
-/// (of the cache only what other requests left there, and who computed it first, can be seen in the last bits: see
-/// Engine::open). If running texts outgrow the cache, the youngest waits and goes on later as if nothing
-/// had happened; one that fills the whole cache alone ends with End::length.
+/// A text is the same bits whatever runs beside it, for any number of threads, and with or without
+/// guesses; where its prompt repeats text that was generated here, those of its pages that are found keep
+/// the bits of that time (see Engine::open). If running texts outgrow the cache, the youngest waits and
+/// goes on later as if nothing had happened; one that fills the whole cache alone ends with End::length.
 /// Not thread-safe: a caller with several threads holds a lock, or leaves it to one of them.
 class Generator {
  public:

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from .embed import embed
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .info import info
 from .quickstart import quickstart
@@ -77,6 +79,8 @@ app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(embed)
+app.command()(export)
 app.command()(info)
 
 

@@ -96,7 +96,9 @@ def choose_precision(precision: str) -> str:
 
 
 def model_folder(path: Path) -> Path:
-    """A model folder, or the best (else the last) one of a training run."""
+    """A model folder, a .gguf file, or the best (else the last) model of a training run."""
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return path
     for folder in (path, path / "best", path / "last"):
         if (folder / "config.json").is_file():
             return folder
@@ -106,13 +108,15 @@ def model_folder(path: Path) -> Path:
 
 
 def load_model(path: Path, precision: str):
-    """(model, tokenizer) of a folder, with its compute dtype set."""
+    """(decoder, tokenizer) of a folder, with its compute dtype set."""
     import torch
 
-    from fusedlm.models import load
+    from fusedlm.models import Decoder, load
 
     folder = model_folder(path)
     model, tokenizer = load(folder)
+    if not isinstance(model, Decoder):
+        raise ValueError(f"{folder} holds an encoder, which writes no text; see `fusedlm embed`")
     if tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
     model.compute_dtype = getattr(torch, choose_precision(precision))

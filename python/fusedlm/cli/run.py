@@ -81,7 +81,7 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
 def again(out: Path, text: str | None) -> tuple[Prepared, TrainConfig]:
     """The run in `out`, ready to go on from its last checkpoint."""
     from fusedlm.data import load_corpus
-    from fusedlm.models.io import read_json
+    from fusedlm.models.files import read_json
     from fusedlm.train import load_checkpoint
 
     if not (out / "last").exists():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -17,21 +18,60 @@ _BYTES = 256
 
 
 class Tokenizer:
-    """Text to token ids and back; `eos_id` is the end-of-text token, or None."""
+    """Text to token ids and back; `eos_id` is the end-of-text token, or None.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    `settings` are what Hugging Face's tokenizer_config.json holds (special tokens by name, the chat
+    template), and `end_ids` all tokens that end a text; both are kept in model folders.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None,
+        end_ids: Iterable[int] = (),
+    ) -> None:  # fmt: skip
+        inner.no_padding()
+        inner.no_truncation()
         self._inner = inner
-        self.eos_id: int | None = inner.token_to_id(END_OF_TEXT)
+        self.settings = dict(settings or {})
+        self.special = _special_tokens(self.settings)
+        self.eos_id: int | None = inner.token_to_id(self.special.get("eos_token", END_OF_TEXT))
+        ends = [*([] if self.eos_id is None else [self.eos_id]), *end_ids]
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
 
     @property
     def vocab_size(self) -> int:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
-        return self._inner.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """`add_special`: with what the tokenizer puts around a text, a token of its beginning say."""
+        return self._inner.encode(text, add_special_tokens=add_special).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+    def token_id(self, token: str) -> int | None:
+        return self._inner.token_to_id(token)
+
+    def to_json(self) -> str:
+        """What tokenizer.json holds."""
+        return self._inner.to_str()
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special: bool = False, longest: int | None = None
+    ) -> list[list[int]]:
+        """`longest` cuts what has more tokens, those that `add_special` adds included."""
+        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+        added = self._inner.num_special_tokens_to_add(False) if add_special else 0
+        if longest is not None and longest <= added:
+            raise ValueError(f"Tokenizer: longest is {longest}, expected at least {added + 1}")
+        return [
+            self._cut(text, add_special, longest - added)
+            if longest is not None and len(encoded) > longest
+            else encoded.ids
+            for text, encoded in zip(texts, found, strict=True)
+        ]
+
+    def _cut(self, text: str, add_special: bool, length: int) -> list[int]:
+        """Cut before the tokens at the end are added, so that they stay."""
+        encoded = self._inner.encode(text, add_special_tokens=False)
+        encoded.truncate(length)
+        return self._inner.post_process(encoded, add_special_tokens=add_special).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; special tokens are left out. Raises ValueError for an unknown id."""
@@ -46,15 +86,30 @@ class Tokenizer:
         Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Tokenizer:
+    def load(
+        cls, path: str | os.PathLike, settings: Mapping[str, Any] | None = None,
+        end_ids: Iterable[int] = (),
+    ) -> Tokenizer:  # fmt: skip
         """Reads tokenizer.json. Raises FileNotFoundError or CorruptFileError, naming the file."""
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing")
         try:
-            return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")))
+            inner = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise CorruptFileError(file, f"not a valid tokenizer ({error})") from error
+        return cls(inner, settings, end_ids)
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    special = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = settings.get(name)
+        if isinstance(value, dict):  # an AddedToken, written out
+            value = value.get("content")
+        if isinstance(value, str):
+            special[name] = value
+    return special
 
 
 def train_bpe(texts: str | Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Model configurations, the decoder and its folder format; loaded on first use."""
+"""Decoders, encoders and their files; loaded on first use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import importlib
 _HOME = {
     "ModelConfig": "config",
     "Decoder": "decoder",
+    "EncoderConfig": "encoder_config",
+    "Encoder": "encoder",
+    "embed": "texts",
+    "classify_texts": "texts",
     "load": "io",
     "save": "io",
     "write_model": "io",
+    "export_hf": "export",
     "atomic_folder": "folder",
 }
 __all__ = list(_HOME)

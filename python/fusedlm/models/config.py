@@ -40,9 +40,11 @@ _LLAMA_SIZES: dict[str, dict[str, Any]] = {
 class ModelConfig:
     """Everything that decides the parameters of a `Decoder` and what it computes.
 
-    kv_heads None means heads, head_width None means width / heads, and ffn_width None means
-    4 width (8/3 width for gated activations, rounded up to a multiple of 64); all three are
-    filled in when the config is made. Raises ValueError naming the field that does not fit.
+    kv_heads None means heads, head_width None means width / heads, ffn_width None means 4 width
+    (8/3 width for gated activations, rounded up to a multiple of 64), and qkv_bias None means bias;
+    all four are filled in when the config is made. `qk_norm` puts an RMSNorm on every query and key
+    head before RoPE (Qwen3). `windows`, one a layer, lets a token see itself and the W - 1 tokens
+    before it; 0 is no window. Raises ValueError naming the field that does not fit.
     """
 
     vocab_size: int
@@ -64,6 +66,9 @@ class ModelConfig:
     tied: bool = True
     dropout: float = 0.0
     ignore_index: int = -100
+    qkv_bias: bool | None = None
+    qk_norm: bool = False
+    windows: list[int] | None = None
 
     @classmethod
     def gpt2(cls, size: str | None = None, **fields: Any) -> ModelConfig:
@@ -131,12 +136,23 @@ class ModelConfig:
                 self._bad(name, "a number above 0")
         if not self._number("dropout") or not 0 <= self.dropout < 1:
             self._bad("dropout", "a number in [0, 1)")
-        for name in ("rope_interleaved", "bias", "tied"):
+        self._fill("qkv_bias", self.bias)
+        for name in ("rope_interleaved", "bias", "tied", "qkv_bias", "qk_norm"):
             if not isinstance(getattr(self, name), bool):
                 self._bad(name, "true or false")
         if type(self.ignore_index) is not int:
             self._bad("ignore_index", "an integer")
+        self._check_windows()
         self._check_rope()
+
+    def _check_windows(self) -> None:
+        windows = self.windows
+        if windows is None:
+            return
+        fits = isinstance(windows, (list, tuple)) and len(windows) == self.layers
+        if not fits or any(type(w) is not int or w < 0 for w in windows):
+            self._bad("windows", f"None or {self.layers} integers of at least 0, one a layer")
+        object.__setattr__(self, "windows", list(windows) if any(windows) else None)
 
     def _check_rope(self) -> None:
         if self.position != "rope":
@@ -164,8 +180,8 @@ class ModelConfig:
 
     def _positive(self, name: str) -> None:
         value = getattr(self, name)
-        if type(value) is not int or value < 1:
-            self._bad(name, "an integer of at least 1")
+        if type(value) is not int or not 1 <= value < 2**31:
+            self._bad(name, "an integer from 1 to 2147483647")
 
     def _number(self, name: str) -> bool:
         value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""A pre-norm transformer decoder: GPT-2 and the Llama family are settings of one model.
+"""A pre-norm transformer decoder: GPT-2, Llama, Qwen and Mistral are settings of one model.
 
     tokens -> embedding -> [ norm -> attention -> + -> norm -> feed-forward -> + ] x L -> norm -> head
 
@@ -34,10 +34,19 @@ def _norm(config: ModelConfig) -> nn.Module:
     return LayerNorm(config.width, config.norm_eps, bias=config.bias)
 
 
+def _rope(config: ModelConfig) -> Rope | None:
+    if config.position == "learned":
+        return None
+    return Rope(
+        config.context, config.head_width, config.rope_base, scaling=config.rope_scaling,
+        interleaved=config.rope_interleaved,
+    )  # fmt: skip
+
+
 class Block(nn.Module):
     """(branch, stream) -> (branch, stream): attention and feed-forward, each after a norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         # 2L branches add up in the stream; this keeps its variance near 1 layer's (GPT-2, 2.3).
         out_std = 0.02 / math.sqrt(2 * config.layers)
@@ -45,7 +54,10 @@ class Block(nn.Module):
         self.attention_norm = _norm(config)
         self.attention = SelfAttention(
             config.width, config.heads, kv_heads=config.kv_heads, head_width=config.head_width,
-            bias=config.bias, dropout=config.dropout, out_std=out_std,
+            bias=config.bias, qkv_bias=config.qkv_bias,
+            qk_norm=config.norm_eps if config.qk_norm else None,
+            window=(config.windows[layer] or None) if config.windows else None,
+            dropout=config.dropout, out_std=out_std,
         )  # fmt: skip
         self.ffn_norm = _norm(config)
         self.ffn = FeedForward(
@@ -96,14 +108,22 @@ class Decoder(nn.Module):
         self.embedding = Embedding(
             config.vocab_size, config.width, positions=config.context if learned else 0
         )
-        self.rope = None if learned else Rope(
-            config.context, config.head_width, config.rope_base, scaling=config.rope_scaling,
-            interleaved=config.rope_interleaved,
-        )  # fmt: skip
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.rope = _rope(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.grad_dtype = torch.float32
         self.final_norm = _norm(config)
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
+
+    @classmethod
+    def empty(cls, config: ModelConfig) -> Decoder:
+        """For weights from a file: parameters on the meta device, so without memory of their own.
+
+        torch's random state stays as it was.
+        """
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = cls(config)
+        model.rope = _rope(config)
+        return model
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None,

@@ -1,34 +1,40 @@
-"""The model folder: config.json, model.safetensors, tokenizer.json, training.json.
+"""Models in files: our own folders, and what `load` makes of those of others.
 
-config.json is the `ModelConfig` plus "format_version". training.json, free-form, says how the
-model came about, and may be missing. All weights are float32.
+Ours: config.json, model.safetensors, tokenizer.json, training.json. config.json is the `ModelConfig`
+plus "format_version", of an encoder the `EncoderConfig` plus "kind": "encoder". training.json, free-form,
+says how the model came about, and may be missing. All weights are float32.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from fusedlm.errors import CorruptFileError
 
+from . import huggingface, huggingface_encoder
 from .config import ModelConfig
 from .decoder import Decoder
+from .encoder import Encoder
+from .encoder_config import EncoderConfig
+from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
+from .names import Names
+from .weights import WEIGHTS, Safetensors, Source, fill
 
 if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
 
 def save(
-    path: str | os.PathLike, model: Decoder, tokenizer: Tokenizer | None,
+    path: str | os.PathLike, model: Decoder | Encoder, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the model folder, replacing an older one at `path` all at once."""
@@ -37,39 +43,83 @@ def save(
 
 
 def write_model(
-    folder: Path, model: Decoder, tokenizer: Tokenizer | None,
+    folder: Path, model: Decoder | Encoder, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`)."""
-    config = {"format_version": FORMAT_VERSION, **model.config.to_dict()}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    kind = {"kind": "encoder"} if isinstance(model, Encoder) else {}
+    config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
+    write_json(folder / "config.json", config)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer is not None:
-        tokenizer.save(folder / "tokenizer.json")
+        from .tokenizer_files import write_tokenizer
+
+        write_tokenizer(folder, tokenizer)
     if training is not None:
-        (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        write_json(folder / "training.json", training)
 
 
-def load(path: str | os.PathLike) -> tuple[Decoder, Tokenizer | None]:
-    """Reads a model folder; returns the model, in eval mode, and its tokenizer.
+def load(path: str | os.PathLike) -> tuple[Decoder | Encoder, Tokenizer | None]:
+    """Reads our model folder, one of Hugging Face, or a .gguf file; the weights become float32.
 
-    The tokenizer is None where tokenizer.json was never written. Raises FileNotFoundError for a
-    folder or file that is missing, `CorruptFileError` for one that is damaged and ValueError for a
-    newer format, each naming the file.
+    Returns the model, in eval mode, and its tokenizer, None where tokenizer.json is missing. Raises
+    FileNotFoundError for a folder or file that is missing, `CorruptFileError` for one that is damaged
+    (missing tensors are named all at once), ValueError for a newer format, and NotImplementedError
+    for a kind of model, or a setting of it, that is not known; each names the file.
     """
-    folder = Path(os.path.abspath(path))
-    recover_folder(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder with a model")
-    config = read_config(folder / "config.json")
-    model = _empty_decoder(config)
-    _load_weights(model, folder / "model.safetensors")
-    return model.eval(), _load_tokenizer(folder / "tokenizer.json", config)
+    path = Path(os.path.abspath(path))
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        from .gguf import load_gguf
+
+        return load_gguf(path)
+    recover_folder(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder with a model or a .gguf file")
+    from .tokenizer_files import read_tokenizer
+
+    folder = huggingface_encoder.encoder_folder(path)
+    values = read_json(folder / "config.json")
+    weights = Safetensors(folder)
+    config, names = _read_config(folder / "config.json", values, weights)
+    return build(config, weights, names), read_tokenizer(folder, config.vocab_size)
 
 
-def read_config(file: Path) -> ModelConfig:
-    values = read_json(file)
+def build(
+    config: ModelConfig | EncoderConfig, source: Source, names: Names | None
+) -> Decoder | Encoder:
+    """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
+    # Before anything of such a size is made. Every layer has several tensors.
+    if config.layers > len(source.names()):
+        raise CorruptFileError(
+            source.path, f"has {len(source.names())} tensors, too few for {config.layers} layers"
+        )
+    if config.context * config.head_width > MOST_ANGLES:
+        raise NotImplementedError(
+            f"{source.path}: the context is {config.context}, expected at most"
+            f" {MOST_ANGLES // config.head_width}"
+        )
+    kind = Encoder if isinstance(config, EncoderConfig) else Decoder
+    try:
+        model = kind.empty(config)
+    except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
+        raise CorruptFileError(source.path, f"config.json: {error}") from error
+    fill(model, source, names)
+    if isinstance(model, Decoder):
+        model.grad_dtype = torch.float32  # of the parameters that are there now
+    return model.eval()
+
+
+def _read_config(
+    file: Path, values: dict[str, Any], weights: Safetensors
+) -> tuple[ModelConfig | EncoderConfig, Names | None]:
+    """The config, and what the weights beside it are called: None for our own names."""
+    if "format_version" not in values and ("model_type" in values or "architectures" in values):
+        fields = huggingface.Fields(file, values)
+        if huggingface_encoder.is_encoder(fields):
+            config = huggingface_encoder.read_encoder_config(fields, weights.names())
+            return config, huggingface_encoder.names_of(config)
+        return huggingface.read_config(fields)
     version = values.pop("format_version", None)
     if type(version) is not int or version < 1:
         raise CorruptFileError(file, f"format_version is {version!r}, expected {FORMAT_VERSION}")
@@ -78,73 +128,8 @@ def read_config(file: Path) -> ModelConfig:
             f"{file}: format_version is {version}, this fusedlm reads up to {FORMAT_VERSION}; "
             "a newer fusedlm wrote it"
         )
+    kind = EncoderConfig if values.pop("kind", None) == "encoder" else ModelConfig
     try:
-        return ModelConfig.from_dict(values)
+        return kind.from_dict(values), None
     except (ValueError, TypeError) as error:
         raise CorruptFileError(file, str(error)) from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file, or an error that names the file."""
-    _must_exist(file)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFileError(file, f"not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise CorruptFileError(file, f"holds a {type(values).__name__}, expected an object")
-    return values
-
-
-def _must_exist(file: Path) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-
-
-def _empty_decoder(config: ModelConfig) -> Decoder:
-    """A decoder that leaves torch's random state as it was: its weights are replaced anyway."""
-    with torch.random.fork_rng(devices=[]):
-        return Decoder(config)
-
-
-def _load_weights(model: Decoder, file: Path) -> None:
-    _must_exist(file)
-    try:
-        weights = load_file(file)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            raise CorruptFileError(file, f"tensor {name!r} is missing")
-        if name not in expected:
-            raise CorruptFileError(file, f"tensor {name!r} does not belong to this config")
-        shape, wanted = list(weights[name].shape), list(expected[name].shape)
-        if shape != wanted:
-            raise CorruptFileError(file, f"tensor {name!r} has shape {shape}, expected {wanted}")
-        if not weights[name].is_floating_point():
-            raise CorruptFileError(
-                file, f"tensor {name!r} has dtype {weights[name].dtype}, expected float32"
-            )
-        if not bool(torch.isfinite(weights[name]).all()):
-            raise CorruptFileError(file, f"tensor {name!r} has values that are not finite")
-    model.load_state_dict(weights)
-
-
-def _load_tokenizer(file: Path, config: ModelConfig) -> Tokenizer | None:
-    if not file.exists():
-        return None
-    from fusedlm.data.tokenizer import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.load(file)
-    except CorruptFileError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CorruptFileError(file, f"not a valid tokenizer ({error})") from error
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CorruptFileError(
-            file,
-            f"has {tokenizer.vocab_size} tokens, the model's vocab_size is {config.vocab_size}",
-        )
-    return tokenizer

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusedlm import ops
 
-from .basic import Linear
+from .basic import Linear, RMSNorm
 from .rope import Rope
 
 if TYPE_CHECKING:
@@ -20,19 +20,26 @@ class SelfAttention(nn.Module):
     """x [B, T, C] -> [B, T, C]: one product for query, key and value, then attention, then out.
 
     `heads` H query heads share `kv_heads` G key-value heads of width D (Ainslie et al. 2023).
+    `qk_norm` is the eps of an RMSNorm on every query and key head, before they turn; None: none
+    (Dehghani et al. 2023; as in Qwen3). `window` W hides tokens that are W or more back; None: none.
     """
 
     def __init__(
         self, width: int, heads: int, *, kv_heads: int | None = None,
-        head_width: int | None = None, bias: bool = True, dropout: float = 0.0,
+        head_width: int | None = None, bias: bool = True, qkv_bias: bool | None = None,
+        qk_norm: float | None = None, window: int | None = None, dropout: float = 0.0,
         out_std: float = 0.02,
     ) -> None:  # fmt: skip
         super().__init__()
         self.heads = heads
         self.kv_heads = kv_heads or heads
         self.head_width = head_width or width // heads
+        self.window = window
         self.dropout = dropout
-        self.qkv = Linear(width, (heads + 2 * self.kv_heads) * self.head_width, bias=bias)
+        qkv_width = (heads + 2 * self.kv_heads) * self.head_width
+        self.qkv = Linear(width, qkv_width, bias=bias if qkv_bias is None else qkv_bias)
+        self.query_norm = None if qk_norm is None else RMSNorm(self.head_width, qk_norm)
+        self.key_norm = None if qk_norm is None else RMSNorm(self.head_width, qk_norm)
         self.out = Linear(heads * self.head_width, width, bias=bias, std=out_std)
 
     def forward(
@@ -42,16 +49,18 @@ class SelfAttention(nn.Module):
         B, T, _ = x.shape
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
-        if rope is not None:  # query and key turn by the same angles, so both in one pass
-            qkv = rope(qkv, positions, heads=H + G)
         dropped = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**31, ())) if dropped else None
-        if cache is None:
-            mixed = ops.attention_qkv(qkv, H, causal=True, dropout_p=dropped, seed=seed)
-        else:
-            query, key, value = qkv.split((H, G, G), dim=2)
-            key, value, kv_lengths = cache.extend(key, value)
-            mixed = ops.attention(
-                query, key, value, causal=True, kv_lengths=kv_lengths, dropout_p=dropped, seed=seed
-            )
-        return self.out(mixed.flatten(2))
+        options = {"causal": True, "window": self.window, "dropout_p": dropped, "seed": seed}
+        if self.query_norm is None and rope is not None:
+            qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
+        if self.query_norm is None and cache is None:
+            return self.out(ops.attention_qkv(qkv, H, **options).flatten(2))
+        query, key, value = qkv.split((H, G, G), dim=2)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+            if rope is not None:
+                query, key = rope(query, positions), rope(key, positions)
+        if cache is not None:
+            key, value, options["kv_lengths"] = cache.extend(key, value)
+        return self.out(ops.attention(query, key, value, **options).flatten(2))

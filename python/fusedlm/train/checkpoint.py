@@ -25,8 +25,9 @@ from fusedlm.data.batches import Batches
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 from fusedlm.models.decoder import Decoder
+from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
-from fusedlm.models.io import load, read_json, write_model
+from fusedlm.models.io import load, write_model
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig

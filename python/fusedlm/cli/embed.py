@@ -1,0 +1,63 @@
+"""fusedlm embed: vectors of texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ConfigFile, Precision, Threads, choose_precision, model_folder, set_threads
+
+
+def embed(
+    model: Annotated[Path, typer.Argument(help="A folder with an encoder, e.g. of MiniLM.")],
+    texts: Annotated[str, typer.Argument(help="A file with one text a line; '-' is stdin.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a NumPy array (.npy) [texts, width].", show_default="JSON lines"),
+    ] = None,
+    precision: Precision = "auto",
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Turn every line of a file into a vector, for search, clustering or classification.
+
+    Without --out each vector is printed as a line of JSON.
+
+    \b
+    Examples:
+      fusedlm embed all-MiniLM-L6-v2 questions.txt --out questions.npy
+      echo "How tall is Everest?" | fusedlm embed all-MiniLM-L6-v2 -
+    """
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from fusedlm.models import Encoder, load
+    from fusedlm.models import embed as vectors_of
+
+    set_threads(threads)
+    lines = (sys.stdin.read() if texts == "-" else Path(texts).read_text("utf-8")).splitlines()
+    if not lines:
+        raise ValueError(f"{texts} is empty, expected one text a line")
+    folder = model_folder(model)
+    loaded, tokenizer = load(folder)
+    if not isinstance(loaded, Encoder):
+        raise ValueError(f"{folder} holds a decoder, expected an encoder such as MiniLM")
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    loaded.compute_dtype = getattr(torch, choose_precision(precision))
+    with tqdm(total=len(lines), unit="text", disable=quiet or out is None) as bar:
+        vectors = vectors_of(loaded, tokenizer, lines, progress=bar.update).numpy()
+    if out is None:
+        for vector in vectors:
+            typer.echo(json.dumps([round(float(x), 6) for x in vector]))
+        return
+    out = out if out.suffix == ".npy" else out.with_name(out.name + ".npy")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.save(out, vectors)
+    typer.echo(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]}")

@@ -1,0 +1,112 @@
+"""The shape of an encoder: one frozen dataclass that checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+STYLES = ("bert", "roberta", "distilbert")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+TASKS = ("sequence", "token")
+POOLINGS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that decides the parameters of an `Encoder` and what it computes.
+
+    `style` says what differs between families: RoBERTa counts positions from pad_id + 1 over tokens
+    that are no padding; the heads of classifiers differ. `types` is the number of token types, 0 for
+    none. `pooler` is BERT's dense layer on the first token. `task` "sequence" or "token" puts a
+    classifier of `labels` classes on top. `pooling` and `normalize` are how `embed` makes one vector
+    of a text, and `max_tokens` where it cuts a longer one (None: at the context).
+    """
+
+    vocab_size: int
+    context: int = 512
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    ffn_width: int | None = None
+    norm_eps: float = 1e-12
+    activation: str = "gelu"
+    types: int = 2
+    style: str = "bert"
+    pad_id: int = 0
+    dropout: float = 0.1
+    pooler: bool = False
+    task: str | None = None
+    labels: list[str] | None = None
+    pooling: str = "mean"
+    normalize: bool = True
+    max_tokens: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
+        """The inverse of `to_dict`; unknown and missing fields are errors."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"EncoderConfig: unknown field {unknown[0]!r}, known {sorted(known)}")
+        if "vocab_size" not in values:
+            raise ValueError("EncoderConfig: vocab_size is missing")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that the first token gets."""
+        return self.pad_id + 1 if self.style == "roberta" else 0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "width", "heads"):
+            self._count(name, 1)
+        if self.width % self.heads:
+            self._bad("heads", f"a divisor of width={self.width}")
+        if self.ffn_width is None:
+            object.__setattr__(self, "ffn_width", 4 * self.width)
+        if self.max_tokens is None:
+            object.__setattr__(self, "max_tokens", self.context)
+        self._count("ffn_width", 1)
+        self._count("max_tokens", 1)
+        self._count("types", 0)
+        self._count("pad_id", 0)
+        for name, allowed in (
+            ("activation", ACTIVATIONS), ("style", STYLES), ("pooling", POOLINGS),
+            ("task", (None, *TASKS)),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                self._bad(name, "one of " + ", ".join(map(str, allowed)))
+        for name in ("normalize", "pooler"):
+            if not isinstance(getattr(self, name), bool):
+                self._bad(name, "true or false")
+        for name, fits, expected in (
+            ("norm_eps", lambda v: v > 0, "a number above 0"),
+            ("dropout", lambda v: 0 <= v < 1, "a number in [0, 1)"),
+        ):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value) or not fits(value):
+                self._bad(name, expected)
+        named = self.labels is not None
+        texts = named and all(isinstance(label, str) for label in self.labels)
+        if (self.task is not None) != named or (named and not (texts and self.labels)):
+            self._bad("labels", "the names of the classes with a task, and None without one")
+
+    def _count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not least <= value < 2**31:
+            self._bad(name, f"an integer from {least} to 2147483647")
+
+    def _bad(self, name: str, expected: str) -> None:
+        raise ValueError(f"EncoderConfig: {name} is {getattr(self, name)!r}, expected {expected}")

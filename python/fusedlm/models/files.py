@@ -1,0 +1,33 @@
+"""Small files of a model folder: JSON objects, and errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fusedlm.errors import CorruptFileError
+
+
+def must_exist(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+
+
+def read_json(file: Path, *, optional: bool = False, kind: type = dict) -> Any:
+    """A JSON object (or list, by `kind`) from a file; empty where an `optional` one is missing."""
+    if optional and not file.is_file():
+        return kind()
+    must_exist(file)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptFileError(file, f"not valid JSON ({error})") from error
+    if not isinstance(values, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise CorruptFileError(file, f"holds a {type(values).__name__}, expected {expected}")
+    return values
+
+
+def write_json(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

