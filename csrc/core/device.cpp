@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "core/fork.h"
 #include "core/pages.h"
 #include "fusedlm/errors.h"
 
@@ -143,7 +144,7 @@ bool cuda_compiled() {
 #endif
 }
 
-int num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+int num_threads() { return omp_in_parallel() || is_forked() ? 1 : omp_get_max_threads(); }
 
 void set_num_threads(int threads) {
   if (threads < 1) {

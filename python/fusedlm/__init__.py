@@ -20,6 +20,7 @@ _SUBMODULES = {
     "generate",
     "optim",
     "errors",
+    "functional",
     "cli",
     "numpy",
     "cpp",

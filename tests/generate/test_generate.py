@@ -1,40 +1,78 @@
-"""Generation: the cache changes nothing, rows do not see each other, sampling does as it says."""
+"""Generation with a `Decoder`: as the whole model says, and rows do not see each other."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fusedlm.generate import KVCache, Sampling, generate, generate_text, stream_text
-from fusedlm.generate.sampling import choose
+from fusedlm.generate import generate, generate_text, stream_text
 from tests.support.small import CONFIGS, ByteTokenizer, small_model
 
 PROMPTS = [[3, 14, 15, 9], [2], [7, 1, 8, 2, 8, 1, 8]]
 
 
+def greedy_by_the_whole(model, prompt: list[int], count: int) -> list[int]:
+    """Token by token through `Decoder.forward`, forgetting the older half of a full context."""
+    seen, new, context = list(prompt), [], model.config.context
+    for _ in range(count):
+        if len(seen) >= context:
+            seen = seen[-(context // 2) :]
+        with torch.no_grad():
+            new.append(int(model(torch.tensor([seen]))[0, -1].argmax()))
+        seen.append(new[-1])
+    return new
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_with_cache_equal_those_without(isa, name, dtype):
+@pytest.mark.parametrize("count", [15, 60])  # 60 outgrows the context of 24 several times
+def test_greedy_tokens_equal_those_of_the_whole_model(name, count):
     model = small_model(name)
-    model.compute_dtype = dtype
+    expected = [greedy_by_the_whole(model, prompt, count) for prompt in PROMPTS]
+    assert generate(model, PROMPTS, max_new_tokens=count, temperature=0.0) == expected
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_guessing_ahead_changes_nothing(name):
+    model = small_model(name)
+    options = {"max_new_tokens": 18, "temperature": 0.0}
+    prompts = [[1, 2, 3, 1, 2]]
+    assert generate(model, prompts, guess_tokens=4, **options) == generate(
+        model, prompts, **options
+    )
+
+
+def test_the_latest_weights_are_used():
+    model = small_model("llama")
+    options = {"max_new_tokens": 10, "temperature": 0.0}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.compute_dtype = dtype
+        before = generate(model, PROMPTS, **options)
+        with torch.no_grad():
+            model.head_weight.copy_(model.head_weight.roll(1, 0))
+        after = generate(model, PROMPTS, **options)
+        assert after != before
+        with torch.no_grad():
+            model.head_weight.data = model.head_weight.roll(-1, 0)
+        assert generate(model, PROMPTS, **options) == before
+
+
+def test_an_optimizer_step_is_seen():
+    from fusedlm.optim import AdamW
+
+    model = small_model("gpt2")
+    model.compute_dtype = torch.bfloat16
+    options = {"max_new_tokens": 10, "temperature": 0.0}
+    before = generate(model, PROMPTS, **options)
     tokens = torch.randint(61, (2, 20), generator=torch.Generator().manual_seed(1))
-    cache = KVCache(model.config, 2, dtype=dtype)
-    with torch.no_grad():
-        steps = [model(tokens[:, :7], cache=cache)]
-        steps += [model(tokens[:, t : t + 1], cache=cache) for t in range(7, 20)]
-        whole = model(tokens)[:, 6:]
-    error = (torch.stack(steps, 1).float() - whole.float()).abs().max() / whole.float().abs().max()
-    assert error < (1e-5 if dtype == torch.float32 else 3e-2)
+    model.train()
+    model(tokens, tokens.roll(-1, 1)).backward()
+    AdamW(model.parameters(), lr=0.5).step()
+    assert generate(model, PROMPTS, **options) != before
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_greedy_tokens_with_cache_equal_those_without(name):
-    model = small_model(name)
-    for new in (15, 40):  # 40 outgrows the context of 24
-        options = {"max_new_tokens": new, "temperature": 0.0}
-        assert generate(model, PROMPTS, **options) == generate(
-            model, PROMPTS, use_cache=False, **options
-        )
+def test_a_model_that_is_not_on_the_cpu_is_refused():
+    with pytest.raises(NotImplementedError, match="the model is on meta"):
+        generate(small_model("gpt2").to("meta"), PROMPTS, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -60,30 +98,18 @@ def test_generation_leaves_the_training_mode_and_torchs_generator_alone():
     assert model.training and torch.equal(torch.get_rng_state(), state)
 
 
-def choose_often(logits: list[float], count: int = 400, history=(), **settings) -> set[int]:
-    rows = torch.tensor([logits]).expand(count, -1)
-    generators = [torch.Generator().manual_seed(i) for i in range(count)]
-    histories = [list(history)] * count
-    return set(choose(rows, Sampling(**settings), histories, generators))
-
-
-def test_filters_keep_what_they_should():
-    logits = [2.0, 1.0, 0.0, -1.0, -2.0]  # probabilities .64 .23 .09 .03 .01
-    assert choose_often(logits) == {0, 1, 2, 3, 4}
-    assert choose_often(logits, temperature=0.0) == {0}
-    assert choose_often(logits, top_k=2) == {0, 1}
-    assert choose_often(logits, top_p=0.8) == {0, 1}
-    assert choose_often(logits, top_p=0.01) == {0}
-    assert choose_often(logits, min_p=0.1) == {0, 1, 2}
-    assert choose_often(logits, temperature=0.01) == {0}
-    assert choose_often(logits, temperature=0.0, repetition_penalty=3.0, history=[0]) == {1}
-
-
-def test_draws_follow_the_probabilities():
-    rows = torch.tensor([[1.0, 0.0]]).expand(4000, -1)
-    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
-    drawn = choose(rows, Sampling(temperature=0.5), [[]] * 4000, generators)
-    assert drawn.count(0) / 4000 == pytest.approx(1 / (1 + 2.718281828**-2), abs=0.02)
+def test_sampling_options_reach_the_draw():
+    model = small_model("gpt2")
+    greedy = generate(model, PROMPTS, max_new_tokens=12, temperature=0.0)
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}):
+        assert generate(model, PROMPTS, max_new_tokens=12, seed=1, **narrow) == greedy
+    assert generate(model, PROMPTS, max_new_tokens=12, seed=1, temperature=3.0) != greedy
+    for prompt, new in zip(
+        PROMPTS,
+        generate(model, PROMPTS, max_new_tokens=12, temperature=0.0, repetition_penalty=1e6),
+        strict=True,
+    ):
+        assert not set(prompt) & set(new) and len(set(new)) == len(new)
 
 
 def text_model():
@@ -166,15 +192,3 @@ def test_bad_arguments_are_named():
     assert generate(model, [[1]], max_new_tokens=0) == [[]]
     with pytest.raises(TypeError, match="unknown argument 'temprature'"):
         generate_text(text_model(), ByteTokenizer(), "a", temprature=1.0)
-
-
-def test_a_full_cache_says_so():
-    model = small_model("gpt2")
-    cache = KVCache(model.config, 1, capacity=4)
-    model(torch.tensor([[1, 2, 3]]), cache=cache)
-    with pytest.raises(ValueError, match="3 cached and 2 new tokens exceed the capacity of 4"):
-        model(torch.tensor([[1, 2]]), cache=cache)
-    with pytest.raises(ValueError, match="tokens has 2 rows, the cache has 1"):
-        model(torch.tensor([[1], [2]]), cache=cache)
-    cache.reset()
-    model(torch.tensor([[1, 2, 3, 4]]), cache=cache)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import Decoder, ModelConfig, export_hf, load
 from fusedlm.models.huggingface import FAMILIES
@@ -157,6 +158,22 @@ def test_interleaved_rope_is_exported_in_halves(tmp_path, fields):
         torch.testing.assert_close(theirs(tokens()).logits, ours(tokens()), rtol=1e-4, atol=1e-4)
 
 
+def test_a_tokenizer_trained_here_is_the_same_for_transformers(tmp_path):
+    text = "Zoë's 12 naïve\tsailors sing 你好 <|endoftext|> again"
+    tokenizer = train_bpe(text * 9, 300)
+    shape = {"context": 24, "layers": 1, "width": 8, "heads": 2}
+    model = Decoder(ModelConfig.gpt2(vocab_size=tokenizer.vocab_size, **shape))
+    export_hf(model, tokenizer, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text and theirs.model_max_length == 24
+    assert theirs.eos_token_id == tokenizer.eos_id
+    again = load(tmp_path / "out")[1]
+    assert again.encode(text) == tokenizer.encode(text) and again.end_ids == tokenizer.end_ids
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+    assert settings.eos_token_id == tokenizer.eos_id
+
+
 def test_a_model_that_transformers_has_not_is_refused_by_the_field(tmp_path):
     shape = {"vocab_size": 9, "layers": 2, "width": 8, "heads": 2}
     for config, field in (
@@ -260,7 +277,8 @@ def test_what_is_not_computed_is_refused_by_name(folder, values, words):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'"),
         ({"num_key_value_heads": 3}, "kv_heads is 3"),
-        ({"num_hidden_layers": 10**9}, "too few for 1000000000 layers"),
+        ({"num_hidden_layers": 9999}, "too few for 9999 layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected .* to 10000"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_scaling"),
     ],
 )

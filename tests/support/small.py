@@ -38,8 +38,10 @@ class ByteTokenizer:
 
     def __init__(self, eos_id: int | None = 256) -> None:
         self.eos_id = eos_id
+        self.end_ids = () if eos_id is None else (eos_id,)
+        self.special = {}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         return list(text.encode())
 
     def decode(self, ids: list[int]) -> str:

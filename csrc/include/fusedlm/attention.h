@@ -20,8 +20,8 @@ namespace fusedlm {
 ///   block_table      [B, n] int32, forward only, with kv_lengths: key and value are pages
 ///                    [pages, page, G, D] of a cache, and key j of row b lies in page block_table[b, j / page],
 ///                    at j % page (Kwon et al. 2023, arXiv:2309.06180); S is n page. Entries behind
-///                    kv_lengths[b] are not read. Up to 16 queries a row, what each gets is the same bits
-///                    as if it were alone
+///                    kv_lengths[b] are not read. Up to 16 queries a row, what each gets on the CPU is the same
+///                    bits as if it were alone
 struct AttentionOptions {
   bool causal = false;
   index_t window = 0;
@@ -36,7 +36,7 @@ struct AttentionOptions {
 /// out = softmax(scale query key^T) value in one pass over tiles, nothing of size T x S in memory
 /// (FlashAttention-2, Dao 2023, arXiv:2307.08691). Query head h reads key-value head h / (H / G).
 ///   query, out  [B, T, H, D]  float32 or bfloat16, all the same, last dimension contiguous
-///   key, value  [B, S, G, D]  G divides H; in pages they may be bfloat16 with a float32 query
+///   key, value  [B, S, G, D]  G divides H; on the CPU, in pages, they may be bfloat16 with a float32 query
 ///   lse         [B, H, T]     float32, log of the sum of exp(score); +inf where a query sees no key (its
 ///                             out is 0)
 /// Throws InvalidArgument naming the argument that does not fit.

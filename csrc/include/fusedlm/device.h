@@ -27,7 +27,8 @@ Isa isa_from_name(const std::string& name);
 bool cuda_compiled();
 
 /// Threads that a call from this thread will use: OpenMP's own setting (OMP_NUM_THREADS,
-/// torch.set_num_threads), 1 inside a parallel region.
+/// torch.set_num_threads), 1 inside a parallel region. One, too, in a process that was forked from one
+/// with this library: GNU's OpenMP waits for ever for threads that only its parent has.
 int num_threads();
 /// For calls from this thread. Throws InvalidArgument for less than 1.
 void set_num_threads(int threads);

@@ -45,7 +45,7 @@ const char* name_of(DType dtype);
 struct bfloat16 {
   uint16_t bits;
 };
-/// IEEE binary16.
+/// IEEE binary16. CUDA kernels take it wherever they take bfloat16; those of the CPU do not.
 struct float16 {
   uint16_t bits;
 };

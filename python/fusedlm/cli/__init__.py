@@ -1,4 +1,4 @@
-"""The command line: `fusedlm quickstart`, `train`, `generate`, `eval`, `info`."""
+"""The command line: `fusedlm quickstart`, `train`, `generate`, `chat`, `serve`, ...."""
 
 from .app import app, main
 

@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 
+from .chat import chat
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .quantize import quantize
 from .quickstart import quickstart
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -78,9 +81,12 @@ def options(
 app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
+app.command()(chat)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(export)
+app.command()(quantize)
 app.command()(info)
 
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, load_model, set_threads
+from .options import ConfigFile, Format, Precision, Threads, load_language_model, set_threads
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="A model folder or a training run.")],
+    model: Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")],
     prompt: Annotated[
         str | None,
         typer.Argument(help="The text to continue; '-' reads it from stdin.", show_default=False),
@@ -36,6 +36,19 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="For the same text again.", show_default="random")
     ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="JSON that fits the JSON schema in this file.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="A text that fits this regular expression.")
+    ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option(help="A text that fits the Lark grammar in this file.")
+    ] = None,
+    guess_tokens: Annotated[
+        int, typer.Option(min=0, help="Guess so many tokens from what was said; same text, sooner.")
+    ] = 0,
+    format: Format = None,
     precision: Precision = "auto",
     threads: Threads = None,
     config: ConfigFile = None,
@@ -47,23 +60,28 @@ def generate(
       fusedlm generate runs/quickstart "ROMEO"
       fusedlm generate runs/mine "It was" --temperature 0 --max-new-tokens 50
       fusedlm generate runs/mine "Q:" --count 4 --stop "Q:" --seed 7
+      fusedlm generate SmolLM2.gguf "A name and an age:" --schema person.json
       cat start.txt | fusedlm generate runs/mine -
     """
-    from fusedlm.generate import generate_text, stream_text
-
     set_threads(threads)
     text = sys.stdin.read() if prompt == "-" else (prompt or "")
-    loaded, tokenizer = load_model(model, precision)
+    loaded = load_language_model(model, precision, format)
+    constraint = {
+        "schema": None if schema is None else schema.read_text(encoding="utf-8"),
+        "regex": regex,
+        "grammar": None if grammar is None else grammar.read_text(encoding="utf-8"),
+    }
     options = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
         "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty,
-        "stop": stop or None, "seed": seed,
+        "stop": stop or None, "seed": seed, "guess_tokens": guess_tokens, **constraint,
+        "slide": not any(constraint.values()),
     }  # fmt: skip
     if count == 1:
         typer.echo(text, nl=False)
-        for piece in stream_text(loaded, tokenizer, text, **options):
+        for piece in loaded.stream(text, **options):
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    for number, new in enumerate(generate_text(loaded, tokenizer, [text] * count, **options), 1):
-        typer.echo(f"--- {number} ---\n{text}{new}")
+    for number, new in enumerate(loaded.generate([text] * count, **options), 1):
+        typer.echo(f"--- {number} ---\n{text}{new.text}")

@@ -72,6 +72,19 @@ Precision = Annotated[
 ]
 
 
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="What weights become: bfloat16, int8, q8_0, q4_0, ...",
+        show_default="as the file has them",
+    ),
+]
+CacheTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens that fit the cache, over all texts.", show_default="auto"),
+]
+
+
 def given(context: typer.Context) -> set[str]:
     """Names of the options that the command line or a file sets."""
     sources = {p.name: context.get_parameter_source(p.name) for p in context.command.params}
@@ -105,6 +118,16 @@ def model_folder(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a model or a training run")
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
+
+
+def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
+    """A `LanguageModel` of a folder, a training run or a .gguf file."""
+    from fusedlm.generate import LanguageModel
+
+    found, dtype = model_folder(path), choose_precision(precision)
+    if format is None and dtype == "bfloat16" and found.is_dir():
+        format = "bfloat16"  # half the memory to read, and as computed anyway
+    return LanguageModel.load(found, format=format, dtype=dtype, **options)
 
 
 def load_model(path: Path, precision: str):

@@ -1,9 +1,14 @@
-"""Generation: sampling, ragged batches, streaming and the KV cache."""
+"""Generation on the engine: text and chat, sampling, streaming, constrained output."""
 
-from .cache import KVCache
-from .decoding import Decoding
+from .batch import Batch, Job, Options
+from .chat_template import ChatTemplate
+from .decoder_text import generate_text, stream_text
 from .generate import generate
+from .language_model import Generation, LanguageModel
 from .sampling import Sampling
-from .text import generate_text, stream_text
+from .vocabulary import Vocabulary
 
-__all__ = ["Decoding", "KVCache", "Sampling", "generate", "generate_text", "stream_text"]
+__all__ = [
+    "Batch", "ChatTemplate", "Generation", "Job", "LanguageModel", "Options", "Sampling",
+    "Vocabulary", "generate", "generate_text", "stream_text",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""From logits to the next token: penalties, filters and a draw that a seed reproduces.
+"""How tokens are drawn: settings that check themselves. The draw itself is the engine's.
 
 The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p,
 min-p, draw.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,76 +32,26 @@ class Sampling:
     def __post_init__(self) -> None:
         _check(self.temperature, "temperature", "a number of at least 0", lambda v: v >= 0)
         _check(self.repetition_penalty, "repetition_penalty", "a number above 0", lambda v: v > 0)
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ValueError(
-                f"generate: top_k is {self.top_k!r}, expected an integer of at least 1"
-            )
+        if self.top_k is not None:
+            check_integer("top_k", self.top_k, 1)
         if self.top_p is not None:
             _check(self.top_p, "top_p", "a number in (0, 1]", lambda v: 0 < v <= 1)
         if self.min_p is not None:
             _check(self.min_p, "min_p", "a number in [0, 1]", lambda v: 0 <= v <= 1)
 
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
+    def fields(self) -> dict[str, Any]:
+        """As the engine's requests take them."""
+        return {
+            "temperature": float(self.temperature),
+            "top_k": self.top_k or 0,
+            "top_p": 1.0 if self.top_p is None else float(self.top_p),
+            "min_p": float(self.min_p or 0.0),
+            "repetition_penalty": float(self.repetition_penalty),
+        }
 
 
-def _check(value: object, name: str, expected: str, fits) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not fits(value):
-        raise ValueError(f"generate: {name} is {value!r}, expected {expected}")
-
-
-def penalize_repetition(logits: Tensor, seen: list[list[int]], penalty: float) -> Tensor:
-    """logits [B, V] with the tokens in seen[b] made less likely, each once."""
-    if penalty == 1.0:
-        return logits
-    logits = logits.clone()
-    for row, tokens in enumerate(seen):
-        index = torch.tensor(sorted(set(tokens)), dtype=torch.int64)
-        values = logits[row, index]
-        logits[row, index] = torch.where(values > 0, values / penalty, values * penalty)
-    return logits
-
-
-def filtered_probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """logits [B, V] -> probabilities [B, K], falling, and the tokens [B, K] they belong to.
-
-    Tokens that a filter drops have probability 0 or are absent. Equally likely tokens rank by id.
-    """
-    logits = logits.double() / sampling.temperature
-    ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
-    if sampling.top_k is not None:
-        ordered, tokens = ordered[:, : sampling.top_k], tokens[:, : sampling.top_k]
-    probs = torch.softmax(ordered, dim=-1)
-    drop = torch.zeros_like(probs, dtype=torch.bool)
-    if sampling.top_p is not None:
-        drop |= probs.cumsum(-1) - probs >= sampling.top_p
-    if sampling.min_p is not None:
-        drop |= probs < sampling.min_p * probs[:, :1]
-    drop[:, 0] = False  # rounding must not empty the set
-    probs = probs.masked_fill(drop, 0.0)
-    return probs / probs.sum(-1, keepdim=True), tokens
-
-
-def choose(
-    logits: Tensor, sampling: Sampling, seen: list[list[int]], generators: list[torch.Generator]
-) -> list[int]:
-    """The next token of each row of logits [B, V]; row b draws from generators[b] alone."""
-    logits = penalize_repetition(logits.float(), seen, sampling.repetition_penalty)
-    if sampling.greedy:
-        return logits.argmax(-1).tolist()
-    probs, tokens = filtered_probabilities(logits, sampling)
-    draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    # Inverse of the cumulative distribution; the last entry that can be drawn has probability > 0.
-    cumulative = probs.cumsum(-1)
-    index = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
-    last = (probs > 0).sum(-1, keepdim=True) - 1
-    return tokens.gather(-1, index.minimum(last)).squeeze(-1).tolist()
-
-
-def row_generators(seed: int | None, rows: int) -> list[torch.Generator]:
-    """One generator a row, seeded seed + row, so that a row does not depend on its neighbours.
+def row_seeds(seed: int | None, rows: int) -> list[int]:
+    """seed + row for each row, so that a row does not depend on its neighbours.
 
     Without a seed, one is drawn from torch's own generator, which torch.manual_seed sets.
     """
@@ -109,4 +59,15 @@ def row_generators(seed: int | None, rows: int) -> list[torch.Generator]:
         seed = int(torch.randint(2**62, ()))
     elif type(seed) is not int or not 0 <= seed < 2**63:
         raise ValueError(f"generate: seed is {seed!r}, expected an integer in [0, 2**63)")
-    return [torch.Generator().manual_seed(seed + row) for row in range(rows)]
+    return [seed + row for row in range(rows)]
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"generate: {name} is {value!r}, expected an integer of at least {least}")
+
+
+def _check(value: object, name: str, expected: str, fits) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not fits(value):
+        raise ValueError(f"generate: {name} is {value!r}, expected {expected}")

@@ -10,7 +10,6 @@ so that the sum costs no pass over memory of its own.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,6 @@ from fusedlm import ops
 from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope, SelfAttention
 
 from .config import ModelConfig
-
-if TYPE_CHECKING:
-    from fusedlm.generate.cache import KVCache, LayerCache
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -67,13 +63,13 @@ class Block(nn.Module):
 
     def forward(
         self, branch: Tensor, stream: Tensor | None, rope: Rope | None,
-        positions: Tensor | None, cache: LayerCache | None,
+        positions: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         if stream is None:  # the embedding is the stream, and there is nothing to add to it yet
             x, stream = self.attention_norm(branch), branch
         else:
             x, stream = self.attention_norm(branch, residual=stream)
-        branch = self._drop(self.attention(x, rope, positions, cache))
+        branch = self._drop(self.attention(x, rope, positions))
         x, stream = self.ffn_norm(branch, residual=stream)
         return self._drop(self.ffn(x)), stream
 
@@ -126,21 +122,14 @@ class Decoder(nn.Module):
         return model
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None,
-        positions: Tensor | None = None, lengths: Tensor | None = None,
+        self, tokens: Tensor, targets: Tensor | None = None, *, positions: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """tokens [B, T] int64 -> logits [B, T, V], or the mean loss (float32) if given targets.
 
         targets [B, T] int64 are the tokens to predict, already shifted; config.ignore_index is
-        left out. positions [T] or [B, T] default to 0, 1, ... (or to go on after the cache).
-        With a `cache` the keys and values of `tokens` are appended to it and the result is the
-        logits of each row's last token, [B, V]. `lengths` [B] then says how many tokens of each
-        row count, the rest being padding on the right; it is for the first call on a cache.
+        left out. positions [T] or [B, T] default to 0, 1, ...
         """
-        self._check(tokens, targets, cache, lengths)
-        if cache is not None:
-            following = cache.begin(tokens, lengths)
-            positions = following if positions is None else positions
+        self._check(tokens, targets)
         B, T = tokens.shape
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
@@ -156,18 +145,14 @@ class Decoder(nn.Module):
         if self.config.dropout and self.training:
             branch = dropout(branch, self.config.dropout)
         stream = None
-        for index, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else cache.layers[index]
-            if self.recompute and torch.is_grad_enabled() and cache is None:
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
                 branch, stream = checkpoint(
-                    block, branch, stream, self.rope, positions, None, use_reentrant=False
+                    block, branch, stream, self.rope, positions, use_reentrant=False
                 )
             else:
-                branch, stream = block(branch, stream, self.rope, positions, layer_cache)
+                branch, stream = block(branch, stream, self.rope, positions)
 
-        if cache is not None:
-            branch, stream = (cache.last_rows(x) for x in (branch, stream))
-            cache.commit()
         x, _ = self.final_norm(branch, residual=stream)
         if targets is None:
             return ops.linear(x, head_weight)
@@ -212,9 +197,7 @@ class Decoder(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         return total if embeddings else total - sum(p.numel() for p in self.embedding.parameters())
 
-    def _check(
-        self, tokens: Tensor, targets: Tensor | None, cache: KVCache | None, lengths: Tensor | None
-    ) -> None:
+    def _check(self, tokens: Tensor, targets: Tensor | None) -> None:
         shape = list(tokens.shape)
         if tokens.dim() != 2 or 0 in shape:
             raise ValueError(f"Decoder: tokens has shape {shape}, expected [B, T], both above 0")
@@ -228,7 +211,3 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"Decoder: targets has shape {list(targets.shape)}, expected {shape} as tokens"
             )
-        if targets is not None and cache is not None:
-            raise ValueError("Decoder: give targets or a cache, not both")
-        if lengths is not None and cache is None:
-            raise ValueError("Decoder: lengths needs a cache")

@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "mistral": "MistralForCausalLM",
 }  # fmt: skip
+MOST_LAYERS = 10_000
 _PLAIN = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 _GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 
@@ -41,10 +42,12 @@ class Fields:
             raise CorruptFileError(self.file, f"{name} is missing")
         return self.values[name]
 
-    def count(self, name: str, default: int | None = None) -> int:
+    def count(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         value = self.need(name) if default is None else self.get(name, default)
-        if type(value) is not int or not 0 <= value < 2**31:
-            raise CorruptFileError(self.file, f"{name} is {value!r}, expected an integer")
+        if type(value) is not int or not 0 <= value <= most:
+            raise CorruptFileError(
+                self.file, f"{name} is {value!r}, expected an integer from 0 to {most}"
+            )
         return value
 
     def strings(self, name: str) -> list[str]:
@@ -116,7 +119,8 @@ def _llama(fields: Fields, family: str) -> dict[str, Any]:
     if family in ("llama", "qwen3"):  # in Llama also a bias of the output, so all of them or none
         fields.must_be(bias, "attention_bias")
     base, scaling = _rope(fields)
-    layers, heads = fields.count("num_hidden_layers"), fields.count("num_attention_heads")
+    layers = fields.count("num_hidden_layers", most=MOST_LAYERS)  # windows are one a layer
+    heads = fields.count("num_attention_heads")
     width = fields.count("hidden_size")
     head_width = fields.get("head_dim", 128 if family == "qwen3" else None)
     kv_heads = 8 if family == "mistral" else heads  # where the file does not say
@@ -249,14 +253,16 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def half_split(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a model with interleaved RoPE as the same model in halves has them.
+def half_split(
+    config: ModelConfig, weights: dict[str, Tensor], *, back: bool = False
+) -> dict[str, Tensor]:
+    """Weights of a model with interleaved RoPE as the same model in halves has them, or `back`.
 
     `weights` are by our names. Pairs (2i, 2i + 1) of a head become (i, i + D / 2).
     """
     turned = config.heads + config.kv_heads
     D = config.head_width
-    order = torch.arange(D).view(D // 2, 2).T.flatten()
+    order = torch.arange(D).view(*((2, D // 2) if back else (D // 2, 2))).T.flatten()
     result = dict(weights)
     for name, value in weights.items():
         if ".attention.qkv." in name:

@@ -1,8 +1,6 @@
-"""Causal self-attention with grouped key-value heads, rotary positions and a KV cache."""
+"""Causal self-attention with grouped key-value heads and rotary positions."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +9,6 @@ from fusedlm import ops
 
 from .basic import Linear, RMSNorm
 from .rope import Rope
-
-if TYPE_CHECKING:
-    from fusedlm.generate.cache import LayerCache
 
 
 class SelfAttention(nn.Module):
@@ -43,9 +38,8 @@ class SelfAttention(nn.Module):
         self.out = Linear(heads * self.head_width, width, bias=bias, std=out_std)
 
     def forward(
-        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         B, T, _ = x.shape
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
@@ -54,13 +48,10 @@ class SelfAttention(nn.Module):
         options = {"causal": True, "window": self.window, "dropout_p": dropped, "seed": seed}
         if self.query_norm is None and rope is not None:
             qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
-        if self.query_norm is None and cache is None:
+        if self.query_norm is None:
             return self.out(ops.attention_qkv(qkv, H, **options).flatten(2))
         query, key, value = qkv.split((H, G, G), dim=2)
-        if self.query_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-            if rope is not None:
-                query, key = rope(query, positions), rope(key, positions)
-        if cache is not None:
-            key, value, options["kv_lengths"] = cache.extend(key, value)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if rope is not None:
+            query, key = rope(query, positions), rope(key, positions)
         return self.out(ops.attention(query, key, value, **options).flatten(2))
