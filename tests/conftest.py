@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
 
 import fusedlm
 from tests.support.emulator import HOW_TO_EMULATE
 from tests.support.gpu import HAS_GPU
+
+# What torch.compile made of an older version of the ops must not be found again.
+_COMPILED = tempfile.TemporaryDirectory(prefix="fusedlm-inductor-")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _COMPILED.name
 
 
 def pytest_collection_modifyitems(config, items):

@@ -12,6 +12,10 @@ from fusedlm import ops
 
 # Measured inside a training step, only a set-up, or without the backward that a case has.
 WITHOUT_CASE = {
+    "QuantizedWeight",
+    "WEIGHT_FORMATS",
+    "quantize",
+    "quantized_linear",
     "adamw_step_",
     "grad_norm",
     "attention_qkv",

@@ -52,7 +52,16 @@ def _ffn_backward():
     x, up, gate, down = t(5, 8), t(12, 8, seed=1), t(12, 8, seed=2), t(8, 12, seed=3)
     options = ("silu", torch.float32)
     _, *kept = saved("ffn", x, up, None, gate, None, down, None, None, *options)
-    return t(5, 8, seed=4), x, up, gate, down, *kept, [False, False, False], *options
+    return (
+        t(5, 8, seed=4),
+        x,
+        up,
+        gate,
+        down,
+        *kept,
+        [True, False, True, False, True, False],
+        *options,
+    )
 
 
 def _cross_entropy_backward():
