@@ -79,7 +79,7 @@ def test_texts_end_at_stop_strings_at_the_length_and_where_a_callback_says(model
 
 
 def test_a_full_context_ends_a_text_unless_it_slides(model):
-    prompt = "the quick brown fox " * 80
+    prompt = "the quick brown fox " * 63
     ids = model.encode(prompt)[:250]
     short = model.generate(ids, max_new_tokens=50, temperature=0.0, ignore_eos=True)
     assert short.finish == "length" and len(short.tokens) == 6
