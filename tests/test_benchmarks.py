@@ -10,8 +10,20 @@ from benchmarks.timing import Times, alternate
 from benchmarks.training import Shape
 from fusedlm import ops
 
-# Measured inside a training step, only a set-up, or without the backward that a case has.
-WITHOUT_CASE = {"adamw_step_", "grad_norm", "attention_qkv", "rope_tables", "sample", "tied"}
+# Measured inside a training step, only a set-up, in a benchmark of their own (benchmarks/quantized.py),
+# or without the backward that a case has.
+WITHOUT_CASE = {
+    "adamw_step_",
+    "grad_norm",
+    "attention_qkv",
+    "rope_tables",
+    "sample",
+    "tied",
+    "WEIGHT_FORMATS",
+    "QuantizedWeight",
+    "quantize",
+    "quantized_linear",
+}
 
 
 def test_every_op_has_a_case_and_names_are_unique():
