@@ -174,6 +174,16 @@ def attention(dtype: torch.dtype) -> Iterator[Case]:
     yield _attention(dtype, 1, 12, 1024, 64, masked=True)
 
 
+def cross_entropy(dtype: torch.dtype) -> Iterator[Case]:
+    N, V = 1024, 50257
+    logits, targets = leaf(N, V, dtype=dtype), torch.randint(V, (N,))
+    yield Case(
+        "cross_entropy", f"cross-entropy of {N}x{V} logits", [logits],
+        lambda: ops.cross_entropy(logits, targets), lambda: F.cross_entropy(logits, targets), 0.0,
+        3 * _size(dtype, (N, V)),
+    )  # fmt: skip
+
+
 def linear_cross_entropy(dtype: torch.dtype) -> Iterator[Case]:
     N, C, V = 1024, 768, 50257
     x, w = leaf(N, C, dtype=dtype), leaf(V, C, dtype=dtype)
@@ -189,7 +199,8 @@ def linear_cross_entropy(dtype: torch.dtype) -> Iterator[Case]:
 
 
 ALL = (
-    embedding, layer_norm, rms_norm, rope, linear, ffn, attention, linear_cross_entropy,
+    embedding, layer_norm, rms_norm, rope, linear, ffn, attention, cross_entropy,
+    linear_cross_entropy,
 )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 # The CUDA kernels: csrc/cuda/*.cu through nvcc, into namespace fusedlm::cuda.
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
-set(cuda_dependency "")
 set(with_cuda OFF)
 if(FUSEDLM_CUDA STREQUAL "AUTO")
   # A toolkit without a GPU is common on build machines; there the minutes of nvcc must be asked for.
@@ -51,5 +50,4 @@ target_include_directories(fusedlm_cuda PRIVATE csrc csrc/include)
 set_target_properties(fusedlm PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 target_sources(fusedlm PRIVATE $<TARGET_OBJECTS:fusedlm_cuda>)
 target_compile_definitions(fusedlm PRIVATE FUSEDLM_CUDA)
-target_link_libraries(fusedlm PUBLIC CUDA::cudart_static)
-set(cuda_dependency "find_dependency(CUDAToolkit)\n")
+target_link_libraries(fusedlm PRIVATE CUDA::cudart_static)

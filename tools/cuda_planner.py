@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The least time of each CUDA kernel of a training step: what a first run on a GPU is compared with.
+"""The least time of each CUDA kernel, training and generating: what a first run on a GPU is compared with.
 
     tools/cuda_planner.py [--output docs/cuda_roofline.md]
 
@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-HALF, FULL = (
-    2,
-    4,
-)  # bytes of an activation, weight or gradient (bfloat16), and of a moment (float32)
+# Bytes of an activation, weight or gradient (bfloat16 or float16), and of a moment (float32).
+HALF, FULL = 2, 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,8 @@ GPT2 = Model("GPT-2 small, 8 sequences of 1024", 8, 1024, 768, 12, 12, 64, 3072,
 LLAMA = Model("Llama 3 8B, one sequence of 8192", 1, 8192, 4096, 32, 8, 128, 14336, 128256, 32,
               gated=True, positions=False, tied=False)  # fmt: skip
 
+SEQUENCES = 32  # that generate together
+
 
 def linear(name: str, calls: int, N: int, K: int, O: int, residual: bool) -> Iterator[Work]:  # noqa: E741
     x, w, y = HALF * N * K, HALF * K * O, HALF * N * O
@@ -130,6 +130,25 @@ def step(m: Model) -> Iterator[Work]:
     yield Work("adamw_step", 1, (3 * HALF + 4 * FULL) * count, 16 * count)
 
 
+def token(m: Model, B: int, S: int) -> Iterator[Work]:
+    """One more token of each of B sequences with S keys."""
+
+    def forward(name: str, calls: int, K: int, O: int, residual: bool) -> Work:  # noqa: E741
+        return next(linear(name, calls, B, K, O, residual))
+
+    yield forward("qkv", m.L, m.C, m.qkv, False)
+    # In pages or not: 4 bytes of table for each of them are nothing.
+    cache, queries = 2 * HALF * B * S * m.G * m.D, 2 * HALF * B * m.H * m.D
+    yield Work("attention of one query", m.L, cache + queries, 4 * B * S * m.H * m.D, True)
+    yield forward("projection", m.L, m.H * m.D, m.C, True)
+    yield forward("ffn, up and gate", m.L, m.C, (2 if m.gated else 1) * m.F, False)
+    yield forward("ffn, down", m.L, m.F, m.C, True)
+    yield forward("logits", 1, m.C, m.V, False)
+    # The best logit, three passes of a histogram for top-k and for top-p, the draw: a row is read from
+    # memory once, then from L2.
+    yield Work("sample", 1, HALF * B * m.V, 9 * 12 * B * m.V)
+
+
 def quantity(x: float, unit: str) -> str:
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if x >= scale:
@@ -137,12 +156,11 @@ def quantity(x: float, unit: str) -> str:
     return f"{x:.3g} {unit}"
 
 
-def table(m: Model) -> list[str]:
+def table(works: list[Work], tokens: int, total_name: str) -> list[str]:
     head = ["kernel", "calls", "bytes", "FLOP", "FLOP a byte"]
     for gpu in GPUS:
         head += [f"{gpu.name}, us a call", "bound by"]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
-    works = list(step(m))
     for w in works:
         cells = [w.name, str(w.calls), quantity(w.bytes, "B"), quantity(w.flops, "FLOP")]
         cells.append(f"{w.flops / w.bytes:.3g}")
@@ -151,19 +169,19 @@ def table(m: Model) -> list[str]:
         lines.append(cells)
     total = [quantity(sum(getattr(w, key) * w.calls for w in works), unit)
              for key, unit in (("bytes", "B"), ("flops", "FLOP"))]  # fmt: skip
-    whole = ["**step**", "", *total, ""]
+    whole = [f"**{total_name}**", "", *total, ""]
     for gpu in GPUS:
         seconds = sum(w.calls * w.seconds(gpu) for w in works)
-        whole += [f"**{1e3 * seconds:.1f} ms**", f"{quantity(m.N / seconds, 'tokens')}/s"]
+        whole += [f"**{1e3 * seconds:.1f} ms**", f"{quantity(tokens / seconds, 'tokens')}/s"]
     return [f"| {' | '.join(cells)} |" for cells in [*lines, whole]]
 
 
 INTRODUCTION = """# What a GPU could do at best
 
 Written by `tools/cuda_planner.py`: the least time of each kernel of a training step in bfloat16
-(moments float32), from its bytes and FLOPs and the peaks of the data sheets. Nothing here is
-measured. The first run on a GPU is to be compared with it. No kernel reaches its bound, and a launch
-takes a few microseconds whatever it does.
+(moments float32) and, norms and the like left out, of generating a token, from its bytes and FLOPs and
+the peaks of the data sheets. Nothing here is measured. The first run on a GPU is to be compared with it.
+No kernel reaches its bound, and a launch takes a few microseconds whatever it does.
 
 | | bfloat16 products | float32 | memory |
 | --- | --: | --: | --: |
@@ -178,7 +196,10 @@ def document() -> str:
             f" {gpu.memory / 1e12:.3g} TB/s |"
         )
     for m in (GPT2, LLAMA):
-        lines += ["", f"## {m.name} ({quantity(m.parameters, 'parameters')})", "", *table(m)]
+        title = f"## {m.name} ({quantity(m.parameters, 'parameters')})"
+        lines += ["", title, "", *table(list(step(m)), m.N, "step")]
+        title = f"The next token of {SEQUENCES} sequences with {m.T} keys each:"
+        lines += ["", title, "", *table(list(token(m, SEQUENCES, m.T)), SEQUENCES, "token")]
     return "\n".join(lines) + "\n"
 
 

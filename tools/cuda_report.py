@@ -21,17 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Spills that are meant: "file: kernel" (a whole name or its beginning) -> reason.
 _OPTIONS = (
-    "28 bytes at most, with masks, softcap and dropout; the instances without them spill nothing"
+    "28 bytes at most, with masks, softcap, dropout or pages; the plain instances spill nothing"
 )
 SPILLS: dict[str, str] = {
     "layer_norm: forward_kernel<row<1, 256, 32>": "4 bytes, in rows that are read one by one",
     "attention_backward_keys: keys_kernel<Shape<64>, bf16, true>": _OPTIONS,
-    "attention_forward: forward_kernel<Shape<64>, bf16, true>": _OPTIONS,
-    "attention_forward_float: forward_kernel<Shape<16, 64, 32>, true, true>": _OPTIONS,
-    "attention_forward_float: forward_kernel<Shape<16, 64, 64>, true, true>": _OPTIONS,
-    "attention_forward_float: forward_kernel<Shape<64, 64, 32>, true, false>": _OPTIONS,
-    "attention_forward_float: forward_kernel<Shape<64, 64, 64>, true, false>": _OPTIONS,
-    "attention_forward_float: forward_kernel<Shape<64, 64, 128>, true, false>": _OPTIONS,
+    "attention_backward_keys: keys_kernel<Shape<64>, f16, true>": _OPTIONS,
+    # On sm_120 alone.
+    "attention_forward: forward_kernel<Shape<64>, bf16, options>": _OPTIONS,
+    "attention_forward: forward_kernel<Shape<64>, bf16, paged>": _OPTIONS,
+    "attention_forward: forward_kernel<Shape<64>, f16, options>": _OPTIONS,
+    "attention_forward: forward_kernel<Shape<64>, f16, paged>": _OPTIONS,
+    "attention_decode: decode_kernel<Shape<192>, bf16, options>": _OPTIONS,
+    "attention_decode: decode_kernel<Shape<192>, f16, options>": _OPTIONS,
 }
 
 
@@ -83,6 +85,9 @@ def readable(demangled: str) -> str:
         ("float16", "f16"),
         ("float", "f32"),
         ("RowPlan<", "row<"),
+        ("(Variant)0", "plain"),
+        ("(Variant)1", "options"),
+        ("(Variant)2", "paged"),
     ):
         name = name.replace(long, short)
     name = re.sub(r"std::integral_constant<\w+, (\w+)>", r"\1", name)

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bindings/binding.h"
+#include "fusedlm/version.h"
 
 namespace py = pybind11;
 
@@ -109,6 +110,7 @@ void set_os_error(const std::system_error& error) {
 Registration::Registration(void (*add)(py::module_&)) { registrations().push_back(add); }
 
 PYBIND11_MODULE(_core, m) {
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): pybind11's signature
   py::register_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);
@@ -124,7 +126,7 @@ PYBIND11_MODULE(_core, m) {
       set_os_error(e);
     }
   });
-  m.attr("version") = FUSEDLM_VERSION;
+  m.attr("version") = version();
   m.attr("cuda_compiled") = cuda_compiled();
   m.def("isa", [] { return std::string(name_of(current_isa())); });
   m.def("set_isa", [](const std::string& name) { set_isa(isa_from_name(name)); });

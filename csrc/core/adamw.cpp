@@ -15,7 +15,7 @@ std::string indexed(const char* list, size_t i) {
 }
 
 void dense(const char* op, const std::string& name, const TensorView& view,
-           std::initializer_list<DType> dtypes) {
+           const check::DTypes& dtypes) {
   check::tensor(op, name.c_str(), view, view.ndim, dtypes);
   check::contiguous(op, name.c_str(), view);
 }
@@ -40,7 +40,7 @@ void same_count(const char* op, const char* name, size_t count, size_t expected)
 
 void grad_norm(const GradNorm& args, Context& ctx) {
   for (size_t i = 0; i < args.grads.size(); ++i) {
-    dense("grad_norm", indexed("grads", i), args.grads[i], {DType::float32, DType::bfloat16});
+    dense("grad_norm", indexed("grads", i), args.grads[i], check::floats(args.grads[i]));
   }
   if (args.result.defined()) check::tensor("grad_norm", "result", args.result, 0, {DType::float64});
   dispatch_grad_norm(args, ctx);
@@ -56,8 +56,8 @@ void adamw_step(const AdamwStep& args, Context& ctx) {
   same_count(op, "weight_decays", args.weight_decays.size(), count);
   same_count(op, "steps", args.steps.size(), count);
   for (size_t i = 0; i < count; ++i) {
-    dense(op, indexed("params", i), args.params[i], {DType::float32, DType::bfloat16});
-    dense(op, indexed("grads", i), args.grads[i], {DType::float32, DType::bfloat16});
+    dense(op, indexed("params", i), args.params[i], check::floats(args.params[i]));
+    dense(op, indexed("grads", i), args.grads[i], check::floats_beside(args.params[i]));
     dense(op, indexed("exp_avgs", i), args.exp_avgs[i], {DType::float32});
     dense(op, indexed("exp_avg_sqs", i), args.exp_avg_sqs[i], {DType::float32});
     same_shape(op, indexed("grads", i), args.grads[i], args.params[i], i);

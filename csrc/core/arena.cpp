@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/fork.h"
 #include "core/pages.h"
 #include "fusedlm/errors.h"
 
@@ -17,7 +18,11 @@ size_t rounded(size_t bytes, size_t step) { return (bytes + step - 1) / step * s
 }  // namespace
 
 Arena& Arena::shared() {
-  static auto* arena = new Arena;  // never destroyed: tensors may outlive static objects
+  static auto* arena = [] {
+    auto* made = new Arena;  // never destroyed: tensors may outlive static objects
+    keep_across_forks(made->mutex_);
+    return made;
+  }();
   return *arena;
 }
 

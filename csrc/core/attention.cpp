@@ -39,9 +39,11 @@ void offsets(const char* op, const char* argument, const TensorView& view, index
 
 void inputs(const char* op, const TensorView& query, const TensorView& key, const TensorView& value,
             const TensorView& lse, bool paged) {
-  check::tensor(op, "query", query, 4, {DType::float32, DType::bfloat16});
+  check::tensor(op, "query", query, 4, check::floats(query));
   check::last_contiguous(op, "query", query);
-  check::tensor(op, "key", key, 4, {query.dtype, paged ? DType::bfloat16 : query.dtype});
+  check::tensor(
+      op, "key", key, 4,
+      {query.dtype, paged && query.dtype == DType::float32 ? DType::bfloat16 : query.dtype});
   check::last_contiguous(op, "key", key);
   if (!paged) check::dim(op, "key", key, 0, query.shape[0], "query");
   check::dim(op, "key", key, 3, query.shape[3], "query");
@@ -151,9 +153,6 @@ void attention_forward(const AttentionForward& args, Context& ctx) {
   inputs(op, args.query, args.key, args.value, args.lse, paged);
   heads_like(op, "out", args.out, args.query, "query");
   check_options(op, args.options, args.query, args.key);
-  if (paged && (args.query.device == DeviceType::cuda || current_isa() == Isa::simt)) {
-    throw Unsupported("attention: block_table has no CUDA kernel yet");
-  }
   if (args.query.numel() == 0) return;
   dispatch_attention_forward(args, ctx);
 }

@@ -42,13 +42,33 @@ Call::~Call() { state.clear(); }
 DeviceType Call::device() const { return state.op ? state.device : DeviceType::cpu; }
 const std::vector<Argument>& Call::arguments() const { return state.arguments; }
 
+std::string DTypes::names() const {
+  std::string names;
+  for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::int64,
+                      DType::int32, DType::boolean}) {
+    if (has(dtype)) names += (names.empty() ? "" : " or ") + std::string(name_of(dtype));
+  }
+  return names;
+}
+
+DTypes floats(const TensorView& view) {
+  if (view.device == DeviceType::cuda || current_isa() == Isa::simt) {
+    return {DType::float32, DType::bfloat16, DType::float16};
+  }
+  return {DType::float32, DType::bfloat16};
+}
+
+DTypes floats_beside(const TensorView& view) {
+  return view.dtype == DType::float32 ? floats(view) : DTypes{DType::float32, view.dtype};
+}
+
 void fail(const char* op, const std::string& message) {
   state.clear();
   throw InvalidArgument(std::string(op) + ": " + message);
 }
 
 void tensor(const char* op, const char* argument, const TensorView& view, int ndim,
-            std::initializer_list<DType> dtypes) {
+            const DTypes& dtypes) {
   const std::string name = argument;
   if (!view.defined()) fail(op, name + " is missing");
   on_one_device(op, argument, view);
@@ -56,15 +76,10 @@ void tensor(const char* op, const char* argument, const TensorView& view, int nd
     fail(op, name + " has shape " + shape_string(view) + ", expected " + std::to_string(ndim) +
                  " dimensions");
   }
-  std::string wanted;
-  for (DType dtype : dtypes) {
-    if (dtype == view.dtype) {
-      if (current_isa() == Isa::simt) state.arguments.push_back({name, view});
-      return;
-    }
-    wanted += (wanted.empty() ? "" : " or ") + std::string(name_of(dtype));
+  if (!dtypes.has(view.dtype)) {
+    fail(op, name + " has dtype " + name_of(view.dtype) + ", expected " + dtypes.names());
   }
-  fail(op, name + " has dtype " + name_of(view.dtype) + ", expected " + wanted);
+  if (current_isa() == Isa::simt) state.arguments.push_back({name, view});
 }
 
 void dim(const char* op, const char* argument, const TensorView& view, int dim, index_t expected,

@@ -10,10 +10,29 @@
 
 namespace fusedlm::check {
 
+/// Dtypes an argument may have; messages list them in the order of the enumeration.
+class DTypes {
+ public:
+  constexpr DTypes(std::initializer_list<DType> dtypes) {
+    for (DType dtype : dtypes) bits_ |= bit(dtype);
+  }
+  constexpr bool has(DType dtype) const { return bits_ & bit(dtype); }
+  std::string names() const;
+
+ private:
+  static constexpr unsigned bit(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
+  unsigned bits_ = 0;
+};
+
+/// What a kernel computes with where `view` is: float16 has kernels on the GPU alone.
+DTypes floats(const TensorView& view);
+/// The same for a second tensor: float32 goes with each half type, but the two not with each other.
+DTypes floats_beside(const TensorView& view);
+
 /// The argument is given, on the device of the arguments before it, has `ndim` dimensions and one
 /// of the dtypes. A CUDA tensor is refused here where the build has no CUDA kernels.
 void tensor(const char* op, const char* argument, const TensorView& view, int ndim,
-            std::initializer_list<DType> dtypes);
+            const DTypes& dtypes);
 /// Dimension `dim` has the size `expected`; `like` says where that size comes from.
 void dim(const char* op, const char* argument, const TensorView& view, int dim, index_t expected,
          const char* like);

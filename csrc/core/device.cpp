@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "core/fork.h"
 #include "core/pages.h"
 #include "fusedlm/errors.h"
 
@@ -14,53 +15,68 @@ namespace {
 
 constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt};
 
-#if defined(FUSEDLM_SIMT)
-constexpr bool kHasEmulator = true;
-#else
-constexpr bool kHasEmulator = false;
+bool built_in(Isa isa) {
+  switch (isa) {
+    case Isa::scalar:
+      return true;
+#if defined(FUSEDLM_HAS_AVX2)
+    case Isa::avx2:
+      return true;
 #endif
+#if defined(FUSEDLM_HAS_AVX512)
+    case Isa::avx512:
+      return true;
+#endif
+#if defined(FUSEDLM_HAS_AVX512_BF16)
+    case Isa::avx512_bf16:
+      return true;
+#endif
+#if defined(FUSEDLM_SIMT)
+    case Isa::simt:
+      return true;
+#endif
+    default:
+      return false;
+  }
+}
 
 bool machine_has(Isa isa) {
-  if (isa == Isa::simt) return kHasEmulator;
-#if defined(FUSEDLM_X86)
+  if (isa == Isa::scalar || isa == Isa::simt) return true;
+#if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  switch (isa) {
-    case Isa::scalar:
-      return true;
-    case Isa::avx2:
-      return avx2;
-    case Isa::avx512:
-      return avx512;
-    case Isa::avx512_bf16:
-      // Integer dot products and byte permutations come with it, but for one server CPU of 2020.
-      return avx512 && __builtin_cpu_supports("avx512bf16") &&
-             __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
-    case Isa::simt:
-      break;
+  if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avx512) return avx512;
+  if (isa == Isa::avx512_bf16) {
+    // Integer dot products and byte permutations come with it, but for one server CPU of 2020.
+    return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi");
   }
 #endif
-  return isa == Isa::scalar;
+  return false;
 }
 
+bool available(Isa isa) { return built_in(isa) && machine_has(isa); }
+
 std::string why_not(Isa isa) {
+  if (built_in(isa)) return std::string("this machine lacks ") + name_of(isa);
   if (isa == Isa::simt) {
     return "this build lacks the emulator of CUDA kernels (build with FUSEDLM_SIMT=ON)";
   }
-  return std::string("this machine lacks ") + name_of(isa);
+  return std::string("this build lacks ") + name_of(isa) + " (FUSEDLM_ISAS)";
 }
 
 Isa choose_isa() {
   if (const char* wanted = std::getenv("FUSEDLM_ISA"); wanted && *wanted) {
     Isa isa = isa_from_name(wanted);
-    if (!machine_has(isa)) throw Unsupported(std::string("FUSEDLM_ISA: ") + why_not(isa));
+    if (!available(isa)) throw Unsupported(std::string("FUSEDLM_ISA: ") + why_not(isa));
     return isa;
   }
   for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2}) {
-    if (machine_has(isa)) return isa;
+    if (available(isa)) return isa;
   }
   return Isa::scalar;
 }
@@ -84,14 +100,14 @@ Isa current_isa() {
 }
 
 void set_isa(Isa isa) {
-  if (!machine_has(isa)) throw Unsupported("set_isa: " + why_not(isa));
+  if (!available(isa)) throw Unsupported("set_isa: " + why_not(isa));
   chosen_isa.store(static_cast<int>(isa), std::memory_order_relaxed);
 }
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
   for (Isa isa : kAllIsas) {
-    if (machine_has(isa)) isas.push_back(isa);
+    if (available(isa)) isas.push_back(isa);
   }
   return isas;
 }
@@ -128,7 +144,7 @@ bool cuda_compiled() {
 #endif
 }
 
-int num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+int num_threads() { return omp_in_parallel() || is_forked() ? 1 : omp_get_max_threads(); }
 
 void set_num_threads(int threads) {
   if (threads < 1) {

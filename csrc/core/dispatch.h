@@ -68,18 +68,29 @@ void dispatch(const Kernels<Args>& kernels, const Args& args, Context& ctx) {
   void name(const Args&, Context&);               \
   }
 
-#if defined(FUSEDLM_X86)
-#define FUSEDLM_CPU_COPIES(name) \
-  {cpu::scalar::name, cpu::avx2::name, cpu::avx512::name, cpu::avx512_bf16::name}
+#if defined(FUSEDLM_HAS_AVX2)
+#define FUSEDLM_AVX2_COPY(name) cpu::avx2::name
+#else
+#define FUSEDLM_AVX2_COPY(name) nullptr
+#endif
+#if defined(FUSEDLM_HAS_AVX512)
+#define FUSEDLM_AVX512_COPY(name) cpu::avx512::name
+#else
+#define FUSEDLM_AVX512_COPY(name) nullptr
+#endif
+#if defined(FUSEDLM_HAS_AVX512_BF16)
+#define FUSEDLM_AVX512_BF16_COPY(name) cpu::avx512_bf16::name
+#else
+#define FUSEDLM_AVX512_BF16_COPY(name) nullptr
+#endif
+#define FUSEDLM_CPU_COPIES(name)                                          \
+  {cpu::scalar::name, FUSEDLM_AVX2_COPY(name), FUSEDLM_AVX512_COPY(name), \
+   FUSEDLM_AVX512_BF16_COPY(name)}
 #define FUSEDLM_DECLARE_CPU(name, Args)           \
   FUSEDLM_DECLARE_KERNEL(cpu::scalar, name, Args) \
   FUSEDLM_DECLARE_KERNEL(cpu::avx2, name, Args)   \
   FUSEDLM_DECLARE_KERNEL(cpu::avx512, name, Args) \
   FUSEDLM_DECLARE_KERNEL(cpu::avx512_bf16, name, Args)
-#else
-#define FUSEDLM_CPU_COPIES(name) {cpu::scalar::name}
-#define FUSEDLM_DECLARE_CPU(name, Args) FUSEDLM_DECLARE_KERNEL(cpu::scalar, name, Args)
-#endif
 
 #if defined(FUSEDLM_SIMT)
 #define FUSEDLM_SIMT_COPY(name) simt::name

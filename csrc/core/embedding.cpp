@@ -28,10 +28,11 @@ void indices(const char* op, const char* argument, const TensorView& view, index
 
 void embedding_forward(const EmbeddingForward& a, Context& ctx) {
   constexpr const char* op = "embedding";
-  check::weight_of(op, "weight", a.weight, -1, "", -1, "");
+  check::weight_of(op, "weight", a.weight, -1, "", -1, "", check::floats(a.weight));
   check::tensor(op, "tokens", a.tokens, 1, {DType::int64});
   const index_t N = a.tokens.shape[0], C = a.weight.shape[1];
-  check::rows_input(op, "out", a.out);
+  check::tensor(op, "out", a.out, 2, check::floats_beside(a.weight));
+  check::last_contiguous(op, "out", a.out);
   check::dim(op, "out", a.out, 0, N, "tokens");
   check::dim(op, "out", a.out, 1, C, "weight");
   indices(op, "tokens", a.tokens, N, a.weight.shape[0], "V");
@@ -49,7 +50,8 @@ void embedding_forward(const EmbeddingForward& a, Context& ctx) {
 void embedding_backward(const EmbeddingBackward& a, Context& ctx) {
   constexpr const char* op = "embedding_backward";
   check::rows_input(op, "dout", a.dout);
-  check::weight_of(op, "dweight", a.dweight, -1, "", a.dout.shape[1], "dout");
+  check::weight_of(op, "dweight", a.dweight, -1, "", a.dout.shape[1], "dout",
+                   check::floats_beside(a.dout));
   indices(op, "tokens", a.tokens, a.dout.shape[0], a.dweight.shape[0], "V");
   dispatch_embedding_backward(a, ctx);
 }

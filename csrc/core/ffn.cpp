@@ -12,16 +12,21 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
   constexpr const char* op = "ffn";
   check::rows_input(op, "x", a.x);
   const index_t C = a.x.shape[1];
-  check::weight_of(op, "up_weight", a.up_weight, -1, "", C, "x");
+  check::weight_of(op, "up_weight", a.up_weight, -1, "", C, "x", check::floats_beside(a.x));
   const index_t F = a.up_weight.shape[0];
-  check::weight_of(op, "down_weight", a.down_weight, C, "x", F, "up_weight");
-  if (a.up_bias.defined()) check::vector_of(op, "up_bias", a.up_bias, F, "up_weight");
-  if (a.down_bias.defined()) check::vector_of(op, "down_bias", a.down_bias, C, "x");
+  check::weight_of(op, "down_weight", a.down_weight, C, "x", F, "up_weight",
+                   check::floats_beside(a.x));
+  if (a.up_bias.defined())
+    check::vector_of(op, "up_bias", a.up_bias, F, "up_weight", check::floats_beside(a.x));
+  if (a.down_bias.defined())
+    check::vector_of(op, "down_bias", a.down_bias, C, "x", check::floats_beside(a.x));
   check::rows_of(op, "up", a.up, a.x, F, "up_weight");
   check::contiguous(op, "up", a.up);
   if (a.gate_weight.defined()) {
-    check::weight_of(op, "gate_weight", a.gate_weight, F, "up_weight", C, "x");
-    if (a.gate_bias.defined()) check::vector_of(op, "gate_bias", a.gate_bias, F, "up_weight");
+    check::weight_of(op, "gate_weight", a.gate_weight, F, "up_weight", C, "x",
+                     check::floats_beside(a.x));
+    if (a.gate_bias.defined())
+      check::vector_of(op, "gate_bias", a.gate_bias, F, "up_weight", check::floats_beside(a.x));
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
   } else if (a.gate_bias.defined()) {
@@ -36,21 +41,24 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
   constexpr const char* op = "ffn_backward";
   check::rows_input(op, "x", a.x);
   const index_t C = a.x.shape[1];
-  check::weight_of(op, "up_weight", a.up_weight, -1, "", C, "x");
+  check::weight_of(op, "up_weight", a.up_weight, -1, "", C, "x", check::floats_beside(a.x));
   const index_t F = a.up_weight.shape[0];
-  check::weight_of(op, "down_weight", a.down_weight, C, "x", F, "up_weight");
+  check::weight_of(op, "down_weight", a.down_weight, C, "x", F, "up_weight",
+                   check::floats_beside(a.x));
   check::rows_of(op, "dy", a.dy, a.x, C, "x");
   check::rows_of(op, "dx", a.dx, a.x, C, "x");
   check::rows_of(op, "up", a.up, a.x, F, "up_weight");
   check::contiguous(op, "up", a.up);
   if (a.gate_weight.defined()) {
-    check::weight_of(op, "gate_weight", a.gate_weight, F, "up_weight", C, "x");
+    check::weight_of(op, "gate_weight", a.gate_weight, F, "up_weight", C, "x",
+                     check::floats_beside(a.x));
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
   }
   const auto dweight = [&](const char* name, const TensorView& view, index_t rows,
                            index_t columns) {
-    if (view.defined()) check::weight_of(op, name, view, rows, "up_weight", columns, "x");
+    if (view.defined())
+      check::weight_of(op, name, view, rows, "up_weight", columns, "x", check::floats_beside(a.x));
   };
   const auto dbias = [&](const char* name, const TensorView& view, index_t size) {
     if (view.defined()) check::vector_of(op, name, view, size, "up_weight", {DType::float32});

@@ -13,7 +13,7 @@ void layer_norm_forward(const LayerNormForward& a, Context& ctx) {
   check::rows_input(op, "x", a.x);
   const index_t N = a.x.shape[0], C = a.x.shape[1];
   if (C == 0) check::fail(op, "x has shape " + shape_string(a.x) + ", expected C > 0");
-  check::vector_of(op, "weight", a.weight, C, "x");
+  check::vector_of(op, "weight", a.weight, C, "x", check::floats_beside(a.x));
   if (a.bias.defined()) check::vector_of(op, "bias", a.bias, C, "x", {a.weight.dtype});
   check::rows_of(op, "y", a.y, a.x, C, "x");
   check::vector_of(op, "mean", a.mean, N, "x", {DType::float32});
@@ -30,7 +30,7 @@ void layer_norm_backward(const LayerNormBackward& a, Context& ctx) {
   check::rows_input(op, "x", a.x);
   const index_t N = a.x.shape[0], C = a.x.shape[1];
   check::rows_of(op, "dy", a.dy, a.x, C, "x");
-  check::vector_of(op, "weight", a.weight, C, "x");
+  check::vector_of(op, "weight", a.weight, C, "x", check::floats_beside(a.x));
   check::vector_of(op, "mean", a.mean, N, "x", {DType::float32});
   check::vector_of(op, "rstd", a.rstd, N, "x", {DType::float32});
   check::rows_of(op, "dx", a.dx, a.x, C, "x");

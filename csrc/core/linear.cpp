@@ -11,9 +11,10 @@ FUSEDLM_KERNEL(linear_backward, LinearBackward)
 void linear_forward(const LinearForward& a, Context& ctx) {
   constexpr const char* op = "linear";
   check::rows_input(op, "x", a.x);
-  check::weight_of(op, "weight", a.weight, -1, "", a.x.shape[1], "x");
+  check::weight_of(op, "weight", a.weight, -1, "", a.x.shape[1], "x", check::floats_beside(a.x));
   const index_t outputs = a.weight.shape[0];
-  if (a.bias.defined()) check::vector_of(op, "bias", a.bias, outputs, "weight");
+  if (a.bias.defined())
+    check::vector_of(op, "bias", a.bias, outputs, "weight", check::floats_beside(a.x));
   check::rows_of(op, "y", a.y, a.x, outputs, "weight");
   if (a.residual.defined()) check::rows_of(op, "residual", a.residual, a.x, outputs, "weight");
   if (a.preactivation.defined()) {
@@ -27,7 +28,7 @@ void linear_forward(const LinearForward& a, Context& ctx) {
 void linear_backward(const LinearBackward& a, Context& ctx) {
   constexpr const char* op = "linear_backward";
   check::rows_input(op, "x", a.x);
-  check::weight_of(op, "weight", a.weight, -1, "", a.x.shape[1], "x");
+  check::weight_of(op, "weight", a.weight, -1, "", a.x.shape[1], "x", check::floats_beside(a.x));
   const index_t outputs = a.weight.shape[0];
   check::rows_of(op, "dy", a.dy, a.x, outputs, "weight");
   if (a.activation != Activation::none) {
@@ -35,7 +36,8 @@ void linear_backward(const LinearBackward& a, Context& ctx) {
   }
   if (a.dx.defined()) check::rows_of(op, "dx", a.dx, a.x, a.x.shape[1], "x");
   if (a.dweight.defined()) {
-    check::weight_of(op, "dweight", a.dweight, outputs, "weight", a.x.shape[1], "x");
+    check::weight_of(op, "dweight", a.dweight, outputs, "weight", a.x.shape[1], "x",
+                     check::floats_beside(a.x));
   }
   if (a.dbias.defined())
     check::vector_of(op, "dbias", a.dbias, outputs, "weight", {DType::float32});

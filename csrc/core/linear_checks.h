@@ -17,7 +17,7 @@ inline void rows_of(const char* op, const char* argument, const TensorView& view
 /// A dense [rows, columns] parameter.
 inline void weight_of(const char* op, const char* argument, const TensorView& view, index_t rows,
                       const char* rows_like, index_t columns, const char* columns_like,
-                      std::initializer_list<DType> dtypes = {DType::float32, DType::bfloat16}) {
+                      const DTypes& dtypes) {
   tensor(op, argument, view, 2, dtypes);
   if (rows >= 0) dim(op, argument, view, 0, rows, rows_like);
   if (columns >= 0) dim(op, argument, view, 1, columns, columns_like);
@@ -25,15 +25,14 @@ inline void weight_of(const char* op, const char* argument, const TensorView& vi
 }
 
 inline void vector_of(const char* op, const char* argument, const TensorView& view, index_t size,
-                      const char* like,
-                      std::initializer_list<DType> dtypes = {DType::float32, DType::bfloat16}) {
+                      const char* like, const DTypes& dtypes) {
   tensor(op, argument, view, 1, dtypes);
   dim(op, argument, view, 0, size, like);
   contiguous(op, argument, view);
 }
 
 inline void rows_input(const char* op, const char* argument, const TensorView& x) {
-  tensor(op, argument, x, 2, {DType::float32, DType::bfloat16});
+  tensor(op, argument, x, 2, floats(x));
   last_contiguous(op, argument, x);
 }
 

@@ -19,7 +19,7 @@ void rows_like(const char* op, const char* argument, const TensorView& view,
 }
 
 void vector_like(const char* op, const char* argument, const TensorView& view, index_t size,
-                 std::initializer_list<DType> dtypes) {
+                 const check::DTypes& dtypes) {
   check::tensor(op, argument, view, 1, dtypes);
   check::dim(op, argument, view, 0, size, "x");
   check::contiguous(op, argument, view);
@@ -29,11 +29,11 @@ void vector_like(const char* op, const char* argument, const TensorView& view, i
 
 void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
   constexpr const char* op = "rms_norm";
-  check::tensor(op, "x", args.x, 2, {DType::float32, DType::bfloat16});
+  check::tensor(op, "x", args.x, 2, check::floats(args.x));
   check::last_contiguous(op, "x", args.x);
   if (args.x.shape[1] == 0)
     check::fail(op, "x has shape " + shape_string(args.x) + ", expected C > 0");
-  vector_like(op, "weight", args.weight, args.x.shape[1], {DType::float32, DType::bfloat16});
+  vector_like(op, "weight", args.weight, args.x.shape[1], check::floats_beside(args.x));
   rows_like(op, "y", args.y, args.x);
   vector_like(op, "rstd", args.rstd, args.x.shape[0], {DType::float32});
   if (args.residual.defined()) {
@@ -45,10 +45,10 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
 
 void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
   constexpr const char* op = "rms_norm_backward";
-  check::tensor(op, "x", args.x, 2, {DType::float32, DType::bfloat16});
+  check::tensor(op, "x", args.x, 2, check::floats(args.x));
   check::last_contiguous(op, "x", args.x);
   rows_like(op, "dy", args.dy, args.x);
-  vector_like(op, "weight", args.weight, args.x.shape[1], {DType::float32, DType::bfloat16});
+  vector_like(op, "weight", args.weight, args.x.shape[1], check::floats_beside(args.x));
   vector_like(op, "rstd", args.rstd, args.x.shape[0], {DType::float32});
   rows_like(op, "dx", args.dx, args.x);
   vector_like(op, "dweight", args.dweight, args.x.shape[1], {DType::float32});

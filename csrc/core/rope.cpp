@@ -9,7 +9,7 @@ FUSEDLM_KERNEL(rope, Rope)
 
 void rope(const Rope& args, Context& ctx) {
   constexpr const char* op = "rope";
-  check::tensor(op, "x", args.x, 4, {DType::float32, DType::bfloat16});
+  check::tensor(op, "x", args.x, 4, check::floats(args.x));
   check::last_contiguous(op, "x", args.x);
   check::tensor(op, "y", args.y, 4, {args.x.dtype});
   for (int d = 0; d < 4; ++d) check::dim(op, "y", args.y, d, args.x.shape[d], "x");

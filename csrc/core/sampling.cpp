@@ -45,7 +45,7 @@ void check_seen(const TensorView& seen, index_t B, index_t V) {
 }  // namespace
 
 void sample(const Sample& a, Context& ctx) {
-  check::tensor(kOp, "logits", a.logits, 2, {DType::float32, DType::bfloat16});
+  check::tensor(kOp, "logits", a.logits, 2, check::floats(a.logits));
   check::last_contiguous(kOp, "logits", a.logits);
   const index_t B = a.logits.shape[0], V = a.logits.shape[1];
   if (V == 0 || V > sampling::kMaxVocabulary) {

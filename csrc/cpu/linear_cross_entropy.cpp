@@ -5,6 +5,7 @@
 
 #include "fusedlm/linear_cross_entropy.h"
 
+#include "cpu/cross_entropy_row.h"
 #include "cpu/gemm_views.h"
 #include "fusedlm/arena.h"
 
@@ -16,133 +17,24 @@ namespace {
 constexpr index_t kChunkBytes = index_t{104} << 20;
 constexpr index_t kLeastRows = 64;
 
-FUSEDLM_VEC float class_weight_of(const LinearCrossEntropy& a, index_t target) {
-  return a.class_weight.defined() ? a.class_weight.as<float>()[target] : 1.0f;
-}
-
-struct Row {
-  float maximum, sum, weighted;  // weighted: sum_j w[j] l[j], for label smoothing
-};
-
-// logits -> l in place, with what the loss needs of all of them.
-template <class L>
-Row reduce_row(const LinearCrossEntropy& a, L* row, index_t V) {
-  const Vec cap(a.softcap), inverse(a.softcap > 0 ? 1.0f / a.softcap : 0.0f);
-  const float* weights = a.class_weight.defined() ? a.class_weight.as<float>() : nullptr;
-  const bool smooth = a.label_smoothing > 0;
-  Vec top(-__builtin_inff()), weighted;
-  float rest = -__builtin_inff();
-  const auto first = [&](index_t j, auto... n) {
-    Vec l = Vec::load(row + j, n...);
-    if (a.softcap > 0) {
-      l = cap * tanh(l * inverse);
-      l.store(row + j, n...);
-    }
-    if (smooth) weighted = weights ? fma(Vec::load(weights + j, n...), l, weighted) : weighted + l;
-    if constexpr (sizeof...(n) == 0) {
-      top = max(top, l);
-    } else {  // the lanes behind the end are 0, not logits
-      for (index_t i = j; i < V; ++i) {
-        const float x = to_float(row[i]);
-        rest = x > rest || x != x ? x : rest;
-      }
-    }
-  };
-  for_each_vec(V, first, first);
-  float maximum = reduce_max(top);
-  if (rest > maximum || rest != rest) maximum = rest;
-  const Vec shift(maximum);
-  Vec sum;
-  float tail = 0.0f;
-  const auto second = [&](index_t j, auto... n) {
-    const Vec e = exp(Vec::load(row + j, n...) - shift);
-    if constexpr (sizeof...(n) == 0) {
-      sum = sum + e;
-    } else {
-      float parts[Vec::size];
-      e.store(parts);
-      for (index_t i = 0; i < V - j; ++i) tail += parts[i];
-    }
-  };
-  for_each_vec(V, second, second);
-  return {maximum, reduce_sum(sum) + tail, reduce_sum(weighted)};
-}
-
-// l -> gradient of the loss with respect to the logits, in place: as bfloat16 where the products that
-// follow are bfloat16, in the first half of the row's memory where l is float32. An element is read before
-// it is overwritten.
+// Logits (of dtype L) of row n -> its loss and, if wanted, the gradient of its logits (as T) in place: as
+// bfloat16 where the products that follow are bfloat16, in the first half of the row's memory where the
+// logits are float32.
 template <class T, class L>
-void slope_row(const LinearCrossEntropy& a, L* row, index_t V, index_t target, float lse,
-               float all_weights, float scale) {
-  const float w = class_weight_of(a, target), e = a.label_smoothing,
-              each = e / static_cast<float>(V);
-  const Vec by_softmax(scale * ((1.0f - e) * w + each * all_weights + 2.0f * a.z_loss * w * lse));
-  const Vec by_class(-scale * each), shift(lse), inverse(a.softcap > 0 ? 1.0f / a.softcap : 0.0f);
-  const float* weights = a.class_weight.defined() ? a.class_weight.as<float>() : nullptr;
-  T* out = reinterpret_cast<T*>(row);
-  const auto slope = [&](Vec l, Vec weight) {
-    Vec d = by_softmax * exp(l - shift);
-    if (e > 0) d = fma(by_class, weight, d);
-    return d;
-  };
-  const auto uncapped = [&](Vec d, Vec l) {
-    if (a.softcap > 0) {
-      const Vec u = l * inverse;
-      d = d * (Vec(1.0f) - u * u);
-    }
-    return d;
-  };
-  const Vec at_target(to_float(row[target]));
-  const Vec hit = uncapped(slope(at_target, Vec(w)) - Vec(scale * (1.0f - e) * w), at_target);
-  const auto body = [&](index_t j, auto... n) {
-    const Vec l = Vec::load(row + j, n...);
-    uncapped(slope(l, weights ? Vec::load(weights + j, n...) : Vec(1.0f)), l).store(out + j, n...);
-  };
-  for_each_vec(V, body, body);
-  out[target] = from_float<T>(reduce_max(hit));
-}
-
-// Sums over class weights: of the rows that count, and of all classes.
-struct Weights {
-  double rows = 0.0, classes = 0.0;
-};
-
-Weights sum_weights(const LinearCrossEntropy& a) {
-  Weights sums;
-  const int64_t* targets = a.targets.as<int64_t>();
-  for (index_t n = 0; n < a.x.shape[0]; ++n) {
-    if (targets[n] != a.ignore_index) sums.rows += class_weight_of(a, targets[n]);
-  }
-  const index_t V = a.weight.shape[0];
-  if (!a.class_weight.defined()) {
-    sums.classes = static_cast<double>(V);
-  } else {
-    for (index_t v = 0; v < V; ++v) sums.classes += a.class_weight.as<float>()[v];
-  }
-  return sums;
-}
-
-// Logits (of dtype L) of row n -> its loss and, if wanted, the gradient of its logits (as T) in place.
-template <class T, class L>
-void finish_row(const LinearCrossEntropy& a, const Weights& sums, index_t n, L* row, bool gradients,
-                float* losses) {
+void finish_row(const LinearCrossEntropy& a, const RowLoss& loss, index_t n, L* row, bool gradients,
+                float share, float* losses) {
   const index_t V = a.weight.shape[0], target = a.targets.as<int64_t>()[n];
   if (target == a.ignore_index) {
     losses[n] = 0.0f;
     if (gradients) __builtin_memset(row, 0, static_cast<size_t>(V) * sizeof(L));
     return;
   }
-  const Row reduced = reduce_row(a, row, V);
-  const float lse = reduced.maximum + __builtin_logf(reduced.sum), w = class_weight_of(a, target);
-  const auto classes = static_cast<float>(sums.classes);
-  const float e = a.label_smoothing;
-  losses[n] = (1.0f - e) * w * (lse - to_float(row[target])) + a.z_loss * w * lse * lse;
-  if (e > 0) losses[n] += e / static_cast<float>(V) * (classes * lse - reduced.weighted);
+  // Logits to be capped are float32.
+  const RowSums sums = reduce_row(loss, row, reinterpret_cast<float*>(row), V);
+  losses[n] = loss_of_row(loss, sums, to_float(row[target]), target, V);
   if (!gradients) return;
-  const float scale = a.reduction == Reduction::none   ? a.row_grad.as<float>()[n]
-                      : a.reduction == Reduction::mean ? static_cast<float>(1.0 / sums.rows)
-                                                       : 1.0f;
-  slope_row<T>(a, row, V, target, lse, classes, scale);
+  const float scale = a.reduction == Reduction::none ? a.row_grad.as<float>()[n] : share;
+  slope_row(loss, row, reinterpret_cast<T*>(row), V, target, sums.lse, scale);
 }
 
 void add_columns(const TensorView& rows, float* part, float* total, Context& ctx) {
@@ -162,7 +54,11 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   // A capped logit is written back, and would be rounded twice.
   const DType logits_dtype = low && a.softcap == 0.0f ? DType::bfloat16 : DType::float32;
   Workspace& ws = ctx.workspace();
-  const Weights sums = sum_weights(a);
+  const WeightSums sums = sum_weights(a.targets, a.class_weight, V, a.ignore_index);
+  const RowLoss loss{a.label_smoothing, a.z_loss, a.softcap,
+                     a.class_weight.defined() ? a.class_weight.as<float>() : nullptr,
+                     static_cast<float>(sums.classes)};
+  const float share = share_of_row(a.reduction, sums);
   const index_t most = max_of(kLeastRows, kChunkBytes / (V * size_of(logits_dtype)));
   const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
   // From the arena: what the backward makes of a step may lie there next.
@@ -188,7 +84,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
       switch_float(logits_dtype, [&](auto logit) {
         using L = decltype(logit);
         parallel_for(rows, [&](index_t r, int) {
-          finish_row<decltype(slope)>(a, sums, n0 + r, logits.row<L>(r), gradients, losses);
+          finish_row<decltype(slope)>(a, loss, n0 + r, logits.row<L>(r), gradients, share, losses);
         });
       });
     });

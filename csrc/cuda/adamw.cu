@@ -2,11 +2,11 @@
 // a kernel must know of its tensors comes in the kernel's parameters (4 KiB at most), so nothing is
 // copied to the device first. Every tensor is cut into chunks, a block each; a block finds its
 // tensor by bisection of the first block numbers. Element types and alignment are looked at once a
-// block, so float32 and bfloat16 tensors share a launch.
+// block, so tensors of all types share a launch.
 //
 // The norm: each thread sums the squares of 64 elements in float32, a block its threads in double, a
 // last block the chunks in double. All in an order that depends on the shapes alone. The step reads
-// and writes everything once, in accesses of 16 bytes (float32) and 8 (bfloat16).
+// and writes everything once, in accesses of 16 bytes (float32) and 8 (half types).
 
 #include <cmath>
 
@@ -71,8 +71,10 @@ template <class Fn>
 __device__ __forceinline__ void switch_float_type(DType dtype, Fn&& fn) {
   if (dtype == DType::float32) {
     fn(float{});
-  } else {
+  } else if (dtype == DType::bfloat16) {
     fn(bfloat16{});
+  } else {
+    fn(float16{});
   }
 }
 

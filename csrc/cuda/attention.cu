@@ -17,6 +17,10 @@ bool few_queries(const Problem& p) {
 void attention_forward(const AttentionForward& args, Context& ctx) {
   const Problem p = problem_of(args.options, args.query, args.key);
   const bool wide = args.query.dtype == DType::float32;
+  if (args.key.dtype != args.query.dtype) {
+    throw Unsupported(std::string("attention on CUDA: key has dtype ") + name_of(args.key.dtype) +
+                      ", expected " + name_of(args.query.dtype) + " as in query");
+  }
   if (few_queries(p)) {
     (wide ? attention_decode_float : attention_decode_half)(args, p, ctx);
   } else {

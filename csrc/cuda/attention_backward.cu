@@ -82,7 +82,9 @@ void attention_backward(const AttentionBackward& args, Context& ctx) {
     attention_backward_float(args, p, row_statistics<float>(args, p, ctx), ctx);
     return;
   }
-  const RowStatistics* statistics = row_statistics<bfloat16>(args, p, ctx);
+  const RowStatistics* statistics = nullptr;
+  switch_half(args.query.dtype,
+              [&](auto type) { statistics = row_statistics<decltype(type)>(args, p, ctx); });
   attention_dquery_half(args, p, statistics, ctx);
   attention_dkeys_half(args, p, statistics, ctx);
 }

@@ -62,12 +62,10 @@ __global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(Backward a) {
   using Tile = typename S::Tile;
   const Problem& p = a.p;
   const int thread = threadIdx.x;
-  Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+  const Place at = queries_at(p, S::kTileQ, blockIdx.x);
   const Sequence& s = at.s;
-  const int tiles = ceil_of(s.T, S::kTileQ);
-  if (at.tile >= tiles) return;
-  if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
+  if (t0 >= s.T) return;
   float* query = dynamic_shared<float>();
   float *dout = query + S::kRowElements, *keys = dout + S::kRowElements,
         *values = keys + S::kRowElements, *shared_slopes = values + S::kRowElements;
@@ -177,13 +175,11 @@ void attention_backward_float(const AttentionBackward& args, const Problem& p,
       constexpr bool kExtras = decltype(extras)::value;
       constexpr size_t kRows = sizeof(float) * 4 * S::kRowElements,
                        kWeights = sizeof(float) * S::kWeightElements;
-      const int batches = p.cu_q ? 1 : p.sequences;
       launch("attention_backward: dquery", queries_kernel<S, kExtras>,
-             blocks_of(tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * batches),
-             S::kThreads, kRows + kWeights, ctx, a);
+             tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, kRows + kWeights, ctx, a);
       launch("attention_backward: dkey, dvalue", keys_kernel<S, kExtras>,
-             blocks_of(tile_slots(p.cu_k, p.sequences, p.S, S::kTileK) * p.G * batches),
-             S::kThreads, kRows + 2 * kWeights, ctx, a);
+             tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G), S::kThreads, kRows + 2 * kWeights, ctx,
+             a);
     });
   });
 }

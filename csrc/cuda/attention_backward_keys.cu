@@ -160,23 +160,23 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
 
 void attention_dkeys_half(const AttentionBackward& args, const Problem& p,
                           const RowStatistics* statistics, Context& ctx) {
-  using T = bfloat16;
-  const Keys<T> a{.p = p,
-                  .dout = heads_of<const T>(args.dout),
-                  .query = heads_of<const T>(args.query),
-                  .key = heads_of<const T>(args.key),
-                  .value = heads_of<const T>(args.value),
-                  .dkey = heads_of<T>(args.dkey),
-                  .dvalue = heads_of<T>(args.dvalue),
-                  .statistics = statistics};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      const index_t tiles =
-          tile_slots(p.cu_k, p.sequences, p.S, S::kTileK) * p.G * (p.cu_k ? 1 : p.sequences);
-      launch("attention_backward: dkey, dvalue", keys_kernel<S, T, decltype(extras)::value>,
-             blocks_of(tiles * (S::kSplit ? 2 : 1)), S::kThreads,
-             S::kElements * sizeof(T) + S::kStatistics * sizeof(RowStatistics), ctx, a);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Keys<T> a{.p = p,
+                    .dout = heads_of<const T>(args.dout),
+                    .query = heads_of<const T>(args.query),
+                    .key = heads_of<const T>(args.key),
+                    .value = heads_of<const T>(args.value),
+                    .dkey = heads_of<T>(args.dkey),
+                    .dvalue = heads_of<T>(args.dvalue),
+                    .statistics = statistics};
+    switch_extras(p, [&](auto extras) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        launch("attention_backward: dkey, dvalue", keys_kernel<S, T, decltype(extras)::value>,
+               tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G * (S::kSplit ? 2 : 1)), S::kThreads,
+               S::kElements * sizeof(T) + S::kStatistics * sizeof(RowStatistics), ctx, a);
+      });
     });
   });
 }

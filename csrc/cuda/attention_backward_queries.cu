@@ -37,12 +37,10 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
   using Tile = SharedTile<T, S::kD>;
   constexpr int kTileK = S::kTileK, kStage = kTileK * S::kD;
   const Problem& p = a.p;
-  Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+  const Place at = queries_at(p, S::kTileQ, blockIdx.x);
   const Sequence& s = at.s;
-  const int tiles = ceil_of(s.T, S::kTileQ);
-  if (at.tile >= tiles) return;
-  if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
+  if (t0 >= s.T) return;
   T* query = dynamic_shared<T>();
   T* dout = query + S::kTileQ * S::kD;
   T* keys = dout + S::kTileQ * S::kD;  // two stages
@@ -119,21 +117,22 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
 
 void attention_dquery_half(const AttentionBackward& args, const Problem& p,
                            const RowStatistics* statistics, Context& ctx) {
-  using T = bfloat16;
-  const Queries<T> a{.p = p,
-                     .dout = heads_of<const T>(args.dout),
-                     .query = heads_of<const T>(args.query),
-                     .key = heads_of<const T>(args.key),
-                     .value = heads_of<const T>(args.value),
-                     .dquery = heads_of<T>(args.dquery),
-                     .statistics = statistics};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
-      launch("attention_backward: dquery", queries_kernel<S, T, decltype(extras)::value>,
-             blocks_of(blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Queries<T> a{.p = p,
+                       .dout = heads_of<const T>(args.dout),
+                       .query = heads_of<const T>(args.query),
+                       .key = heads_of<const T>(args.key),
+                       .value = heads_of<const T>(args.value),
+                       .dquery = heads_of<T>(args.dquery),
+                       .statistics = statistics};
+    switch_extras(p, [&](auto extras) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        launch("attention_backward: dquery", queries_kernel<S, T, decltype(extras)::value>,
+               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::kElements * sizeof(T),
+               ctx, a);
+      });
     });
   });
 }

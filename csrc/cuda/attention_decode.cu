@@ -41,8 +41,8 @@ constexpr bool kKeepQuery = Tile::kD <= 128;
 template <class Tile>
 using QueryRows = std::conditional_t<kKeepQuery<Tile>, KeptRows<Tile, 1>, TileRows<Tile>>;
 
-template <class S, class T, bool kExtras>
-__global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
+template <class S, class T, Variant kVariant>
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) decode_kernel(Decode<T> a) {
   using Tile = SharedTile<T, S::kD>;
   using Scores = WarpSums<1, S::kTileK / 8>;
   using Wide = WarpSums<1, S::kD / 8>;
@@ -75,7 +75,8 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
     query_rows = {query, 0};
   }
 
-  const HeadRows<const T> key = a.key.rows(s.b, s.k0, at.g), value = a.value.rows(s.b, s.k0, at.g);
+  const auto key = keys_of<kVariant>(p, a.key, s, at.g),
+             value = keys_of<kVariant>(p, a.value, s, at.g);
   const int t0 = first / p.R, t1 = (first + rows - 1) / p.R;
   const Span range = part_of(seen_by_any(p.band, s, t0, t1), kTileK, a.partials.splits, at.split);
   const auto load = [&](int j, int stage) {
@@ -104,8 +105,8 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
     Scores x;
     multiply_by_rows<Tile>(x, query_rows, keys + stage * kStage);
     const bool edge = !all_seen(p.band, s, t0, t1, j0, j0 + kTileK - 1);
-    const float scale = prepare_scores<kExtras>(rules, x, edge, query_of,
-                                                [&](int j) { return j0 + Scores::column(j); });
+    const float scale = prepare_scores<kVariant>(rules, x, edge, query_of,
+                                                 [&](int j) { return j0 + Scores::column(j); });
     float factor[2];
     if (softmax.add(x, scale, factor)) {
 #pragma unroll
@@ -114,17 +115,11 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
         for (int d = 0; d < Wide::kColumns; ++d) out.at(i, d) *= factor[i];
       }
     }
-    if constexpr (kExtras) {
+    if constexpr (kVariant != Variant::plain) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         draw<Scores>(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
     multiply_by_columns<Tile>(out, x, values + stage * kStage);
@@ -186,21 +181,23 @@ __global__ void __launch_bounds__(S::kThreads) decode_kernel(Decode<T> a) {
 }  // namespace
 
 void attention_decode_half(const AttentionForward& args, const Problem& p, Context& ctx) {
-  using T = bfloat16;
-  Decode<T> a{.p = p,
-              .query = heads_of<const T>(args.query),
-              .key = heads_of<const T>(args.key),
-              .value = heads_of<const T>(args.value),
-              .out = heads_of<T>(args.out),
-              .lse = args.lse.as<float>(),
-              .partials = {}};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      a.partials = plan_partials(p, S::kTileQ, S::kWarps * S::kTileK, ctx);
-      launch("attention_decode", decode_kernel<S, T, decltype(extras)::value>,
-             blocks_of(a.partials.blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
-      add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    Decode<T> a{.p = p,
+                .query = heads_of<const T>(args.query),
+                .key = heads_of<const T>(args.key),
+                .value = heads_of<const T>(args.value),
+                .out = heads_of<T>(args.out),
+                .lse = args.lse.as<float>(),
+                .partials = {}};
+    switch_variant(p, [&](auto variant) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        a.partials = plan_partials(p, S::kTileQ, S::kWarps * S::kTileK, ctx);
+        launch("attention_decode", decode_kernel<S, T, decltype(variant)::value>,
+               blocks_of(a.partials.blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+        add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
+      });
     });
   });
 }

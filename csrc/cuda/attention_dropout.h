@@ -39,6 +39,16 @@ struct Kept {
   __device__ __forceinline__ void put(int i, int j, unsigned bit) {
     if (!bit) words[(i * kColumns + j) / 32] &= ~(1u << (i * kColumns + j) % 32);
   }
+  template <class Sums>
+  __device__ __forceinline__ void drop_from(Sums& weights) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        if (!at(i, j)) weights.at(i, j) = 0.0f;
+      }
+    }
+  }
 };
 
 template <class Sums>

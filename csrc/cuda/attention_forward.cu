@@ -23,7 +23,6 @@ struct Shape {
   static constexpr int kAtoms = kD <= 128 ? 2 : 1;
   static constexpr int kWarps = kD == 192 ? 8 : 4;
   static constexpr int kTileK = kD <= 64 ? 64 : 32;
-  static constexpr bool kKeepQuery = kD <= 64;  // in registers
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpRows = 16 * kAtoms, kTileQ = kWarps * kWarpRows;
   static constexpr int kElements = (kTileQ + 4 * kTileK) * kD;  // of shared memory
@@ -37,32 +36,33 @@ struct Forward {
   float* lse;
 };
 
-// The query's fragments of a warp: from registers, or from the tile each time.
-template <class S, class Tile>
-using QueryRows = std::conditional_t<S::kKeepQuery, KeptRows<Tile, S::kAtoms>, TileRows<Tile>>;
+// The query's fragments of a warp: from registers where those are to spare, or from the tile each time.
+template <class S, Variant kVariant>
+constexpr bool kKeepQuery = S::kD <= 64 && kVariant == Variant::plain;
+template <class S, Variant kVariant, class Tile>
+using QueryRows =
+    std::conditional_t<kKeepQuery<S, kVariant>, KeptRows<Tile, S::kAtoms>, TileRows<Tile>>;
 
-template <class S, class T, bool kExtras>
-__global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
+template <class S, class T, Variant kVariant>
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant))
+    forward_kernel(Forward<T> a) {
   using Tile = SharedTile<T, S::kD>;
   constexpr int kTileK = S::kTileK, kStage = kTileK * S::kD;
   const Problem& p = a.p;
-  Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+  const Place at = queries_at(p, S::kTileQ, blockIdx.x);
   const Sequence& s = at.s;
-  const int tiles = ceil_of(s.T, S::kTileQ);
-  if (at.tile >= tiles) return;
-  if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
+  if (t0 >= s.T) return;
   T* query = dynamic_shared<T>();
   T* keys = query + S::kTileQ * S::kD;  // two stages
   T* values = keys + 2 * kStage;
   const int thread = threadIdx.x;
-  const HeadRows<const T> key = a.key.rows(s.b, s.k0, g), value = a.value.rows(s.b, s.k0, g);
+  const auto key = keys_of<kVariant>(p, a.key, s, g), value = keys_of<kVariant>(p, a.value, s, g);
   const Span range = seen_by_any(p.band, s, t0, min(t0 + S::kTileQ, s.T) - 1);
   const auto load = [&](int j, int stage) {
-    load_tile<Tile, kTileK, S::kThreads>(keys + stage * kStage, key, j, s.S, p.D, a.key.packed,
+    load_tile<Tile, kTileK, S::kThreads>(keys + stage, key, j, s.S, p.D, a.key.packed, thread);
+    load_tile<Tile, kTileK, S::kThreads>(values + stage, value, j, s.S, p.D, a.value.packed,
                                          thread);
-    load_tile<Tile, kTileK, S::kThreads>(values + stage * kStage, value, j, s.S, p.D,
-                                         a.value.packed, thread);
     cp_async_commit();
   };
   const int first = range.low / kTileK * kTileK;
@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   // This warp's queries [t, t + rows).
   const int row = warp_id() * S::kWarpRows, t = t0 + row, rows = min(S::kWarpRows, s.T - t);
   const ScoreRules rules{p, s};
-  QueryRows<S, Tile> query_rows;
-  if constexpr (S::kKeepQuery) {
+  QueryRows<S, kVariant, Tile> query_rows;
+  if constexpr (kKeepQuery<S, kVariant>) {
     if (first < range.high) {
       cp_async_wait<1>();
     } else {
@@ -90,19 +90,19 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   OnlineSoftmax<Scores::kRows, Scores::kRowLanes> softmax;
   WarpSums<S::kAtoms, S::kD / 8> out;
   out.clear();
-  int stage = 0;
-  for (int j0 = first; j0 < range.high; j0 += kTileK, stage ^= 1) {
+  int stage = 0;  // where it starts: a register less than its number
+  for (int j0 = first; j0 < range.high; j0 += kTileK, stage ^= kStage) {
     cp_async_wait<0>();
     __syncthreads();  // this tile is there, and all are done with the one before
-    if (j0 + kTileK < range.high) load(j0 + kTileK, stage ^ 1);
+    if (j0 + kTileK < range.high) load(j0 + kTileK, stage ^ kStage);
     const int last = t + rows - 1, j1 = j0 + kTileK - 1;
     if (rows <= 0 || all_hidden(p.band, s, t, last, j0, j1)) continue;
     Scores x;
-    multiply_by_rows<Tile>(x, query_rows, keys + stage * kStage);
+    multiply_by_rows<Tile>(x, query_rows, keys + stage);
     const auto query_of = [&](int i) { return rules.query(h, t + Scores::row(i)); };
     const float scale =
-        prepare_scores<kExtras>(rules, x, !all_seen(p.band, s, t, last, j0, j1), query_of,
-                                [&](int j) { return j0 + Scores::column(j); });
+        prepare_scores<kVariant>(rules, x, !all_seen(p.band, s, t, last, j0, j1), query_of,
+                                 [&](int j) { return j0 + Scores::column(j); });
     float factor[Scores::kRows];
     if (softmax.add(x, scale, factor)) {
 #pragma unroll
@@ -111,20 +111,14 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
         for (int d = 0; d < out.kColumns; ++d) out.at(i, d) *= factor[i];
       }
     }
-    if constexpr (kExtras) {
+    if constexpr (kVariant != Variant::plain) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         draw<Scores>(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
-    multiply_by_columns<Tile>(out, x, values + stage * kStage);
+    multiply_by_columns<Tile>(out, x, values + stage);
   }
   if (range.high <= first) {  // nothing has waited for the query
     cp_async_wait<0>();
@@ -136,7 +130,8 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
   float factor[Scores::kRows];
 #pragma unroll
   for (int i = 0; i < Scores::kRows; ++i) {
-    factor[i] = softmax.inverse(i) * (kExtras && p.dropout ? p.keep_scale : 1.0f);
+    factor[i] =
+        softmax.inverse(i) * (kVariant != Variant::plain && p.dropout ? p.keep_scale : 1.0f);
     if (lane_id() % Scores::kRowLanes == 0 && Scores::row(i) < rows) {
       a.lse[(static_cast<index_t>(s.b) * p.H + h) * p.T + s.q0 + t + Scores::row(i)] =
           softmax.log_sum_exp(i);
@@ -151,20 +146,21 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward<T> a) {
 }  // namespace
 
 void attention_forward_half(const AttentionForward& args, const Problem& p, Context& ctx) {
-  using T = bfloat16;
-  const Forward<T> a{.p = p,
-                     .query = heads_of<const T>(args.query),
-                     .key = heads_of<const T>(args.key),
-                     .value = heads_of<const T>(args.value),
-                     .out = heads_of<T>(args.out),
-                     .lse = args.lse.as<float>()};
-  switch_extras(p, [&](auto extras) {
-    with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
-      using S = Shape<decltype(width)::value>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, S::kTileQ) * p.H * (p.cu_q ? 1 : p.sequences);
-      launch("attention_forward", forward_kernel<S, T, decltype(extras)::value>, blocks_of(blocks),
-             S::kThreads, S::kElements * sizeof(T), ctx, a);
+  switch_half(args.query.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Forward<T> a{.p = p,
+                       .query = heads_of<const T>(args.query),
+                       .key = heads_of<const T>(args.key),
+                       .value = heads_of<const T>(args.value),
+                       .out = heads_of<T>(args.out),
+                       .lse = args.lse.as<float>()};
+    switch_variant(p, [&](auto variant) {
+      with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
+        using S = Shape<decltype(width)::value>;
+        launch("attention_forward", forward_kernel<S, T, decltype(variant)::value>,
+               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::kElements * sizeof(T),
+               ctx, a);
+      });
     });
   });
 }

@@ -31,8 +31,8 @@ struct Forward {
   Partials partials;
 };
 
-template <class S, bool kExtras, bool kFewQueries>
-__global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
+template <class S, Variant kVariant, bool kFewQueries>
+__global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) forward_kernel(Forward a) {
   using Tile = typename S::Tile;
   using Scores = typename S::Scores;
   const Problem& p = a.p;
@@ -45,12 +45,10 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
     s = sequence_at(p, at.b), pack = p.R, head0 = at.g * p.R, split = at.split;
     first = at.tile * S::kTileQ, rows = min(S::kTileQ, s.T * pack - first);
   } else {
-    Place at = place_at(p, p.cu_q, p.T, S::kTileQ, p.H, blockIdx.x);
+    const Place at = queries_at(p, S::kTileQ, blockIdx.x);
     s = at.s, head0 = at.head;
-    const int tiles = ceil_of(s.T, S::kTileQ);
-    if (at.tile >= tiles) return;
-    if (p.band.low == 0) at.tile = tiles - 1 - at.tile;  // causal: those with the most keys first
     first = at.tile * S::kTileQ, rows = min(S::kTileQ, s.T - first);
+    if (rows <= 0) return;
   }
   const ScoreRules rules{p, s};
   const auto query_at = [&](int row) {
@@ -62,7 +60,7 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
   float* keys = query + S::kTileQ * S::kD;  // and values
   float* weights = keys + S::kTileK * S::kD;
   const int g = head0 / p.R;
-  const HeadRows<const float> key = a.key.rows(s.b, s.k0, g), value = a.value.rows(s.b, s.k0, g);
+  const auto key = keys_of<kVariant>(p, a.key, s, g), value = keys_of<kVariant>(p, a.value, s, g);
   if constexpr (kFewQueries) {
     load_tile<Tile, S::kTileQ, S::kThreads>(query, rows, p.D, a.query.packed, thread, [&](int row) {
       const int t = (first + row) / pack, h = head0 + (first + row) % pack;
@@ -89,21 +87,15 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
     x.clear();
     S::multiply_by_rows(x, query, keys);
     const bool edge = !all_seen(p.band, s, t0, t1, j0, j0 + S::kTileK - 1);
-    const float scale = prepare_scores<kExtras>(rules, x, edge, query_of,
-                                                [&](int j) { return j0 + Scores::column(j); });
+    const float scale = prepare_scores<kVariant>(rules, x, edge, query_of,
+                                                 [&](int j) { return j0 + Scores::column(j); });
     float factor[Scores::kRows];
     softmax.add(x, scale, factor);
-    if constexpr (kExtras) {
+    if constexpr (kVariant != Variant::plain) {
       if (p.dropout) {
         KeptOf<Scores> kept;
         S::draw(rules, kept, query_of, j0);
-#pragma unroll
-        for (int i = 0; i < Scores::kRows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Scores::kColumns; ++j) {
-            if (!kept.at(i, j)) x.at(i, j) = 0.0f;
-          }
-        }
+        kept.drop_from(x);
       }
     }
     S::put_weights(x, weights);
@@ -137,8 +129,9 @@ __global__ void __launch_bounds__(S::kThreads) forward_kernel(Forward a) {
         a.lse[(static_cast<index_t>(s.b) * p.H + q.head) * p.T + s.q0 + q.t] =
             softmax.log_sum_exp(i);
       }
-      S::store_row(out, i, a.out.rows(s.b, s.q0, q.head).at(q.t), p.D, a.out.packed,
-                   softmax.inverse(i) * (kExtras && p.dropout ? p.keep_scale : 1.0f));
+      S::store_row(
+          out, i, a.out.rows(s.b, s.q0, q.head).at(q.t), p.D, a.out.packed,
+          softmax.inverse(i) * (kVariant != Variant::plain && p.dropout ? p.keep_scale : 1.0f));
     }
   }
 }
@@ -157,30 +150,28 @@ Forward arguments_of(const AttentionForward& args, const Problem& p) {
 
 void attention_forward_float(const AttentionForward& args, const Problem& p, Context& ctx) {
   const Forward a = arguments_of(args, p);
-  switch_extras(p, [&](auto extras) {
+  switch_variant(p, [&](auto variant) {
     with_head_width<32, 64, 128, 256>(p.D, [&](auto width) {
       constexpr int kD = decltype(width)::value;
       // Up to D = 128 a thread has 4 x 4 scores; beyond, the tiles would not fit 99 KiB.
       constexpr int kTile = kD <= 128 ? 64 : 32;
       using S = Shape<kTile, kTile, kD>;
-      const index_t blocks =
-          tile_slots(p.cu_q, p.sequences, p.T, kTile) * p.H * (p.cu_q ? 1 : p.sequences);
-      launch("attention_forward", forward_kernel<S, decltype(extras)::value, false>,
-             blocks_of(blocks), S::kThreads, S::kBytes, ctx, a);
+      launch("attention_forward", forward_kernel<S, decltype(variant)::value, false>,
+             tile_blocks(p, p.cu_q, p.T, kTile, p.H), S::kThreads, S::kBytes, ctx, a);
     });
   });
 }
 
 void attention_decode_float(const AttentionForward& args, const Problem& p, Context& ctx) {
   Forward a = arguments_of(args, p);
-  switch_extras(p, [&](auto extras) {
+  switch_variant(p, [&](auto variant) {
     with_head_width<32, 64, 128, 256>(p.D, [&](auto width) {
       constexpr int kD = decltype(width)::value;
       // As few rows as 16 x 16 threads can have: what a key is read for is then done in the time
       // that reading it takes.
       using S = Shape<16, kD <= 128 ? 64 : 32, kD>;
       a.partials = plan_partials(p, S::kTileQ, S::kTileK, ctx);
-      launch("attention_decode", forward_kernel<S, decltype(extras)::value, true>,
+      launch("attention_decode", forward_kernel<S, decltype(variant)::value, true>,
              blocks_of(a.partials.blocks), S::kThreads, S::kBytes, ctx, a);
       add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
     });

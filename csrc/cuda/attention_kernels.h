@@ -26,10 +26,26 @@ void attention_dkeys_half(const AttentionBackward& args, const Problem& p,
 void attention_backward_float(const AttentionBackward& args, const Problem& p,
                               const RowStatistics* statistics, Context& ctx);
 
-/// fn(std::bool_constant<kExtras>).
+/// Blocks of a kernel on a multiprocessor, at least. ptxas chooses well for the plain ones (0: not said);
+/// of others it would spill some bytes for one block more.
+constexpr int least_blocks(Variant variant) { return variant == Variant::plain ? 0 : 1; }
+
+/// fn(std::integral_constant<Variant, kVariant>), in the forward.
+template <class Fn>
+void switch_variant(const Problem& p, Fn&& fn) {
+  if (p.pages.table) {
+    fn(std::integral_constant<Variant, Variant::paged>{});
+  } else if (p.options) {
+    fn(std::integral_constant<Variant, Variant::options>{});
+  } else {
+    fn(std::integral_constant<Variant, Variant::plain>{});
+  }
+}
+
+/// fn(std::bool_constant<kExtras>), in the backward.
 template <class Fn>
 void switch_extras(const Problem& p, Fn&& fn) {
-  if (p.has_extras()) {
+  if (p.options) {
     fn(std::true_type{});
   } else {
     fn(std::false_type{});

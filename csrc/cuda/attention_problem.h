@@ -13,8 +13,7 @@ namespace fusedlm::FUSEDLM_DEVICE {
 constexpr float kLog2E = 1.44269504088896341f;  // scores are powers of 2, which exp2 takes
 constexpr float kLn2 = 0.693147180559945309f;
 
-/// Rows of one head, one a token. All kernels find a token's row here: a paged cache would read its
-/// page table in `at`, and nothing else would change.
+/// Rows of one head, one a token.
 template <class T>
 struct HeadRows {
   T* data;
@@ -22,7 +21,45 @@ struct HeadRows {
   __device__ __forceinline__ T* at(int token) const { return data + token * stride; }
 };
 
-/// A tensor [B, N, heads, D].
+/// Where a cache in pages has the keys of each sequence.
+struct Pages {
+  const int* table;  // null: keys are not in pages
+  index_t stride;    // of the table's rows
+  int count, size;
+  uint32_t inverse;  // of the size, times 2^shift: divides what is below 2^31 by one multiplication
+  int shift;
+};
+
+inline Pages pages_of(const TensorView& table, const TensorView& key) {
+  Pages pages{};
+  if (!table.defined()) return pages;
+  pages.table = table.as<int>(), pages.stride = table.strides[0];
+  pages.count = static_cast<int>(key.shape[0]), pages.size = static_cast<int>(key.shape[1]);
+  pages.shift = 31;
+  for (index_t power = 1; power < pages.size; power *= 2) ++pages.shift;
+  pages.inverse = static_cast<uint32_t>(
+      ceil_of<uint64_t>(uint64_t{1} << pages.shift, pages.size > 0 ? pages.size : 1));
+  return pages;
+}
+
+/// Rows of one head in the pages of a sequence, of which `last` is the last. Those behind it are at
+/// its place; what the table says is cut to the pages there are, since on a GPU nobody has checked it.
+template <class T>
+struct PagedRows {
+  HeadRows<T> first;  // of page 0
+  index_t page_stride;
+  const int* table;
+  const Pages& pages;
+  int last;
+  __device__ __forceinline__ T* at(int token) const {
+    token = min(token, last);
+    const auto page = static_cast<int>(static_cast<uint64_t>(token) * pages.inverse >> pages.shift);
+    const int number = max(0, min(table[page], pages.count - 1));
+    return first.at(token - page * pages.size) + number * page_stride;
+  }
+};
+
+/// A tensor [B, N, heads, D], or pages [pages, page, heads, D].
 template <class T>
 struct Heads {
   T* data;
@@ -50,6 +87,10 @@ struct Band {
 };
 constexpr int kFar = 1 << 30;  // beyond any distance
 
+/// The instances of a kernel: without options; with all of them; and the latter over keys in pages.
+/// (Pages and both ways to the scores are too much for the registers.)
+enum class Variant { plain, options, paged };
+
 enum class MaskKind : int { none, boolean, float32, bfloat16 };
 
 struct Problem {
@@ -70,6 +111,8 @@ struct Problem {
   const uint8_t* padding;
   index_t padding_strides[2];
   const float* slopes;
+  Pages pages;
+  bool options;  // has_extras()
 
   /// Whether scores need more than their scale, and causality and window at the edges. Then the
   /// kernels built for it are taken. (A maximum of products is one of scores for scale > 0 only.)
@@ -81,11 +124,16 @@ struct Problem {
 inline Problem problem_of(const AttentionOptions& o, const TensorView& query,
                           const TensorView& key) {
   Problem p{};
-  if (query.shape[1] + key.shape[1] >= kFar || query.shape[0] >= kFar || query.shape[2] >= kFar) {
+  const bool paged = o.block_table.defined();
+  const index_t S = !paged         ? key.shape[1]
+                    : key.shape[0] ? o.block_table.shape[1] * key.shape[1]
+                                   : 0;
+  if (query.shape[1] + S >= kFar || key.shape[0] >= kFar || query.shape[0] >= kFar ||
+      query.shape[2] >= kFar) {
     throw Unsupported("attention on CUDA: query has shape " + shape_string(query) +
-                      ", expected B, H and T + S below 2^30");
+                      ", expected B, H, pages and T + S below 2^30");
   }
-  p.T = static_cast<int>(query.shape[1]), p.S = static_cast<int>(key.shape[1]);
+  p.T = static_cast<int>(query.shape[1]), p.S = static_cast<int>(S);
   p.H = static_cast<int>(query.shape[2]), p.G = static_cast<int>(key.shape[2]);
   p.D = static_cast<int>(query.shape[3]);
   p.R = p.G ? p.H / p.G : 0;
@@ -113,6 +161,8 @@ inline Problem problem_of(const AttentionOptions& o, const TensorView& query,
     for (int d = 0; d < 2; ++d) p.padding_strides[d] = o.key_padding_mask.strides[d];
   }
   p.slopes = o.alibi_slopes.as<float>();
+  p.pages = pages_of(o.block_table, key);
+  p.options = p.has_extras();
   return p;
 }
 
@@ -133,13 +183,26 @@ __device__ __forceinline__ Sequence sequence_at(const Problem& p, int i) {
   return {i, 0, p.T, 0, p.kv_lengths ? between(0, p.kv_lengths[i], p.S) : p.S};
 }
 
+/// Keys or values of a sequence that key-value head g has.
+template <Variant kVariant, class T>
+__device__ __forceinline__ auto keys_of(const Problem& p, const Heads<T>& heads, const Sequence& s,
+                                        int g) {
+  if constexpr (kVariant == Variant::paged) {
+    return PagedRows<T>{heads.rows(0, 0, g), heads.batch, p.pages.table + s.b * p.pages.stride,
+                        p.pages, s.S - 1};
+  } else {
+    return heads.rows(s.b, s.k0, g);
+  }
+}
+
 // A block works on one tile of `size` rows of one head. Lengths of packed sequences are known to the
 // device alone, so there sequence i gets the slots from cu[i] / size + i on: at least as many as it
 // has tiles, and found by a binary search. Slots left over end at once.
 
-/// Slots for one head over all sequences (packed), or over one.
-inline index_t tile_slots(const int* cu, int sequences, int rows, int size) {
-  return cu ? rows / size + sequences : ceil_of(rows, size);
+/// Blocks for the tiles of all sequences and heads: of queries with cu_q, of keys with cu_k.
+inline unsigned tile_blocks(const Problem& p, const int* cu, int rows, int size, int heads) {
+  const index_t slots = cu ? rows / size + p.sequences : ceil_of<index_t>(rows, size) * p.sequences;
+  return blocks_of(slots * heads);
 }
 
 struct Place {
@@ -168,6 +231,14 @@ __device__ __forceinline__ Place place_at(const Problem& p, const int* cu, int r
     }
   }
   return {sequence_at(p, low), static_cast<int>(block / slots), slot - first_slot(low)};
+}
+
+/// The tile of queries of a block. Causal: those with the most keys come first.
+__device__ __forceinline__ Place queries_at(const Problem& p, int size, unsigned block) {
+  Place at = place_at(p, p.cu_q, p.T, size, p.H, block);
+  const int tiles = ceil_of(at.s.T, size);
+  if (p.band.low == 0 && at.tile < tiles) at.tile = tiles - 1 - at.tile;
+  return at;
 }
 
 /// Rows or keys [low, high), empty where high <= low.

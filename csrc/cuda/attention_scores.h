@@ -71,13 +71,13 @@ __device__ __forceinline__ void for_elements(Fn fn) {
   }
 }
 
-/// What a tile's scores need: with kExtras always everything, else only hiding, at the edges.
+/// What a tile's scores need: with options always everything, else only hiding, at the edges.
 /// `query_of(i)` and `key_of(j)` name row i and column j of `x`; in place. Returns the factor that is
 /// still to be multiplied.
-template <bool kExtras, class Sums, class QueryOf, class KeyOf>
+template <Variant kVariant, class Sums, class QueryOf, class KeyOf>
 __device__ __forceinline__ float prepare_scores(const ScoreRules& rules, Sums& x, bool edge,
                                                 QueryOf query_of, KeyOf key_of) {
-  if constexpr (!kExtras) {
+  if constexpr (kVariant == Variant::plain) {
     if (edge) {
 #pragma unroll
       for (int i = 0; i < Sums::kRows; ++i) {
@@ -143,8 +143,8 @@ __device__ __forceinline__ void differentiate(const ScoreRules& rules, Sums& x, 
       }
     }
   } else {
-    const float scale = prepare_scores<false>(rules, x, edge, query_of,
-                                              [&](int j) { return j0 + Sums::column(j); });
+    const float scale = prepare_scores<Variant::plain>(rules, x, edge, query_of,
+                                                       [&](int j) { return j0 + Sums::column(j); });
 #pragma unroll
     for (int i = 0; i < Sums::kRows; ++i) {
       const RowStatistics row = row_of(i);

@@ -73,9 +73,9 @@ __device__ __forceinline__ void load_tile(typename Tile::T* to, int count, int D
   }
 }
 
-template <class Tile, int kRows, int kThreads>
-__device__ __forceinline__ void load_tile(typename Tile::T* to,
-                                          const HeadRows<const typename Tile::T>& rows, int first,
+/// `rows` [first, end) of a head.
+template <class Tile, int kRows, int kThreads, class Rows>
+__device__ __forceinline__ void load_tile(typename Tile::T* to, const Rows& rows, int first,
                                           int end, int D, bool packed, int thread) {
   load_tile<Tile, kRows, kThreads>(to, end - first, D, packed, thread,
                                    [&](int row) { return rows.at(first + row); });

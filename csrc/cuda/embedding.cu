@@ -161,25 +161,23 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp) rows_kernel(Backward<T,
 void embedding_forward(const EmbeddingForward& args, Context& ctx) {
   const index_t N = args.tokens.shape[0], C = args.weight.shape[1];
   const bool packed = can_pack(args.weight) && can_pack(args.position_weight) && can_pack(args.out);
-  switch_float(args.out.dtype, [&](auto t) {
-    switch_float(args.weight.dtype, [&](auto w) {
-      using T = decltype(t);
-      using W = decltype(w);
-      const Forward<T, W> a{.tokens = args.tokens.as<index_t>(),
-                            .positions = args.positions.as<index_t>(),
-                            .weight = args.weight.as<W>(),
-                            .position_weight = args.position_weight.as<W>(),
-                            .out = args.out.as<T>(),
-                            .N = N,
-                            .V = args.weight.shape[0],
-                            .P = args.position_weight.shape[0],
-                            .out_stride = args.out.strides[0],
-                            .C = static_cast<int>(C)};
-      with_row_plan<T, kForwardElements>(packed, C, [&](auto plan) {
-        using Plan = decltype(plan);
-        launch("embedding_forward", forward_kernel<Plan, T, W>,
-               blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
-      });
+  switch_floats(args.out.dtype, args.weight.dtype, [&](auto t, auto w) {
+    using T = decltype(t);
+    using W = decltype(w);
+    const Forward<T, W> a{.tokens = args.tokens.as<index_t>(),
+                          .positions = args.positions.as<index_t>(),
+                          .weight = args.weight.as<W>(),
+                          .position_weight = args.position_weight.as<W>(),
+                          .out = args.out.as<T>(),
+                          .N = N,
+                          .V = args.weight.shape[0],
+                          .P = args.position_weight.shape[0],
+                          .out_stride = args.out.strides[0],
+                          .C = static_cast<int>(C)};
+    with_row_plan<T, kForwardElements>(packed, C, [&](auto plan) {
+      using Plan = decltype(plan);
+      launch("embedding_forward", forward_kernel<Plan, T, W>,
+             blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
     });
   });
 }
@@ -197,39 +195,37 @@ void embedding_backward(const EmbeddingBackward& args, Context& ctx) {
   const index_t slots = 2 * ceil_of<index_t>(N, kPiece);
   float* partials = device_scratch<float>(ctx, slots * C);
   const bool packed = can_pack(args.dout) && can_pack(args.dweight);
-  switch_float(args.dout.dtype, [&](auto t) {
-    switch_float(args.dweight.dtype, [&](auto w) {
-      using T = decltype(t);
-      using W = decltype(w);
-      const Backward<T, W> a{.dout = args.dout.as<T>(),
-                             .keys = sorted.keys,
-                             .order = sorted.order,
-                             .begin = begin,
-                             .end = end,
-                             .partials = partials,
-                             .dweight = args.dweight.as<W>(),
-                             .V = V,
-                             .dout_stride = args.dout.strides[0],
-                             .dweight_stride = args.dweight.strides[0],
-                             .N = static_cast<unsigned>(N),
-                             .C = static_cast<int>(C)};
-      const auto launch_both = [&](auto vector) {
-        constexpr int kVector = decltype(vector)::value;
-        const unsigned columns = blocks_of(ceil_of<index_t>(C, kWarp * kVector));
-        const auto grid = [&](index_t warps) {
-          return dim3(blocks_of(ceil_of<index_t>(warps, kWarpsPerBlock)), columns);
-        };
-        constexpr int kBlock = kWarpsPerBlock * kWarp;
-        launch("embedding_backward: partials", partials_kernel<kVector, T, W>, grid(slots), kBlock,
-               0, ctx, a);
-        launch("embedding_backward: rows", rows_kernel<kVector, T, W>, grid(V), kBlock, 0, ctx, a);
+  switch_floats(args.dout.dtype, args.dweight.dtype, [&](auto t, auto w) {
+    using T = decltype(t);
+    using W = decltype(w);
+    const Backward<T, W> a{.dout = args.dout.as<T>(),
+                           .keys = sorted.keys,
+                           .order = sorted.order,
+                           .begin = begin,
+                           .end = end,
+                           .partials = partials,
+                           .dweight = args.dweight.as<W>(),
+                           .V = V,
+                           .dout_stride = args.dout.strides[0],
+                           .dweight_stride = args.dweight.strides[0],
+                           .N = static_cast<unsigned>(N),
+                           .C = static_cast<int>(C)};
+    const auto launch_both = [&](auto vector) {
+      constexpr int kVector = decltype(vector)::value;
+      const unsigned columns = blocks_of(ceil_of<index_t>(C, kWarp * kVector));
+      const auto grid = [&](index_t warps) {
+        return dim3(blocks_of(ceil_of<index_t>(warps, kWarpsPerBlock)), columns);
       };
-      if (packed && C % kPack<T> == 0) {
-        launch_both(std::integral_constant<int, kPack<T>>{});
-      } else {
-        launch_both(std::integral_constant<int, 1>{});
-      }
-    });
+      constexpr int kBlock = kWarpsPerBlock * kWarp;
+      launch("embedding_backward: partials", partials_kernel<kVector, T, W>, grid(slots), kBlock, 0,
+             ctx, a);
+      launch("embedding_backward: rows", rows_kernel<kVector, T, W>, grid(V), kBlock, 0, ctx, a);
+    };
+    if (packed && C % kPack<T> == 0) {
+      launch_both(std::integral_constant<int, kPack<T>>{});
+    } else {
+      launch_both(std::integral_constant<int, 1>{});
+    }
   });
 }
 

@@ -14,15 +14,15 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
   const bool gated = a.gate_weight.defined();
   const TensorView x = operand(a.x, dtype, ctx);
   const TensorView hidden = scratch_rows(dtype, a.up.shape[0], a.up.shape[1], ctx);
-  Gemm up{.form = Form::rows_by_rows, .dtype = dtype, .a = x, .b = a.up_weight, .bias = a.up_bias};
-  if (gated) {
-    up.out = a.up;
-  } else {
-    up.out = hidden;
-    up.preactivation = a.up;
-    up.activation = a.activation;
-  }
-  gemm(up, ctx);
+  gemm({.form = Form::rows_by_rows,
+        .dtype = dtype,
+        .a = x,
+        .b = a.up_weight,
+        .out = gated ? a.up : hidden,
+        .bias = a.up_bias,
+        .preactivation = gated ? TensorView() : a.up,
+        .activation = gated ? Activation::none : a.activation},
+       ctx);
   if (gated) {
     gemm({.form = Form::rows_by_rows,
           .dtype = dtype,

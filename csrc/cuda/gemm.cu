@@ -13,7 +13,7 @@ namespace {
 #if defined(__CUDACC__)
 // Blocks that occupy a GPU: one for each of the 108 to 170 multiprocessors of the larger ones.
 constexpr index_t kOccupied = 128;
-// A part of K is worth its prologue and the sums it writes: 16 steps of a bfloat16 pipeline.
+// A part of K is worth its prologue and the sums it writes: 16 steps of a pipeline of half types.
 constexpr index_t kLeastDepths = 512;
 #else
 // The emulator's products are small; tests see every way of cutting them.
@@ -146,7 +146,23 @@ void run(const Gemm& g, SumScratch& scratch, Context& ctx) {
 }  // namespace
 
 void gemm(const Gemm& args, SumScratch& scratch, Context& ctx) {
-  switch_float(args.dtype, [&](auto t) { run<decltype(t)>(args, scratch, ctx); });
+  // Epilogues know float32 and the type of the products.
+  const auto known = [&](const TensorView& view) {
+    return !view.defined() || view.dtype == DType::float32 || view.dtype == args.dtype;
+  };
+  Gemm g = args;
+  if (!known(args.bias)) {
+    TensorView row = args.bias;  // [1, N]
+    row.ndim = 2, row.shape = {1, args.bias.shape[0]};
+    g.bias = scratch_rows(DType::float32, 1, row.shape[1], ctx);
+    copy_rows(row, g.bias, ctx);
+    g.bias.ndim = 1, g.bias.shape = args.bias.shape, g.bias.strides = {1};
+  }
+  if (!known(args.out)) {
+    g.out = scratch_rows(DType::float32, args.out.shape[0], args.out.shape[1], ctx);
+  }
+  switch_float(args.dtype, [&](auto t) { run<decltype(t)>(g, scratch, ctx); });
+  if (!known(args.out)) copy_rows(g.out, args.out, ctx);
 }
 
 TensorView scratch_rows(DType dtype, index_t rows, index_t columns, Context& ctx) {
@@ -158,14 +174,12 @@ TensorView scratch_rows(DType dtype, index_t rows, index_t columns, Context& ctx
 }
 
 void copy_rows(const TensorView& from, const TensorView& to, Context& ctx) {
-  switch_float(from.dtype, [&](auto f) {
-    switch_float(to.dtype, [&](auto t) {
-      using From = decltype(f);
-      using To = decltype(t);
-      const bool packed = can_pack(from, 4 * sizeof(From)) && can_pack(to, 4 * sizeof(To));
-      elementwise("copy_rows", Convert<From, To>{rows_of<const From>(from), rows_of<To>(to)},
-                  to.shape[0], to.shape[1], packed, ctx);
-    });
+  switch_floats(from.dtype, to.dtype, [&](auto f, auto t) {
+    using From = decltype(f);
+    using To = decltype(t);
+    const bool packed = can_pack(from, 4 * sizeof(From)) && can_pack(to, 4 * sizeof(To));
+    elementwise("copy_rows", Convert<From, To>{rows_of<const From>(from), rows_of<To>(to)},
+                to.shape[0], to.shape[1], packed, ctx);
   });
 }
 

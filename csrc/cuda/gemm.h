@@ -44,10 +44,10 @@ enum class Finish : uint8_t {
 /// again in each of the M / 128 blocks that read it.
 struct Gemm {
   Form form;
-  DType dtype;  // of the products; bfloat16 is summed in float32
+  DType dtype;  // of the products; half types are summed in float32
   TensorView a = {}, b = {}, a2 = {}, b2 = {};
-  TensorView out = {};            // float32, or a half dtype
-  TensorView bias = {};           // [N] float32, or a half dtype
+  TensorView out = {};            // float32, or any float: through scratch where it is not `dtype`
+  TensorView bias = {};           // [N], alike
   TensorView preactivation = {};  // pre, in `dtype`, as are the following
   TensorView residual = {}, up = {}, gate = {}, hidden = {}, dgate = {};
   Finish finish = Finish::linear;

@@ -13,16 +13,12 @@ namespace fusedlm::FUSEDLM_DEVICE {
 /// whole lines, with half the registers and code that packs of 16 bytes would take.
 constexpr int kFinishPack = 4;
 
-/// The half type of results and biases that are not float32.
-template <class T>
-using HalfOf = std::conditional_t<sizeof(T) == 2, T, bfloat16>;
-
 /// Of products of type T. Views that `finish` does not speak of have no data.
 template <class T>
 struct Epilogue {
   Finish finish = Finish::linear;
   Activation activation = Activation::none;
-  bool out_float = true, bias_float = true;  // else HalfOf<T>
+  bool out_float = true, bias_float = true;  // else T
   bool accumulate = false;
   bool packed = false;  // every view can be accessed in packs of kFinishPack
   Rows<const T> residual = {}, up = {}, gate = {};
@@ -83,7 +79,7 @@ struct Epilogue {
     if (out_float) {
       store_floats(float_out(row, column), v);
     } else {
-      store_floats(static_cast<HalfOf<T>*>(out) + row * out_stride + column, v);
+      store_floats(static_cast<T*>(out) + row * out_stride + column, v);
     }
   }
 
@@ -98,7 +94,7 @@ struct Epilogue {
     if (bias_float) {
       load_floats(static_cast<const float*>(bias) + column, b);
     } else {
-      load_floats(static_cast<const HalfOf<T>*>(bias) + column, b);
+      load_floats(static_cast<const T*>(bias) + column, b);
     }
 #pragma unroll
     for (int j = 0; j < V; ++j) v[j] += b[j];

@@ -5,7 +5,7 @@
 // rows in shared memory, so that all further reads and writes of global memory are wide and
 // coalesced (gemm_epilogue.h).
 //
-// Tiles: 128 x 128, of which a warp has 64 x 64 in bfloat16 (128 sums a thread; two blocks of 4 warps
+// Tiles: 128 x 128, of which a warp has 64 x 64 of half types (128 sums a thread; two blocks of 4 warps
 // share a multiprocessor), so that a byte read from shared memory serves 16 products; 64 x 64 where
 // 128 x 128 would leave multiprocessors idle. Where even those are few and K is long, blocks z share
 // a tile, each for a part of K, and a second kernel adds their sums in order.
@@ -179,9 +179,11 @@ void launch_gemm(Form form, const Cut& cut, const Problem<T>& problem, const Epi
   }
 }
 
-// One file each: gemm_bfloat16.cu, gemm_float32.cu.
+// One file each: gemm_bfloat16.cu, gemm_float16.cu, gemm_float32.cu.
 extern template void launch_gemm<bfloat16>(Form, const Cut&, const Problem<bfloat16>&,
                                            const Epilogue<bfloat16>&, Context&);
+extern template void launch_gemm<float16>(Form, const Cut&, const Problem<float16>&,
+                                          const Epilogue<float16>&, Context&);
 extern template void launch_gemm<float>(Form, const Cut&, const Problem<float>&,
                                         const Epilogue<float>&, Context&);
 

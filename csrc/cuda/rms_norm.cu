@@ -4,33 +4,14 @@
 // row fits; a second kernel adds the P sums in order. P depends on the shape alone, so the bits are
 // the same in every run.
 
-#include "cuda/rows.h"
+#include "cuda/norm.h"
 #include "fusedlm/rms_norm.h"
 
 namespace fusedlm::FUSEDLM_DEVICE {
 namespace {
 
-// Of a row, in registers of a thread: 1024 elements a warp, 8192 a block.
-constexpr int kForwardElements = 32;
-// The backward keeps x, dy and the sums of dweight: 48 registers.
-constexpr int kBackwardElements = 16;
-// Sums that the second kernel of the backward adds: rows to go round on the largest GPUs (4 warps
-// of 128 blocks), and still few bytes against x and dy.
-constexpr index_t kPartials = 512;
-
-template <class T, class W>
-struct Forward {
-  const T *x, *residual;
-  const W* weight;
-  T *y, *sum;
-  float* rstd;
-  index_t N, x_stride, residual_stride, y_stride, sum_stride;
-  int C;
-  float eps;
-};
-
 template <class Plan, class T, class W>
-__global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) {
+__global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W> a) {
   constexpr int V = Plan::V;
   const index_t row = Plan::team();
   if (row >= a.N) return;  // only whole warps that share no barrier
@@ -62,19 +43,8 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) 
   });
 }
 
-template <class T, class W>
-struct Backward {
-  const T *dy, *x, *dsum;
-  const W* weight;
-  const float* rstd;
-  T* dx;
-  float* dweights;  // [teams, C]
-  index_t N, teams, dy_stride, x_stride, dsum_stride, dx_stride;
-  int C;
-};
-
 template <class Plan, class T, class W>
-__global__ void __launch_bounds__(Plan::kBlock) backward_kernel(Backward<T, W> a) {
+__global__ void __launch_bounds__(Plan::kBlock) backward_kernel(NormBackward<T, W> a) {
   constexpr int V = Plan::V;
   const index_t team = Plan::team();
   if (team >= a.teams) return;
@@ -131,68 +101,40 @@ __global__ void __launch_bounds__(Plan::kBlock) backward_kernel(Backward<T, W> a
 
 }  // namespace
 
-void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
-  const index_t N = args.x.shape[0], C = args.x.shape[1];
-  const bool packed = can_pack(args.x) && can_pack(args.residual) && can_pack(args.weight) &&
-                      can_pack(args.y) && (!args.residual.defined() || can_pack(args.sum));
-  switch_float(args.x.dtype, [&](auto t) {
-    switch_float(args.weight.dtype, [&](auto w) {
-      using T = decltype(t);
-      using W = decltype(w);
-      const Forward<T, W> a{.x = args.x.as<T>(),
-                            .residual = args.residual.as<T>(),
-                            .weight = args.weight.as<W>(),
-                            .y = args.y.as<T>(),
-                            .sum = args.sum.as<T>(),
-                            .rstd = args.rstd.as<float>(),
-                            .N = N,
-                            .x_stride = args.x.strides[0],
-                            .residual_stride = args.residual.strides[0],
-                            .y_stride = args.y.strides[0],
-                            .sum_stride = args.sum.strides[0],
-                            .C = static_cast<int>(C),
-                            .eps = args.eps};
-      with_row_plan<T, kForwardElements>(packed, C, [&](auto plan) {
-        using Plan = decltype(plan);
-        launch("rms_norm_forward", forward_kernel<Plan, T, W>,
-               blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
-      });
-    });
-  });
+void rms_norm_forward(const RmsNormForward& a, Context& ctx) {
+  launch_norm_forward(
+      "rms_norm_forward",
+      {.x = a.x,
+       .residual = a.residual,
+       .weight = a.weight,
+       .bias = {},
+       .y = a.y,
+       .sum = a.sum,
+       .mean = {},
+       .rstd = a.rstd,
+       .eps = a.eps},
+      [](auto plan, auto t, auto w) {
+        return forward_kernel<decltype(plan), decltype(t), decltype(w)>;
+      },
+      ctx);
 }
 
-void rms_norm_backward(const RmsNormBackward& args, Context& ctx) {
-  const index_t N = args.x.shape[0], C = args.x.shape[1];
-  const index_t teams = N < kPartials ? N : kPartials;
-  float* dweights = device_scratch<float>(ctx, teams * C);
-  const bool packed = can_pack(args.x) && can_pack(args.dy) && can_pack(args.weight) &&
-                      can_pack(args.dsum) && can_pack(args.dx);
-  switch_float(args.x.dtype, [&](auto t) {
-    switch_float(args.weight.dtype, [&](auto w) {
-      using T = decltype(t);
-      using W = decltype(w);
-      const Backward<T, W> a{.dy = args.dy.as<T>(),
-                             .x = args.x.as<T>(),
-                             .dsum = args.dsum.as<T>(),
-                             .weight = args.weight.as<W>(),
-                             .rstd = args.rstd.as<float>(),
-                             .dx = args.dx.as<T>(),
-                             .dweights = dweights,
-                             .N = N,
-                             .teams = teams,
-                             .dy_stride = args.dy.strides[0],
-                             .x_stride = args.x.strides[0],
-                             .dsum_stride = args.dsum.strides[0],
-                             .dx_stride = args.dx.strides[0],
-                             .C = static_cast<int>(C)};
-      with_row_plan<T, kBackwardElements>(packed, C, [&](auto plan) {
-        using Plan = decltype(plan);
-        launch("rms_norm_backward", backward_kernel<Plan, T, W>,
-               blocks_of(ceil_of<index_t>(teams, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
-      });
-    });
-  });
-  sum_rows("rms_norm_backward: dweight", dweights, teams, C, args.dweight.as<float>(), ctx);
+void rms_norm_backward(const RmsNormBackward& a, Context& ctx) {
+  launch_norm_backward(
+      "rms_norm_backward",
+      {.dy = a.dy,
+       .x = a.x,
+       .weight = a.weight,
+       .mean = {},
+       .rstd = a.rstd,
+       .dsum = a.dsum,
+       .dx = a.dx,
+       .dweight = a.dweight,
+       .dbias = {}},
+      [](auto plan, auto t, auto w) {
+        return backward_kernel<decltype(plan), decltype(t), decltype(w)>;
+      },
+      ctx);
 }
 
 }  // namespace fusedlm::FUSEDLM_DEVICE

@@ -8,7 +8,9 @@
 //   Pack<T, N>::load(p), .store(p)           N elements in one access of 2, 4, 8 or 16 bytes
 //   load_floats(p, x), store_floats(p, x)    float x[N] from and to N elements of any type
 //   kPack<T>, can_pack(view)                 elements in 16 bytes, and whether rows may be read so
-//   switch_float(dtype, fn)                  host: fn(float{}) or fn(bfloat16{})
+//   switch_float(dtype, fn)                  host: fn(float{}), fn(bfloat16{}) or fn(float16{})
+//   switch_half(dtype, fn)                   host: the last two of these
+//   switch_floats(dtype, beside, fn)         host: fn of both; two half types do not meet in a call
 
 #include "cuda/platform.h"
 
@@ -202,14 +204,36 @@ inline bool can_pack(const TensorView& view, int bytes = 16) {
   return aligned;
 }
 
-/// fn(float{}) or fn(bfloat16{}).
+template <class Fn>
+void switch_half(DType dtype, Fn&& fn) {
+  if (dtype == DType::bfloat16) {
+    fn(bfloat16{});
+  } else {
+    fn(float16{});
+  }
+}
 template <class Fn>
 void switch_float(DType dtype, Fn&& fn) {
   if (dtype == DType::float32) {
     fn(float{});
   } else {
-    fn(bfloat16{});
+    switch_half(dtype, fn);
   }
+}
+
+/// fn(T{}, W{}): seven pairs, as core/check.h lets them through.
+template <class Fn>
+void switch_floats(DType dtype, DType beside, Fn&& fn) {
+  switch_float(dtype, [&](auto t) {
+    using T = decltype(t);
+    if constexpr (std::is_same_v<T, float>) {
+      switch_float(beside, [&](auto w) { fn(t, w); });
+    } else if (beside == DType::float32) {
+      fn(t, float{});
+    } else {
+      fn(t, t);
+    }
+  });
 }
 
 }  // namespace fusedlm::FUSEDLM_DEVICE

@@ -20,8 +20,10 @@ _SUBMODULES = {
     "generate",
     "optim",
     "errors",
+    "functional",
     "cli",
     "numpy",
+    "cpp",
     "integrations",
 }
 _FUNCTIONS = {"patch", "unpatch", "patched"}

@@ -68,11 +68,13 @@ def check_mask(mask, query, keys: int) -> tuple[int, int, int, int]:
     return shape
 
 
-def check_cross_entropy(x_shape, targets_shape, reduction: str) -> None:
+def check_reduction(op: str, reduction: str) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"linear_cross_entropy: reduction is {reduction!r}, expected mean, sum or none"
-        )
+        raise ValueError(f"{op}: reduction is {reduction!r}, expected mean, sum or none")
+
+
+def check_cross_entropy(x_shape, targets_shape, reduction: str) -> None:
+    check_reduction("linear_cross_entropy", reduction)
     if targets_shape != x_shape[:-1]:
         raise ValueError(
             f"linear_cross_entropy: targets has shape {list(targets_shape)}, expected"

@@ -136,9 +136,9 @@ def _check_gradient(param: Tensor) -> None:
     if grad.layout is not torch.strided:
         raise NotImplementedError(f"{where} is sparse ({grad.layout}), expected a dense one")
     for what, tensor in (("gradient", grad), ("parameter", param)):
-        known = tensor.dtype in (torch.float32, torch.bfloat16)
+        known = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
         if not known or tensor.device.type not in ("cpu", "cuda"):
             raise NotImplementedError(
                 f"{where}: {what} is {tensor.dtype} on {tensor.device},"
-                " expected torch.float32 or torch.bfloat16 on cpu or cuda"
+                " expected torch.float32, torch.bfloat16 or torch.float16 on cpu or cuda"
             )

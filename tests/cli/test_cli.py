@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import fusedlm
 from fusedlm.cli import main
 
 TINY = (
@@ -95,6 +96,23 @@ def test_info_names_version_and_instruction_set(run):
     values = json.loads(run("info", "--json")[1])
     assert values["isa"] in values["isas_available"] and values["cuda_compiled"] is False
     assert "instruction set in use" in run("info")[1]
+
+
+@pytest.mark.parametrize("option", ["--version", "--cmake-dir", "--include-dir", "--pkgconfig-dir"])
+def test_what_build_scripts_ask_for_is_one_line_without_loading_torch(option):
+    program = (
+        "import sys; from fusedlm.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, option], capture_output=True, text=True, check=False
+    )
+    if "was not installed by pip" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[0])
+    assert done.returncode == 0 and done.stderr == "False False\n"
+    (line,) = done.stdout.splitlines()
+    assert line == fusedlm.__version__ if option == "--version" else Path(line).is_dir()
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,68 @@ TEST(Attention, OneThreadAndTwoGiveTheSameBits) {
   }
 }
 
+/// Rows of a cache, S of each sequence, as pages in reverse order; what no length reaches is NaN.
+struct PagedCache {
+  static constexpr index_t kPage = 12;
+  std::vector<int32_t> table;
+  Buffer key, value;
+
+  PagedCache(const Case& c, const Inputs& in, const std::vector<int32_t>& lengths)
+      : table(c.B * pages(c), -7),
+        key({c.B * pages(c), kPage, c.G, c.D}, in.key.dtype()),
+        value({c.B * pages(c), kPage, c.G, c.D}, in.key.dtype()) {
+    const index_t row = c.G * c.D;
+    for (index_t b = 0; b < c.B; ++b) {
+      for (index_t j = 0; j < lengths[b]; ++j) {
+        const index_t entry = b * pages(c) + j / kPage, page = c.B * pages(c) - 1 - entry;
+        table[entry] = static_cast<int32_t>(page);
+        for (index_t d = 0; d < row; ++d) {
+          const index_t to = (page * kPage + j % kPage) * row + d, from = (b * c.S + j) * row + d;
+          key.set(to, in.key[from]);
+          value.set(to, in.value[from]);
+        }
+      }
+    }
+  }
+  static index_t pages(const Case& c) { return c.S / kPage; }
+};
+
+TEST(Attention, KeysInPagesEqualThoseInARow) {
+  constexpr Case kPagedCases[] = {
+      {"one query", 2, 1, 96, 4, 2, 64, true},
+      {"few queries, softcap", 2, 3, 96, 4, 2, 128, true, 0, 2.0f},
+      {"many queries", 2, 40, 96, 4, 2, 33, true},
+      {"many queries, window", 2, 40, 96, 2, 1, 192, true, 20},
+  };
+  std::vector<int32_t> lengths = {96, 41};
+  for (const Case& c : kPagedCases) {
+    SCOPED_TRACE(c.name);
+    for (DType dtype : kFloatTypes) {
+      SCOPED_TRACE(name_of(dtype));
+      const Inputs in(c, dtype);
+      PagedCache cache(c, in, lengths);
+      AttentionOptions options = options_of(c);
+      options.kv_lengths = TensorView(lengths.data(), DType::int32, {c.B});
+      on_every_isa([&] {
+        const auto forward = [&](const Buffer& key, const Buffer& value) {
+          Outputs o(c, dtype);
+          attention_forward(
+              {in.query.view(), key.view(), value.view(), o.out.view(), o.lse.view(), options},
+              Context::current());
+          return o;
+        };
+        options.block_table = {};
+        const Outputs row = forward(in.key, in.value);
+        options.block_table =
+            TensorView(cache.table.data(), DType::int32, {c.B, PagedCache::pages(c)});
+        const Outputs paged = forward(cache.key, cache.value);
+        expect_close(paged.out, Matrix(row.out), tolerance_of(dtype, 16), "out");
+        expect_close(paged.lse, Matrix(row.lse), 1e-6, "lse");
+      });
+    }
+  }
+}
+
 TEST(Attention, AWrongArgumentIsNamed) {
   const Buffer query({2, 5, 4, 64}), key({2, 7, 2, 48}), odd({2, 7, 3, 64}), lse({2, 4, 5});
   AttentionForward args{query.view(), key.view(), key.view(), query.view(), lse.view(), {}};

@@ -71,8 +71,10 @@ inline std::string safetensors(const Tensors& tensors) {
   std::string header = "{\"__metadata__\":{\"format\":\"pt\"}", data;
   for (const auto& [name, tensor] : tensors) {
     header += ",\"" + name + "\":{\"dtype\":\"" + tensor.type + "\",\"shape\":[";
-    for (size_t i = 0; i < tensor.shape.size(); ++i)
-      header += (i ? "," : "") + std::to_string(tensor.shape[i]);
+    for (size_t i = 0; i < tensor.shape.size(); ++i) {
+      if (i) header += ",";
+      header += std::to_string(tensor.shape[i]);
+    }
     header += "],\"data_offsets\":[" + std::to_string(data.size()) + "," +
               std::to_string(data.size() + tensor.bytes.size()) + "]}";
     data += tensor.bytes;

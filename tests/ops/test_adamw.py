@@ -12,6 +12,7 @@ from fusedlm.optim import AdamW
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, randn, results_by_threads
+from tests.support.dtypes import DTYPES, HALVES
 
 SHAPES = [(1,), (3,), (17, 5), (113,), (1023,), (1025, 33), (0, 4)]
 
@@ -62,8 +63,13 @@ def test_same_bits_for_any_number_of_threads(isa):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("dtypes", [[torch.float32] * 2, [torch.bfloat16, torch.float32],
-                                    [torch.float32, torch.bfloat16]])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        [torch.float32] * 2, *([d, torch.float32] for d in HALVES),
+        *([torch.float32, d] for d in HALVES), [torch.float16] * 2,
+    ],
+)  # fmt: skip
 def test_many_tensors_of_either_dtype_and_alignment(isa, dtypes, offset):
     # More than one launch takes on the GPU; with an offset no wide accesses are possible.
     def flat(i, seed, dtype):
@@ -89,7 +95,9 @@ def test_many_tensors_of_either_dtype_and_alignment(isa, dtypes, offset):
     )
     for i, wanted in enumerate(expected):
         for got, exact in zip((params[i], exp_avgs[i], exp_avg_sqs[i]), wanted, strict=True):
-            tolerance = 2**-8 if got.dtype == torch.bfloat16 else 1e-5
+            tolerance = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[
+                got.dtype
+            ]
             torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=1e-6)
 
 
@@ -114,7 +122,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(isa, value):
     assert optimizer.state[params[0]]["step"] == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_restored_state_goes_on_bit_for_bit(dtype):
     def parameters():
         return [randn(300, seed=0).to(dtype).requires_grad_()]

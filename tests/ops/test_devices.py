@@ -49,16 +49,6 @@ def gpu(monkeypatch):
     return asked
 
 
-@pytest.fixture
-def simt():
-    if "simt" not in core.available_isas():
-        pytest.skip("built without the emulator")
-    before = core.isa()
-    core.set_isa("simt")
-    yield
-    core.set_isa(before)
-
-
 @pytest.mark.parametrize("name", OPS)
 def test_every_op_has_an_implementation_for_cpu_and_cuda_tensors(name):
     has = torch._C._dispatch_has_kernel_for_dispatch_key

@@ -8,8 +8,7 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
-
-DTYPES = [torch.float32, torch.bfloat16]
+from tests.support.dtypes import DTYPES
 
 
 def randn(*shape, seed, dtype=torch.float32):

@@ -14,8 +14,8 @@ from tests.support.compare import (
     randn,
     results_by_threads,
 )  # fmt: skip
+from tests.support.dtypes import DTYPES
 
-DTYPES = [torch.float32, torch.bfloat16]
 NORMS = ["rms_norm", "layer_norm", "layer_norm without bias"]
 SHAPES = [
     (1, 1),

@@ -8,8 +8,8 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
+from tests.support.dtypes import DTYPES
 
-DTYPES = [torch.float32, torch.bfloat16]
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,

@@ -1,4 +1,4 @@
-"""Next tokens against generate's own float64 sampling, on every instruction set."""
+"""Next tokens against plain float64 sampling, on every instruction set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 
 import fusedlm
 from fusedlm import ops
-from fusedlm.generate.sampling import Sampling, filtered_probabilities, penalize_repetition
+from fusedlm.generate.sampling import Sampling
 from tests.support.compare import assert_same_bits, randn, results_by_threads
+from tests.support.dtypes import DTYPES
+from tests.support.sampling import filtered_probabilities, penalize_repetition
 
 FILTERS = {
     "plain": {},
@@ -57,7 +59,7 @@ def emulated_less(isa: str, draws: int) -> int:
     return draws // 20 if isa == "simt" else draws
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("V", [1, 3, 17, 24, 200])
@@ -95,7 +97,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("options", LARGE.values(), ids=LARGE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_large_vocabulary(isa, options, dtype):
     """The log-probability knows the weight of all that is kept, hence the border."""
     logits = (3 * randn(1, 50257, seed=2)).to(dtype)
@@ -187,14 +189,14 @@ def test_tokens_of_minus_infinity_are_never_drawn(isa):
         assert set(ops.sample(logits, **options, seed=0).tolist()) == {3, 66}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_extreme_temperatures(isa, dtype):
     logits = randn(50, 33, seed=1).to(dtype)
     assert torch.equal(ops.sample(logits, temperature=1e-310, seed=0), logits.argmax(-1))
     assert len(set(ops.sample(logits, temperature=1e300, seed=0).tolist())) > 20
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_strided_rows(isa, dtype):
     wide = randn(4, 3, 80, seed=1).to(dtype)
     for part in (wide[:, -1], wide[:, 1, 3:], wide[:, 1, 8:72], wide[:, :, 5]):

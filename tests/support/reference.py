@@ -233,9 +233,27 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Cross-entropy as in torch, plus z_loss * logsumexp^2 for each kept row (class-weighted)."""
     logits = _wide(F.linear(x, _like(weight, x), _like(bias, x))).flatten(0, -2)
+    loss = cross_entropy(
+        logits, targets.flatten(), class_weight=class_weight, ignore_index=ignore_index,
+        reduction=reduction, label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
+    )  # fmt: skip
+    return loss.view(targets.shape) if reduction == "none" else loss
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """The loss of logits [N, V] in their own dtype, as torch computes it."""
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    shape, targets = targets.shape, targets.flatten()
     per_class = _like(class_weight, logits)
     loss = F.cross_entropy(
         logits, targets, weight=per_class, ignore_index=ignore_index, reduction="none",
@@ -248,7 +266,7 @@ def linear_cross_entropy(
     if z_loss:
         loss = loss + z_loss * row_weight * torch.logsumexp(logits, dim=-1) ** 2
     if reduction == "none":
-        return loss.view(shape)
+        return loss
     return loss.sum() if reduction == "sum" else loss.sum() / row_weight.sum()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fusedlm.data import PackedData, pack_text, train_chars
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import Decoder, ModelConfig, load
+from fusedlm.models import Decoder, ModelConfig, add_lora, load, load_lora
 from fusedlm.train import TrainConfig, evaluate, learning_rate, read_metrics, train
 from fusedlm.train import checkpoint as checkpoints
 from fusedlm.train.loop import make_optimizer
@@ -89,7 +89,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     ).read_bytes()
 
 
-def _run_and_crash_after(step: int, out: Path, config: TrainConfig, monkeypatch) -> None:
+def _run_and_crash_after(step: int, out: Path, config: TrainConfig, monkeypatch, **options) -> None:
     """The process dies one step after the checkpoint of `step`."""
     with monkeypatch.context() as patch:
         from fusedlm.train import loop
@@ -103,7 +103,7 @@ def _run_and_crash_after(step: int, out: Path, config: TrainConfig, monkeypatch)
 
         patch.setattr(loop, "_step", dying)
         with pytest.raises(RuntimeError, match="power cut"):
-            run(out, config)
+            run(out, config, **options)
 
 
 def test_accumulating_batches_equals_one_large_batch(tmp_path):
@@ -244,3 +244,21 @@ def test_a_damaged_line_of_metrics_is_named_but_a_cut_last_one_is_dropped(tmp_pa
     file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(CorruptFileError, match="line 2 is not JSON"):
         read_metrics(file)
+
+
+def test_a_run_with_adapters_resumes_bit_for_bit_and_leaves_a_merged_model(tmp_path, monkeypatch):
+    def adapted() -> Decoder:
+        return add_lora(model(), rank=2)
+
+    run(tmp_path / "whole", model=adapted())
+    _run_and_crash_after(4, tmp_path / "cut", CONFIG, monkeypatch, model=adapted())
+    run(tmp_path / "cut", model=adapted(), resume=True)
+    assert contents(tmp_path / "cut" / "last") == contents(tmp_path / "whole" / "last")
+    weights = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "cut" / "last" / weights).read_bytes() == (
+        tmp_path / "whole" / "last" / weights
+    ).read_bytes()
+    best, _ = load(tmp_path / "whole" / "best")
+    beside = load_lora(model(), tmp_path / "whole" / "best" / "adapter").eval()
+    tokens = torch.zeros(1, 5, dtype=torch.int64)
+    torch.testing.assert_close(best(tokens), beside(tokens), rtol=1e-4, atol=1e-5)

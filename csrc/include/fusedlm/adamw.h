@@ -15,7 +15,7 @@ namespace fusedlm {
 struct GradNorm {
   std::vector<TensorView> grads;
   double* norm = nullptr;
-  TensorView result;
+  TensorView result{};
 };
 void grad_norm(const GradNorm& args, Context& ctx);
 
@@ -31,7 +31,7 @@ struct AdamwStep {
   std::vector<TensorView> params, grads, exp_avgs, exp_avg_sqs;
   std::vector<double> lrs, weight_decays;
   std::vector<index_t> steps;
-  double beta1, beta2, eps, clip_scale;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, clip_scale = 1.0;
 };
 void adamw_step(const AdamwStep& args, Context& ctx);
 

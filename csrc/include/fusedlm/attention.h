@@ -20,8 +20,8 @@ namespace fusedlm {
 ///   block_table      [B, n] int32, forward only, with kv_lengths: key and value are pages
 ///                    [pages, page, G, D] of a cache, and key j of row b lies in page block_table[b, j / page],
 ///                    at j % page (Kwon et al. 2023, arXiv:2309.06180); S is n page. Entries behind
-///                    kv_lengths[b] are not read. Up to 16 queries a row, what each gets is the same bits
-///                    as if it were alone
+///                    kv_lengths[b] are not read. Up to 16 queries a row, what each gets on the CPU is the same
+///                    bits as if it were alone
 struct AttentionOptions {
   bool causal = false;
   index_t window = 0;
@@ -29,20 +29,20 @@ struct AttentionOptions {
   float softcap = 0.0f;
   float dropout_p = 0.0f;
   uint64_t seed = 0;
-  TensorView mask, key_padding_mask, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths,
-      block_table;
+  TensorView mask{}, key_padding_mask{}, alibi_slopes{}, cu_seqlens_q{}, cu_seqlens_k{},
+      kv_lengths{}, block_table{};
 };
 
 /// out = softmax(scale query key^T) value in one pass over tiles, nothing of size T x S in memory
 /// (FlashAttention-2, Dao 2023, arXiv:2307.08691). Query head h reads key-value head h / (H / G).
 ///   query, out  [B, T, H, D]  float32 or bfloat16, all the same, last dimension contiguous
-///   key, value  [B, S, G, D]  G divides H; in pages they may be bfloat16 with a float32 query
+///   key, value  [B, S, G, D]  G divides H; on the CPU, in pages, they may be bfloat16 with a float32 query
 ///   lse         [B, H, T]     float32, log of the sum of exp(score); +inf where a query sees no key (its
 ///                             out is 0)
 /// Throws InvalidArgument naming the argument that does not fit.
 struct AttentionForward {
   TensorView query, key, value, out, lse;
-  AttentionOptions options;
+  AttentionOptions options{};
 };
 void attention_forward(const AttentionForward& args, Context& ctx);
 
@@ -51,7 +51,7 @@ void attention_forward(const AttentionForward& args, Context& ctx);
 ///   dout, dquery as query; dkey, dvalue as key
 struct AttentionBackward {
   TensorView dout, query, key, value, out, lse, dquery, dkey, dvalue;
-  AttentionOptions options;
+  AttentionOptions options{};
 };
 void attention_backward(const AttentionBackward& args, Context& ctx);
 

@@ -26,8 +26,11 @@ Isa isa_from_name(const std::string& name);
 /// Whether this build has the kernels for CUDA tensors.
 bool cuda_compiled();
 
-/// Threads that a call will use: OpenMP's own setting (OMP_NUM_THREADS, torch.set_num_threads).
+/// Threads that a call from this thread will use: OpenMP's own setting (OMP_NUM_THREADS,
+/// torch.set_num_threads), 1 inside a parallel region. One, too, in a process that was forked from one
+/// with this library: GNU's OpenMP waits for ever for threads that only its parent has.
 int num_threads();
+/// For calls from this thread. Throws InvalidArgument for less than 1.
 void set_num_threads(int threads);
 
 /// Scratch memory that grows to the largest need and is then reused. Blocks are 64-byte aligned.

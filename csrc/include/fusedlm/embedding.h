@@ -10,7 +10,7 @@ namespace fusedlm {
 /// Throws InvalidArgument naming the first token outside [0, V), before anything is written. Tokens
 /// on a GPU are not looked at first: there such a row of out is NaN.
 struct EmbeddingForward {
-  TensorView tokens, weight, positions, position_weight, out;
+  TensorView tokens, weight, positions{}, position_weight{}, out;
 };
 void embedding_forward(const EmbeddingForward& args, Context& ctx);
 

@@ -23,13 +23,15 @@ struct EngineOptions {
   index_t prefill_tokens = 512;
 };
 
-/// Not thread-safe: one thread at a time per engine; engines may share a model.
+/// Not thread-safe: one thread at a time per engine; engines may share a model. A sequence that is not open
+/// is an InvalidArgument in every function.
 class Engine {
  public:
   using Sequence = int32_t;
   /// Tokens in a page of the cache.
   static constexpr index_t kPageTokens = 32;
 
+  /// Throws InvalidArgument for options that do not fit, OutOfMemory where the cache cannot be had.
   explicit Engine(std::shared_ptr<const Model> model, const EngineOptions& options = {});
   ~Engine();
   Engine(const Engine&) = delete;
@@ -47,7 +49,7 @@ class Engine {
   /// Its pages may be given out again, the least recently used first.
   void close(Sequence sequence);
   index_t length(Sequence sequence) const;
-  /// Forgets what follows the first `length` tokens.
+  /// Forgets what follows the first `length` tokens. Throws InvalidArgument where there are fewer.
   void truncate(Sequence sequence, index_t length);
 
   /// Tokens that could be added to a sequence now without closing another.

@@ -20,14 +20,14 @@ struct Request {
   index_t top_k = 0;
   double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;  ///< beside the model's own ends, unless `ignore_eos`
+  std::vector<int32_t> stop_ids{};  ///< beside the model's own ends, unless `ignore_eos`
   bool ignore_eos = false;
   /// Speculative decoding: guess so many tokens by looking up the last n-gram in what was said before
   /// (prompt look-up decoding), and check them in one step. The text is the same as without. 0: off.
   index_t guess_tokens = 0;
   /// Called before each draw with the tokens so far; writes a bit for each token of the vocabulary that
   /// may come (bit v % 32 of word v / 32) and returns true, or returns false: all may. May be empty.
-  std::function<bool(std::span<const int32_t> new_tokens, std::span<uint32_t> allowed)> allow;
+  std::function<bool(std::span<const int32_t> new_tokens, std::span<uint32_t> allowed)> allow{};
 };
 
 /// What a step did for one request.

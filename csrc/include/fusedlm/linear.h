@@ -12,15 +12,16 @@ namespace fusedlm {
 ///   preactivation            x weight^T + bias, kept for the backward; may be undefined
 /// bfloat16 x: products in bfloat16, sums in float32. Throws InvalidArgument naming the argument.
 struct LinearForward {
-  TensorView x, weight, bias, residual, y, preactivation;
+  TensorView x, weight, bias{}, residual{}, y, preactivation{};
   Activation activation = Activation::none;
 };
 void linear_forward(const LinearForward& args, Context& ctx);
 
-/// dx [N, K] like x, dweight [O, K] float32 or bfloat16, dbias [O] float32; each may be undefined and is then skipped.
+/// dy [N, O], dx [N, K] like x, dweight [O, K] float32 or bfloat16, dbias [O] float32; undefined ones are
+/// skipped. preactivation is the forward's, needed where there is an activation.
 /// The residual's gradient is dy itself.
 struct LinearBackward {
-  TensorView dy, x, weight, preactivation, dx, dweight, dbias;
+  TensorView dy, x, weight, preactivation{}, dx{}, dweight{}, dbias{};
   Activation activation = Activation::none;
 };
 void linear_backward(const LinearBackward& args, Context& ctx);

@@ -1,17 +1,12 @@
 #pragma once
+#include "fusedlm/cross_entropy.h"
 #include "fusedlm/device.h"
 #include "fusedlm/tensor.h"
 
 namespace fusedlm {
 
-enum class Reduction : uint8_t { none, mean, sum };
-
 /// Cross-entropy of logits = x weight^T + bias against targets, with its gradients, while only a chunk of
-/// rows of the logits (in the dtype of x) exists at a time. With l = softcap tanh(logits / softcap) (or the logits), class
-/// weights w (or 1), e = label_smoothing and lse = log(sum(exp(l))), a row with target y loses
-///   (1 - e) w[y] (lse - l[y]) + e / V sum_j w[j] (lse - l[j]) + z_loss w[y] lse^2
-/// and nothing if y == ignore_index. `mean` divides by the sum of w[y] over the rows that count.
-/// Label smoothing: Szegedy et al. 2015 (arXiv:1512.00567); z-loss: Chowdhery et al. 2022 (arXiv:2204.02311).
+/// rows of the logits (in the dtype of x) exists at a time. What a row loses is in cross_entropy.h.
 ///   x [N, C] float32|bfloat16; weight [V, C], bias [V] float32|bfloat16; targets [N] int64
 ///   class_weight [V] float32 or undefined
 ///   loss       [N] float32 for none, else [1]
@@ -21,7 +16,7 @@ enum class Reduction : uint8_t { none, mean, sum };
 /// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range; on
 /// CUDA, where that would mean waiting for the GPU, such a row's loss is NaN instead.
 struct LinearCrossEntropy {
-  TensorView x, weight, bias, targets, class_weight, row_grad, loss, dx, dweight, dbias;
+  TensorView x, weight, bias{}, targets, class_weight{}, row_grad{}, loss, dx{}, dweight{}, dbias{};
   Reduction reduction = Reduction::mean;
   index_t ignore_index = -100;
   float label_smoothing = 0.0f, z_loss = 0.0f, softcap = 0.0f;

@@ -6,17 +6,20 @@
 
 namespace fusedlm {
 
-/// Products with weights in any format, for inference: y = x [w0; w1; w2]^T + bias + residual, or, if
-/// `gated`, y = activation(x w0^T + bias0) * (x w1^T + bias1).
+/// Products with weights in any format, for inference: y = activation(x [w0; w1; w2]^T + bias) + residual,
+/// or, if `gated`, y = activation(x w0^T + bias0) * (x w1^T + bias1) + residual.
 ///   x         [M, K]  float32 or bfloat16, rows contiguous
 ///   weights   each [N_i, K], the first `count` defined; formats may differ
 ///   bias      each [N_i] float32, or undefined
-///   residual  [M, N]  float32 or bfloat16, N the sum of N_i (gated: N_0 = N_1); may be y, or undefined
-///   y         [M, N]  float32 or bfloat16, rows contiguous
+///   y         [M, N]  float32 or bfloat16, rows contiguous; N is the sum of N_i (gated: N_0 = N_1)
+///   residual  [M, N]  like y, which it may be; or undefined
 /// Up to kStreamedRows rows, weights are read once, as they lie, and each row of y is the same bits as
-/// if it were alone: blocks are multiplied with x rounded to 8 bits in groups of 32 where the machine
-/// has integer dot products, else in float32. More rows go through bfloat16 tiles that are
-/// dequantised on the way. On the CPU alone. Throws InvalidArgument naming the argument.
+/// if it were alone: blocks and int8 are multiplied with x rounded to 8 bits in groups of 32 where the
+/// machine has integer dot products (AVX-512 VNNI; the result is off by 0.5 % of its norm), else in
+/// float32, as the other formats are everywhere. More rows go through the packed matrix multiply, which
+/// dequantises panels as it packs them: bfloat16 products for a bfloat16 x, float32 for a float32 one.
+/// A row of x that is not finite makes no finite result, and touches no other row. On the CPU alone.
+/// Throws InvalidArgument naming the argument.
 struct QuantizedLinear {
   static constexpr index_t kMostWeights = 3;
   /// So many rows of x share one reading of the weights (decoding several sequences).
@@ -24,9 +27,9 @@ struct QuantizedLinear {
 
   TensorView x;
   std::array<Weight, kMostWeights> weights;
-  std::array<TensorView, kMostWeights> bias;
+  std::array<TensorView, kMostWeights> bias{};
   int count = 1;
-  TensorView residual, y;
+  TensorView residual{}, y;
   Activation activation = Activation::none;
   bool gated = false;
 };

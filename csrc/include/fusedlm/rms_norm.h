@@ -5,14 +5,15 @@
 namespace fusedlm {
 
 /// y = x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang & Sennrich 2019, arXiv:1910.07467).
-/// With `residual`, first sum = x + residual (rounded to its dtype), and the norm is taken of sum.
+/// With `residual`, first sum = x + residual (rounded to its dtype), and the norm is taken of sum;
+/// both are given or neither.
 ///   x, residual, sum, y  [N, C]  float32 or bfloat16, all the same, rows contiguous
 ///   weight               [C]     float32 or bfloat16
 ///   rstd                 [N]     float32, 1 / sqrt(mean + eps), kept for the backward
 /// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
 struct RmsNormForward {
-  TensorView x, residual, weight, y, sum, rstd;
-  float eps;
+  TensorView x, residual{}, weight, y, sum{}, rstd;
+  float eps = 1e-5f;
 };
 void rms_norm_forward(const RmsNormForward& args, Context& ctx);
 
@@ -22,7 +23,7 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx);
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 ///   dx    [N, C]  also the gradient of the residual
 struct RmsNormBackward {
-  TensorView dy, x, weight, rstd, dsum, dx, dweight;
+  TensorView dy, x, weight, rstd, dsum{}, dx, dweight;
 };
 void rms_norm_backward(const RmsNormBackward& args, Context& ctx);
 

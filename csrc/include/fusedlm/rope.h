@@ -14,7 +14,7 @@ namespace fusedlm {
 /// Throws InvalidArgument naming the argument that does not fit, or the position outside the tables.
 /// Positions on a GPU are not looked at first: there what turns by such a row becomes NaN.
 struct Rope {
-  TensorView x, cos, sin, positions, y;
+  TensorView x, cos, sin, positions{}, y;
   bool interleaved = false, inverse = false;
 };
 void rope(const Rope& args, Context& ctx);

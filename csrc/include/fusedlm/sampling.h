@@ -28,7 +28,7 @@ namespace fusedlm {
 /// the penalty, it holds NaN or +inf, or nothing but -inf. Then, too, once the other rows are written;
 /// on a GPU, where nobody looks, such a row's token is -1 and its log_prob NaN.
 struct Sample {
-  TensorView logits, seen, rows, tokens, log_probs;
+  TensorView logits, seen{}, rows{}, tokens, log_probs{};
   double temperature = 1.0;
   index_t top_k = 0;
   double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;

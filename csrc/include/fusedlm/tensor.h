@@ -45,14 +45,16 @@ const char* name_of(DType dtype);
 struct bfloat16 {
   uint16_t bits;
 };
-/// IEEE binary16.
+/// IEEE binary16. CUDA kernels take it wherever they take bfloat16; those of the CPU do not.
 struct float16 {
   uint16_t bits;
 };
 
 constexpr int kMaxDims = 5;
 
-/// A pointer with dtype, shape and strides (in elements). Default-constructed: "not given".
+/// A pointer with dtype, shape and strides (in elements, not bytes); it owns nothing. Default-constructed:
+/// "not given". Arguments that may be left out have `{}` behind their names in the structs of the ops.
+/// Views that a function writes are overwritten, never added to.
 struct TensorView {
   void* data = nullptr;
   int ndim = -1;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -13,6 +15,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
 from .train import train
@@ -25,6 +28,56 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_and_exit(what: Callable[[], object]) -> Callable[[bool], None]:
+    def callback(given: bool) -> None:
+        if given:
+            typer.echo(what())
+            raise typer.Exit
+
+    return callback
+
+
+def _version() -> str:
+    import fusedlm
+
+    return fusedlm.__version__
+
+
+def _folder(name: str) -> Callable[[], object]:
+    def look_up() -> object:
+        from fusedlm import cpp
+
+        return getattr(cpp, name)()
+
+    return look_up
+
+
+def _shows(option: str, what: Callable[[], object], help: str) -> typer.models.OptionInfo:
+    callback = _print_and_exit(what)
+    return typer.Option(option, help=help, callback=callback, is_eager=True, show_default=False)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, _shows("--version", _version, "Print the version.")] = False,
+    cmake_dir: Annotated[
+        bool,
+        _shows(
+            "--cmake-dir", _folder("cmake_dir"), "Print where the CMake package is: fusedlm_DIR."
+        ),
+    ] = False,
+    include_dir: Annotated[
+        bool, _shows("--include-dir", _folder("include_dir"), "Print where the C++ headers are.")
+    ] = False,
+    pkgconfig_dir: Annotated[
+        bool, _shows("--pkgconfig-dir", _folder("pkgconfig_dir"), "Print where fusedlm.pc is.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(quickstart)
 app.command()(train)
 app.command()(generate)
@@ -33,6 +86,7 @@ app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(export)
+app.command()(quantize)
 app.command()(info)
 
 

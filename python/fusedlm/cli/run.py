@@ -28,6 +28,8 @@ class Recipe:
     vocab_size: int = 1024
     validation: float = 0.1
     model: dict[str, Any] = field(default_factory=dict)
+    base: Path | None = None  # a model to go on from, whose tokenizer and shape hold then
+    lora: dict[str, Any] | None = None  # arguments of add_lora; None trains every weight
     progress: bool = True
 
 
@@ -55,6 +57,8 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
             f" `fusedlm train --resume --out {recipe.out}`, or choose another --out"
         )
     text = load_corpus(recipe.text)
+    if recipe.base is not None:
+        return _keep(recipe, _from_base(recipe, text, seed))
     if recipe.tokenizer == "bpe":
         tokenizer = train_bpe(text, recipe.vocab_size)
     elif recipe.tokenizer == "chars":
@@ -70,7 +74,30 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
         raise ValueError(f"style is {recipe.style!r}, expected gpt2 or llama")
     config = presets[recipe.style](vocab_size=tokenizer.vocab_size, **recipe.model)
     torch.manual_seed(seed)
-    prepared = _pack(text, tokenizer, Decoder(config), recipe.validation)
+    return _keep(recipe, _pack(text, tokenizer, Decoder(config), recipe.validation))
+
+
+def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
+    import torch
+
+    from fusedlm.models import Decoder, add_lora, load
+
+    from .options import model_folder
+
+    folder = model_folder(recipe.base)
+    model, tokenizer = load(folder)
+    if not isinstance(model, Decoder):
+        raise ValueError(f"{folder} is an encoder, expected a language model")
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    torch.manual_seed(seed)
+    if recipe.lora is not None:
+        add_lora(model, **recipe.lora)
+    return _pack(text, tokenizer, model, recipe.validation)
+
+
+def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
+    """Remembers in out/run.json where the text is."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
     memory = {"text": str(origin), "validation": recipe.validation}
@@ -114,7 +141,8 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
 
     model = prepared.model.config
     typer.echo(
-        f"model   {prepared.model.num_parameters() / 1e6:.2f} M parameters: {model.layers} layers,"
+        f"model   {prepared.model.num_parameters() / 1e6:.2f} M parameters{_trained(prepared.model)}:"
+        f" {model.layers} layers,"
         f" width {model.width}, {model.heads} heads, context {model.context},"
         f" vocabulary {model.vocab_size}\n"
         f"data    {len(prepared.train_data):,} tokens to train on,"
@@ -123,6 +151,11 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
         f" {config.context or model.context} tokens in {config.precision}, {fusedlm.isa()},"
         f" {torch.get_num_threads()} threads -> {out}"
     )
+
+
+def _trained(model: Decoder) -> str:
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return "" if count == model.num_parameters() else f", {count / 1e6:.2f} M of them trained"
 
 
 def carry_out(prepared: Prepared, config: TrainConfig, recipe: Recipe, resume: bool) -> TrainResult:

@@ -16,6 +16,10 @@ _ON_RESUME = {
     "quiet", "config",
 }  # fmt: skip
 
+_OF_A_NEW_MODEL = {
+    "style", "layers", "width", "heads", "kv_heads", "dropout", "tokenizer", "vocab_size",
+}  # fmt: skip
+
 
 def train(
     context: typer.Context,
@@ -49,6 +53,27 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Share of the text, at its end, to validate on.")
     ] = 0.1,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A model to go on from: a folder, ours or Hugging Face's, or a .gguf file.",
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train adapters of this rank alone (with --from).", metavar="RANK"
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Their weight times the rank.", show_default="2 RANK")
+    ] = None,
+    lora_dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Before adapters.")] = 0.0,
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(help="Layers that get one, q_proj,v_proj or the like.", show_default="all"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 16,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
@@ -81,6 +106,7 @@ def train(
     Examples:
       fusedlm train my_text.txt --out runs/mine
       fusedlm train shakespeare --style gpt2 --tokenizer chars --steps 5000
+      fusedlm train my_text.txt --from SmolLM2.gguf --lora 8 --lr 2e-4 --context 512
       fusedlm train --resume --out runs/mine
       fusedlm train --config settings.yaml
     """
@@ -103,11 +129,27 @@ def train(
         recipe = Recipe(text or "", out, progress=not quiet)
         carry_out(prepared, settings, recipe, resume=True)
         return
+    fixed = sorted(given(context) & _OF_A_NEW_MODEL)
+    if base is not None and fixed:
+        raise ValueError(
+            f"--{fixed[0].replace('_', '-')} cannot be given with --from: the model has its own"
+        )
+    adapters = None
+    if lora is not None:
+        if base is None:
+            raise ValueError(
+                "--lora needs --from: adapters are for a model that is trained already"
+            )
+        adapters = {
+            "rank": lora, "alpha": lora_alpha, "dropout": lora_dropout,
+            "targets": lora_targets.split(",") if lora_targets else None,
+        }  # fmt: skip
     if text is None:
         raise ValueError("text is missing: give a file, a folder or 'shakespeare' (or --resume)")
     settings = TrainConfig(
         steps=steps, batch=batch, accumulate=accumulate, lr=lr, min_lr_ratio=min_lr_ratio,
         warmup=warmup, weight_decay=weight_decay, clip=clip,
+        context=block if base is not None else None,
         precision=choose_precision(precision), seed=seed, eval_every=eval_every,
         eval_batches=eval_batches, save_every=save_every, log_every=log_every, recompute=recompute,
     )  # fmt: skip
@@ -117,7 +159,7 @@ def train(
             "layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads,
             "context": block, "dropout": dropout, "tied": True,
         },
-        progress=not quiet,
+        base=base, lora=adapters, progress=not quiet,
     )  # fmt: skip
     result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
     if not result.interrupted:

@@ -11,10 +11,15 @@ _HOME = {
     "Encoder": "encoder",
     "embed": "texts",
     "classify_texts": "texts",
+    "export_gguf": "gguf_export",
     "load": "io",
     "save": "io",
     "write_model": "io",
     "export_hf": "export",
+    "add_lora": "lora",
+    "load_lora": "lora",
+    "merge_lora": "lora",
+    "save_lora": "lora",
     "atomic_folder": "folder",
 }
 __all__ = list(_HOME)

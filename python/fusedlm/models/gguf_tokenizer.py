@@ -6,6 +6,7 @@ the patterns themselves are those of the models' own tokenizers.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
 KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
+    1, 7
+)  # tokenizer.ggml.token_type
 
 
 def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
@@ -155,3 +158,51 @@ def _begin_and_end(
             ),
         ]
     )
+
+
+def write_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> str | None:
+    """Adds a byte-level BPE to a gguf.GGUFWriter. Of another kind nothing is written; returns why."""
+    described = json.loads(tokenizer.to_json())
+    model, pre = described["model"], _pattern_of(described)
+    if model.get("type") != "BPE" or model.get("byte_fallback") or pre is None:
+        return "GGUF has byte-level BPE in the ways of known models, and this tokenizer is another"
+    tokens, types = [f"[unused{i}]" for i in range(vocab_size)], [_UNUSED] * vocab_size
+    for token, index in model["vocab"].items():
+        tokens[index], types[index] = token, _NORMAL
+    for added in described.get("added_tokens", ()):
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = _CONTROL if added["special"] else _USER_DEFINED
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    around = tokenizer.encode("a", add_special=True)
+    for ours in ("bos", "eos", "unk", "pad"):
+        index = tokenizer.token_id(tokenizer.special.get(f"{ours}_token", ""))
+        index = tokenizer.eos_id if index is None and ours == "eos" else index
+        if index is not None:
+            getattr(writer, f"add_{ours}_token_id")(index)
+            if ours in ("bos", "eos"):
+                put = around[0 if ours == "bos" else -1] == index
+                getattr(writer, f"add_add_{ours}_token")(put)
+    if isinstance(template := tokenizer.settings.get("chat_template"), str):
+        writer.add_chat_template(template)
+    return None
+
+
+def _pattern_of(described: dict[str, Any]) -> str | None:
+    """Our name for how a tokenizer.json cuts text into words: `_byte_level` reversed."""
+    first = described.get("pre_tokenizer") or {}
+    steps = first.get("pretokenizers", [first])
+    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
+        return None
+    kinds = [step["type"] for step in steps[:-1]]
+    if not kinds and steps[-1].get("use_regex", True):
+        return "gpt-2"
+    if kinds == ["Digits"] and steps[0]["individual_digits"] and steps[-1].get("use_regex", True):
+        return "smollm"
+    if kinds == ["Split"] and not steps[-1].get("use_regex", True):
+        found = steps[0]["pattern"].get("Regex")
+        return next((name for name, pattern in _PATTERNS.items() if pattern == found), None)
+    return None

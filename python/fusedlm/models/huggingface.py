@@ -253,14 +253,16 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def half_split(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a model with interleaved RoPE as the same model in halves has them.
+def half_split(
+    config: ModelConfig, weights: dict[str, Tensor], *, back: bool = False
+) -> dict[str, Tensor]:
+    """Weights of a model with interleaved RoPE as the same model in halves has them, or `back`.
 
     `weights` are by our names. Pairs (2i, 2i + 1) of a head become (i, i + D / 2).
     """
     turned = config.heads + config.kv_heads
     D = config.head_width
-    order = torch.arange(D).view(D // 2, 2).T.flatten()
+    order = torch.arange(D).view(*((2, D // 2) if back else (D // 2, 2))).T.flatten()
     result = dict(weights)
     for name, value in weights.items():
         if ".attention.qkv." in name:

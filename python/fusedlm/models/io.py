@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from fusedlm.errors import CorruptFileError
 
-from . import huggingface, huggingface_encoder
+from . import huggingface, huggingface_encoder, lora
 from .config import ModelConfig
 from .decoder import Decoder
 from .encoder import Encoder
@@ -44,13 +44,17 @@ def save(
 
 def write_model(
     folder: Path, model: Decoder | Encoder, tokenizer: Tokenizer | None,
-    *, training: dict[str, Any] | None = None,
+    *, training: dict[str, Any] | None = None, merged: bool = False,
 ) -> None:  # fmt: skip
-    """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`)."""
+    """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`).
+
+    Adapters are no part of them; `merged` adds them to the weights that are written.
+    """
     kind = {"kind": "encoder"} if isinstance(model, Encoder) else {}
     config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
     write_json(folder / "config.json", config)
-    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
+    weights = {name: value.detach().contiguous() for name, value in state.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer is not None:
         from .tokenizer_files import write_tokenizer

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from fusedlm import ops
 
+from .adapter import Adapter
+
 
 def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
     """A parameter drawn as in GPT-2."""
@@ -42,7 +44,7 @@ class Embedding(nn.Module):
 
 
 class Linear(nn.Module):
-    """x [..., K] -> activation(x W^T + b) [..., N], W [N, K]."""
+    """x [..., K] -> activation(x W^T + b) [..., N], W [N, K]; plus what an `adapter` adds, if there is one."""
 
     def __init__(
         self, inputs: int, outputs: int, *, bias: bool = True, std: float = 0.02,
@@ -52,8 +54,11 @@ class Linear(nn.Module):
         self.weight = normal(outputs, inputs, std=std)
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.activation = activation
+        self.adapter: Adapter | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.adapter is not None:
+            residual = self.adapter(x, residual)
         return ops.linear(x, self.weight, self.bias, activation=self.activation, residual=residual)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusedlm import ops
 
+from .adapter import Adapter
 from .basic import normal
 
 GATED = ("swiglu", "geglu")
+_ACTIVATIONS = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class FeedForward(nn.Module):
@@ -29,8 +39,17 @@ class FeedForward(nn.Module):
         self.up_bias = zeros(ffn_width)
         self.gate_bias = zeros(ffn_width, gated)
         self.down_bias = zeros(width)
+        self.up_adapter: Adapter | None = None
+        self.gate_adapter: Adapter | None = None
+        self.down_adapter: Adapter | None = None
+
+    @property
+    def adapted(self) -> bool:
+        return any((self.up_adapter, self.gate_adapter, self.down_adapter))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.adapted:
+            return self._adapted(x, residual)
         return ops.ffn(
             x,
             self.up_weight,
@@ -42,3 +61,20 @@ class FeedForward(nn.Module):
             activation=self.activation,
             residual=residual,
         )
+
+    def _adapted(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The products one by one, each with what its adapter adds."""
+        activation = {"swiglu": "silu", "geglu": "gelu"}.get(self.activation, self.activation)
+
+        def product(x, weight, bias, adapter, residual=None):
+            if adapter is not None:
+                residual = adapter(x, residual)
+            return ops.linear(x, weight, bias, residual=residual)
+
+        hidden = product(x, self.up_weight, self.up_bias, self.up_adapter)
+        if self.gate_weight is None:
+            hidden = _ACTIVATIONS[activation](hidden)
+        else:
+            gate = product(x, self.gate_weight, self.gate_bias, self.gate_adapter)
+            hidden = _ACTIVATIONS[activation](gate) * hidden
+        return product(hidden, self.down_weight, self.down_bias, self.down_adapter, residual)

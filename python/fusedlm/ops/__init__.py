@@ -4,6 +4,7 @@ import torch  # noqa: F401  (first: both then share torch's OpenMP runtime)
 
 from .adamw import adamw_step_, grad_norm
 from .attention import attention, attention_qkv
+from .cross_entropy import cross_entropy
 from .embedding import embedding
 from .ffn import ffn
 from .layer_norm import layer_norm
@@ -13,6 +14,7 @@ from .quantized_linear import WEIGHT_FORMATS, QuantizedWeight, quantize, quantiz
 from .rms_norm import rms_norm
 from .rope import rope, rope_tables
 from .sampling import sample
+from .scaled_dot_product_attention import scaled_dot_product_attention
 from .tied import tied
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "adamw_step_",
     "attention",
     "attention_qkv",
+    "cross_entropy",
     "embedding",
     "ffn",
     "grad_norm",
@@ -33,5 +36,6 @@ __all__ = [
     "rope",
     "rope_tables",
     "sample",
+    "scaled_dot_product_attention",
     "tied",
 ]

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fusedlm import _core as core
 
+from ._once import backward_mode_only, once_differentiable
+
 __all__ = [
     "as_rows",
     "autocast_dtype",
@@ -20,20 +22,70 @@ __all__ = [
     "empty",
     "grad_dtype",
     "same_autocast_dtype",
+    "widened",
 ]
 
 _library = torch.library.Library("fusedlm", "DEF")
 
 
-def define(schema: str, impl, fake, *, setup_context=None, backward=None) -> None:
-    """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd."""
+def define(
+    schema: str, impl, fake, *, setup_context=None, backward=None, twice: bool = False
+) -> None:
+    """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd.
+
+    `twice`: the backward is made of ops that have gradients themselves. Else a second derivative is
+    refused.
+    """
     name = "fusedlm::" + schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(name, "cpu", impl, lib=_library)
+    if backward is not None:
+        impl = backward_mode_only(name, impl)
+    # What writes to its arguments must widen them itself, and write them back.
+    on_cpu = impl if "!" in schema else _in_float32(impl, fake)
+    torch.library.impl(name, "cpu", on_cpu, lib=_library)
     torch.library.impl(name, "cuda", on_cuda(name, impl), lib=_library)
     torch.library.register_fake(name, _on_one_device(name, fake), lib=_library)
     if backward is not None:
+        if not twice:
+            backward = once_differentiable(name, backward)
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
+
+
+def widened(x):
+    """float16 as float32 where the kernels of the CPU are to take it; anything else is x itself.
+
+    float16 has kernels on the GPU (and under its emulator) alone.
+    """
+    if isinstance(x, (list, tuple)):
+        return [widened(t) for t in x]
+    if x is torch.float16:
+        return x if core.isa() == "simt" else torch.float32
+    half = isinstance(x, Tensor) and x.dtype == torch.float16
+    return x.float() if half and x.is_cpu and core.isa() != "simt" else x
+
+
+def _in_float32(impl: Callable, fake: Callable) -> Callable:
+    """`impl` with float16 arguments widened; results are rounded to the dtypes that `fake` gives."""
+
+    def on_cpu(*args):
+        if not _has_half(args):
+            return impl(*args)
+        results, like = impl(*map(widened, args)), fake(*args)
+        if isinstance(results, Tensor):
+            return results.to(like.dtype)
+        return tuple(r.to(t.dtype) for r, t in zip(results, like, strict=True))
+
+    return on_cpu
+
+
+def _has_half(args: Sequence) -> bool:
+    for x in args:  # a loop: half the microseconds of any(), on the way of every call
+        if isinstance(x, Tensor):
+            if x.dtype is torch.float16:
+                return True
+        elif x is torch.float16 or (isinstance(x, list) and _has_half(x)):
+            return True
+    return False
 
 
 def on_cuda(name: str, impl: Callable) -> Callable:
@@ -101,7 +153,7 @@ def grad_dtype(weight: Tensor) -> torch.dtype:
     if torch.compiler.is_compiling() or not weight.is_leaf:
         return weight.dtype
     wanted = getattr(weight, "grad_dtype", None)
-    return wanted if wanted in (torch.float32, torch.bfloat16) else weight.dtype
+    return wanted if wanted in (torch.float32, torch.bfloat16, torch.float16) else weight.dtype
 
 
 def dense_last(x: Tensor) -> Tensor:

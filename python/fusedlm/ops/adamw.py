@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._support import core, define
+from ._support import core, define, widened
 
 
 def _dense(t: Tensor) -> Tensor:
     # The kernels see elements only; a view carries at most 5 dimensions.
+    t = widened(t)
     return t.contiguous() if t.dim() <= 5 else t.contiguous().view(-1)
 
 
@@ -66,7 +67,7 @@ define(
 def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     """sqrt of the sum of squares over all gradients, a float64 scalar tensor.
 
-    grads float32 or bfloat16, any shapes. Not finite exactly when a gradient is not; the same bits
+    grads float32, bfloat16 or float16, any shapes. Not finite exactly when a gradient is not; the same bits
     for any number of threads. Raises ValueError naming the gradient that does not fit.
     """
     if not grads:
@@ -92,7 +93,7 @@ def adamw_step_(
 ) -> None:
     """One AdamW step in place, with every gradient multiplied by `clip_scale` on the way.
 
-    params, grads float32 or bfloat16; exp_avgs, exp_avg_sqs float32; all shaped like the parameter.
+    params, grads float32, bfloat16 or float16; exp_avgs, exp_avg_sqs float32; all shaped like the parameter.
     lrs, weight_decay and step (from 1) hold for all parameters or are given for each.
     Raises ValueError naming argument and index, before anything is written.
     """

@@ -10,7 +10,7 @@ from fusedlm import _rules
 from ._support import core, define, dense_last, empty, same_autocast_dtype
 
 _OPTIONS = (
-    "bool causal, int window, float scale, float softcap, float dropout_p, int seed, Tensor? mask,"
+    "bool causal, int window, float scale, float softcap, float dropout_p, SymInt seed, Tensor? mask,"
     " Tensor? key_padding_mask, Tensor? alibi_slopes, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k,"
     " Tensor? kv_lengths, Tensor? block_table"
 )
@@ -188,7 +188,7 @@ def attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * query key^T + bias) value: query [B, T, H, D], key and value [B, S, G, D].
 
-    float32 or bfloat16, the same for all three; G divides H, and query head h reads key-value head
+    float32, bfloat16 or float16, the same for all three; G divides H, and query head h reads key-value head
     h // (H / G). The last query stands on the last key: query t is at distance (t + S - T) - j of
     key j, where S is kv_lengths[b] if given. A query that sees no key gives zeros.
 
@@ -270,7 +270,7 @@ def _checked(
         max(1, query.shape[3]) ** -0.5 if scale is None else float(scale),
         float(softcap),
         float(dropout_p),
-        seed or 0,
+        0 if seed is None else seed,
         mask,
         key_padding_mask,
         alibi_slopes,
@@ -291,4 +291,6 @@ def _int32(t: Tensor | None) -> Tensor | None:
 def _mask_for(mask: Tensor, query: Tensor, keys: int) -> Tensor:
     if mask.requires_grad:
         raise NotImplementedError("attention: mask requires a gradient, which is not supported")
+    if mask.dtype == torch.float16:  # the kernels add float32 and bfloat16
+        mask = mask.float()
     return mask.expand(_rules.check_mask(mask, query, keys))

@@ -49,7 +49,11 @@ def _autograd(ctx, dout):
     tokens, positions = ctx.saved_tensors
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
-        make = _sparse_gradient if ctx.sparse else torch.ops.fusedlm.embedding_backward
+        make = (
+            _sparse_gradient
+            if ctx.sparse and not dout.is_meta
+            else torch.ops.fusedlm.embedding_backward
+        )
         dweight = make(dout, tokens, ctx.weight_rows, ctx.padding_idx, ctx.weight_dtype)
     if ctx.position_rows is not None and ctx.needs_input_grad[3]:
         dposition = torch.ops.fusedlm.embedding_backward(
@@ -97,7 +101,7 @@ def embedding(
 ) -> Tensor:
     """weight[tokens] + position_weight[positions].
 
-    tokens [...] int64; weight [V, C] and position_weight [P, C] float32 or bfloat16; positions
+    tokens [...] int64; weight [V, C] and position_weight [P, C] float32, bfloat16 or float16; positions
     broadcastable to tokens, by default the index in the last dimension; the gradient of row
     `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor, as `ops.tied` wants it.
     Returns [..., C] in `dtype` (default: weight's, or autocast's).

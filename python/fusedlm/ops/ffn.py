@@ -50,38 +50,26 @@ def _forward_fake(
 
 
 def _gradients(
-    new_empty, up_weight, gate_weight, down_weight, biases: list[bool], dtype: torch.dtype
+    new_empty, up_weight, down_weight, wanted: list[bool], dtype: torch.dtype
 ) -> list[Tensor]:
-    """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where there is none."""
+    """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where not wanted."""
     width, hidden = down_weight.shape
-    gated = gate_weight is not None
-    wide = torch.float32
-    shapes = [
-        (up_weight.shape, dtype),
-        ((hidden,) if biases[0] else (0,), wide),
-        (up_weight.shape if gated else (0,), dtype),
-        ((hidden,) if biases[1] else (0,), wide),
-        (down_weight.shape, dtype),
-        ((width,) if biases[2] else (0,), wide),
+    matrix, vector = (up_weight.shape, dtype), ((hidden,), torch.float32)
+    shapes = [matrix, vector, matrix, vector, (down_weight.shape, dtype), ((width,), torch.float32)]
+    return [
+        new_empty(shape if want else (0,), kind)
+        for (shape, kind), want in zip(shapes, wanted, strict=True)
     ]
-    return [new_empty(*shape) for shape in shapes]
 
 
 def _backward(
-    dy, x, up_weight, gate_weight, down_weight, up, gate, biases: list[bool], activation: str,
+    dy, x, up_weight, gate_weight, down_weight, up, gate, wanted: list[bool], activation: str,
     weight_grad: torch.dtype,
 ):  # fmt: skip
     rows = as_rows(x)
     dx = empty(x.shape, x.dtype, x)
-    grads = _gradients(
-        lambda shape, dtype: empty(shape, dtype, x),
-        up_weight,
-        gate_weight,
-        down_weight,
-        biases,
-        weight_grad,
-    )
-    present = [True, biases[0], gate_weight is not None, biases[1], True, biases[2]]
+    make = lambda shape, dtype: empty(shape, dtype, x)  # noqa: E731
+    grads = _gradients(make, up_weight, down_weight, wanted, weight_grad)
     core.ffn_backward(
         as_rows(dy),
         rows,
@@ -91,24 +79,17 @@ def _backward(
         up,
         None if gate_weight is None else gate,
         dx.view(rows.shape),
-        *(grad if there else None for grad, there in zip(grads, present, strict=True)),
+        *(grad if want else None for grad, want in zip(grads, wanted, strict=True)),
         activation,
     )
     return dx, *grads
 
 
 def _backward_fake(
-    dy, x, up_weight, gate_weight, down_weight, up, gate, biases, activation, weight_grad
+    dy, x, up_weight, gate_weight, down_weight, up, gate, wanted, activation, weight_grad
 ):
-    grads = _gradients(
-        lambda shape, dtype: x.new_empty(shape, dtype=dtype),
-        up_weight,
-        gate_weight,
-        down_weight,
-        biases,
-        weight_grad,
-    )
-    return x.new_empty(x.shape), *grads
+    make = lambda shape, dtype: x.new_empty(shape, dtype=dtype)  # noqa: E731
+    return x.new_empty(x.shape), *_gradients(make, up_weight, down_weight, wanted, weight_grad)
 
 
 def _setup_context(ctx, inputs, output):
@@ -132,7 +113,7 @@ def _autograd(ctx, dy, _dup, _dgate):
     if dy is None:
         return (None,) * 10
     x, up_weight, gate_weight, down_weight, up, gate = ctx.saved_tensors
-    biases = [dtype is not None for dtype in (ctx.dtypes[1], ctx.dtypes[3], ctx.dtypes[5])]
+    wanted = list(ctx.needs_input_grad[1:7])  # frozen parameters cost no product
     dx, *grads = torch.ops.fusedlm.ffn_backward(
         dy,
         x,
@@ -141,11 +122,14 @@ def _autograd(ctx, dy, _dup, _dgate):
         down_weight,
         up,
         gate,
-        biases,
+        wanted,
         ctx.activation,
         ctx.weight_grad,
     )
-    grads = [None if t is None else g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
+    grads = [
+        g.to(dtype) if want else None
+        for g, dtype, want in zip(grads, ctx.dtypes, wanted, strict=True)
+    ]
     return dx, *grads, dy if ctx.has_residual else None, None, None
 
 
@@ -160,7 +144,7 @@ define(
 )
 define(
     "ffn_backward(Tensor dy, Tensor x, Tensor up_weight, Tensor? gate_weight, Tensor down_weight,"
-    " Tensor up, Tensor gate, bool[] biases, str activation, ScalarType weight_grad)"
+    " Tensor up, Tensor gate, bool[] wanted, str activation, ScalarType weight_grad)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
@@ -181,7 +165,7 @@ def ffn(
 ) -> Tensor:
     """Feed-forward block with its residual; only the preactivations are kept for the backward.
 
-    x, residual [..., C] float32 or bfloat16; up_weight, gate_weight [F, C]; down_weight [C, F];
+    x, residual [..., C] float32, bfloat16 or float16; up_weight, gate_weight [F, C]; down_weight [C, F];
     up_bias, gate_bias [F]; down_bias [C]; activation "relu", "gelu" (erf), "gelu_tanh", or with
     gate_weight "swiglu", "geglu" or "geglu_tanh" (Shazeer 2020, arXiv:2002.05202). Returns [..., C] like x.
     Raises ValueError naming the argument that does not fit.

@@ -103,7 +103,7 @@ def layer_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
 
-    x [..., C] float32 or bfloat16; weight, bias [C] float32 or bfloat16; residual like x. With
+    x [..., C] float32, bfloat16 or float16; weight, bias [C] like x or float32; residual like x. With
     `residual` returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
     Raises ValueError naming the argument whose shape or dtype does not fit.
     """

@@ -118,9 +118,9 @@ def linear(
 ) -> Tensor:
     """activation(x weight^T + bias) + residual.
 
-    x [..., K] float32 or bfloat16; weight [O, K] and bias [O] float32 or bfloat16 (float32 parameters
-    serve bfloat16 activations without a copy, and where `weight.grad_dtype` is bfloat16 their gradients are
-    written as such); residual [..., O] like x; activation None, "relu",
+    x [..., K] float32, bfloat16 or float16; weight [O, K] and bias [O] like x or float32 (float32
+    parameters serve half activations without a copy, and where `weight.grad_dtype` is a half type their
+    gradients are written as such); residual [..., O] like x; activation None, "relu",
     "gelu" (erf), "gelu_tanh" or "silu". Returns [..., O] like x.
     Raises ValueError naming the argument that does not fit.
     """

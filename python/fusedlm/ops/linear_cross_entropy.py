@@ -145,16 +145,23 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(x weight^T + bias, targets) with only a chunk of the logits in memory at a time.
 
-    x [..., C] float32 or bfloat16; weight [V, C] and bias [V] float32 or bfloat16; targets [...]
+    x [..., C] float32, bfloat16 or float16; weight [V, C] and bias [V] float32, bfloat16 or float16; targets [...]
     int64; class_weight [V]. The options are those of torch's cross_entropy, and: softcap c makes
     logits c tanh(logits / c); z_loss adds z_loss * logsumexp^2 for each row that counts, weighted
     by its class. Returns the loss, float32: a scalar, or [...] with reduction "none".
 
-    Sums are float32. With "mean" and "sum" the gradients are computed along with the loss.
+    Sums are float32. With "mean" and "sum" the gradients are computed along with the loss; of a
+    float16 x they wait for what arrives at the loss, since without its scale they would vanish.
     Raises ValueError naming the argument that does not fit, or the target out of range.
     """
     _rules.check_cross_entropy(x.shape, targets.shape, reduction)
     (x,) = same_autocast_dtype(x)
+    if x.dtype == torch.float16 and reduction != "none":
+        return _of_rows(
+            x, weight, targets, bias=bias, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
+            class_weight=class_weight,
+        )  # fmt: skip
     grad = torch.is_grad_enabled()
     loss, *_ = torch.ops.fusedlm.linear_cross_entropy(
         x,
@@ -172,3 +179,19 @@ def linear_cross_entropy(
         grad and bias is not None and bias.requires_grad,
     )
     return loss
+
+
+def _of_rows(x, weight, targets, *, ignore_index, reduction, class_weight, **options) -> Tensor:
+    """The reduced loss from those of the rows. A mean divides each row's gradient by their number:
+    most of its elements would fall below what float16 holds, before the scale that a user gives the
+    loss arrives. Here it arrives first."""
+    losses = linear_cross_entropy(
+        x, weight, targets, ignore_index=ignore_index, reduction="none", class_weight=class_weight,
+        **options,
+    )  # fmt: skip
+    if reduction == "sum":
+        return losses.sum()
+    counted = (targets != ignore_index).float()
+    if class_weight is not None:
+        counted = counted * class_weight[targets.clamp(0, weight.shape[0] - 1)]
+    return losses.sum() / counted.sum()

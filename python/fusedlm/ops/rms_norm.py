@@ -89,7 +89,7 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
-    x [..., C] float32 or bfloat16; weight [C] float32 or bfloat16; residual like x. With `residual`
+    x [..., C] float32, bfloat16 or float16; weight [C] like x or float32; residual like x. With `residual`
     returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
     Raises ValueError naming the argument whose shape or dtype does not fit.
     """

@@ -43,6 +43,7 @@ define(
     _fake,
     setup_context=_setup_context,
     backward=_autograd,
+    twice=True,
 )
 
 
@@ -58,7 +59,7 @@ def rope(
     """Turns the first R elements of each head by its token's angles; the others are copied.
 
     With `heads` only the first so many heads turn, as the queries and keys of a packed qkv do.
-    x [B, T, H, D] float32 or bfloat16; cos, sin [P, R / 2] float32 as from `rope_tables`. positions
+    x [B, T, H, D] float32, bfloat16 or float16; cos, sin [P, R / 2] float32 as from `rope_tables`. positions
     [T] or [B, T] int64 choose the rows, by default 0 to T - 1. Pairs are (i, i + R / 2) as in
     GPT-NeoX and Hugging Face's Llama, or (2i, 2i + 1) if `interleaved`, as in GPT-J and the paper.
     The tables get no gradient. Raises ValueError naming the argument that does not fit.

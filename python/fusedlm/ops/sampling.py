@@ -59,7 +59,7 @@ def sample(
     rows: Tensor | None = None,
     return_log_prob: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Draws one token a row from logits [B, V], float32 or bfloat16.
+    """Draws one token a row from logits [B, V], float32, bfloat16 or float16.
 
     In this order: repetition_penalty divides positive and multiplies negative logits of the tokens
     in seen [B, S] int64 (-1: none), each once (arXiv:1909.05858); temperature divides, 0 takes the

@@ -3,6 +3,8 @@
     last/  config.json model.safetensors tokenizer.json training.json optimizer.safetensors state.json
     best/  the model folder alone
 
+A run that trains adapters has them in adapter/ of both, in PEFT's format.
+
 A checkpoint is written whole or not at all: the folder takes its place in one step. Nothing is
 pickled. optimizer.safetensors holds "<parameter>.exp_avg", "<parameter>.exp_avg_sq" and "rng", the
 state of torch's generator.
@@ -28,10 +30,12 @@ from fusedlm.models.decoder import Decoder
 from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import load, write_model
+from fusedlm.models.lora import has_lora, load_lora, write_lora
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
 
+ADAPTER = "adapter"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 FREE_FIELDS = ("steps", "eval_every", "eval_batches", "save_every", "log_every", "recompute")
 
@@ -74,6 +78,7 @@ def save_checkpoint(
     }
     with _whole(path) as folder:
         write_model(folder, model, tokenizer, training=_training(config, progress))
+        _write_adapters(folder, model)
         save_file(tensors, folder / "optimizer.safetensors")
         (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
@@ -85,8 +90,17 @@ def save_best(
     config: TrainConfig,
     progress: Progress,
 ) -> None:
+    """A model to use: adapters are in its weights, and beside them for whoever has the base."""
+    merged = has_lora(model)
     with _whole(path) as folder:
-        write_model(folder, model, tokenizer, training=_training(config, progress))
+        write_model(folder, model, tokenizer, training=_training(config, progress), merged=merged)
+        _write_adapters(folder, model)
+
+
+def _write_adapters(folder: Path, model: Decoder) -> None:
+    if has_lora(model):
+        (folder / ADAPTER).mkdir()
+        write_lora(folder / ADAPTER, model)
 
 
 class _whole:
@@ -165,6 +179,8 @@ class Checkpoint:
         model.load_state_dict(self.model.state_dict())
         batches.load_state_dict(self.state["batches"])
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             found = {k: self.tensors.get(f"{name}.{k}") for k in ("exp_avg", "exp_avg_sq")}
             for key, value in found.items():
                 if value is None or value.shape != parameter.shape:
@@ -179,6 +195,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file."""
     folder = Path(path)
     model, tokenizer = load(folder)
+    if (folder / ADAPTER).is_dir():
+        load_lora(model, folder / ADAPTER)
     state = read_json(folder / "state.json")
     try:
         progress = Progress(

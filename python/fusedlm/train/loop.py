@@ -50,9 +50,10 @@ class TrainResult:
 
 
 def make_optimizer(model: Decoder, config: TrainConfig) -> AdamW:
-    """AdamW in which matrices decay and vectors (norms, biases) do not."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    """AdamW in which matrices decay and vectors (norms, biases) do not; frozen parameters are left out."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() >= 2]
+    vectors = [p for p in trained if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}]
     if vectors:
         groups.append({"params": vectors, "weight_decay": 0.0})

@@ -1,5 +1,5 @@
-// Causal attention from plain C++: cmake -S . -B build -DCMAKE_PREFIX_PATH=<where fusedlm is
-// installed>
+// The smallest one: causal attention over float32 arrays, without a copy.
+
 #include <fusedlm/attention.h>
 
 #include <cstdio>
@@ -13,10 +13,12 @@ int main() {
   const auto heads = [&](std::vector<float>& x) {
     return TensorView(x.data(), DType::float32, {B, T, H, D});
   };
-  AttentionOptions options{.causal = true, .scale = 0.125f};
-  TensorView lse_view(lse.data(), DType::float32, {B, H, T});
-  attention_forward({heads(q), heads(k), heads(v), heads(out), lse_view, options},
+  attention_forward({heads(q),
+                     heads(k),
+                     heads(v),
+                     heads(out),
+                     TensorView(lse.data(), DType::float32, {B, H, T}),
+                     {.causal = true, .scale = 0.125f}},
                     Context::current());
   std::printf("%s: out[0] = %.3f\n", name_of(current_isa()), out[0]);
-  return out[0] > 1.99f && out[0] < 2.01f ? 0 : 1;
 }

@@ -1,0 +1,50 @@
+# Headers, library, CMake package and pkg-config file, all of which may be moved together. In a wheel they
+# lie inside the Python package, where `fusedlm --cmake-dir` finds them.
+
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+if(FUSEDLM_PYTHON)
+  set(CMAKE_INSTALL_INCLUDEDIR fusedlm/include)
+  set(CMAKE_INSTALL_LIBDIR fusedlm/lib)
+endif()
+
+install(TARGETS fusedlm EXPORT fusedlmTargets INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY csrc/include/fusedlm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+
+# A static library leaves it to its user to link what it is built on.
+get_target_property(type fusedlm TYPE)
+set(static OFF)
+if(type STREQUAL "STATIC_LIBRARY")
+  set(static ON)
+endif()
+set(cmake_package ${CMAKE_INSTALL_LIBDIR}/cmake/fusedlm)
+install(EXPORT fusedlmTargets NAMESPACE fusedlm:: DESTINATION ${cmake_package})
+configure_package_config_file(cmake/fusedlmConfig.cmake.in fusedlmConfig.cmake INSTALL_DESTINATION ${cmake_package}
+                              NO_SET_AND_CHECK_MACRO)
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/fusedlmConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/fusedlmConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/fusedlmConfigVersion.cmake
+        DESTINATION ${cmake_package})
+
+set(pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+if(IS_ABSOLUTE ${CMAKE_INSTALL_LIBDIR})
+  set(pc_prefix ${CMAKE_INSTALL_PREFIX})
+  set(pc_libdir ${CMAKE_INSTALL_LIBDIR})
+else()
+  file(RELATIVE_PATH up /${pkgconfig_dir} /)
+  string(REGEX REPLACE "/$" "" pc_prefix "\${pcfiledir}/${up}")
+  set(pc_libdir "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+endif()
+if(IS_ABSOLUTE ${CMAKE_INSTALL_INCLUDEDIR})
+  set(pc_includedir ${CMAKE_INSTALL_INCLUDEDIR})
+else()
+  set(pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+set(pc_static_libs "")
+if(static)
+  set(pc_static_libs " ${OpenMP_CXX_FLAGS}")
+  if(with_cuda)
+    string(APPEND pc_static_libs " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -lpthread -ldl")
+  endif()
+endif()
+configure_file(cmake/fusedlm.pc.in fusedlm.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/fusedlm.pc DESTINATION ${pkgconfig_dir})

@@ -1,0 +1,7 @@
+#include "fusedlm/version.h"
+
+namespace fusedlm {
+
+const char* version() { return FUSEDLM_VERSION; }
+
+}  // namespace fusedlm

@@ -1,0 +1,202 @@
+"""Decoders as GGUF files, quantised, for llama.cpp, fusedlm's engine and whatever else reads them.
+
+Needs the package `gguf`: pip install "fusedlm[gguf]".
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fusedlm import _core as core
+from fusedlm import ops
+from fusedlm.data.tokenizer import Tokenizer
+
+from .config import ModelConfig
+from .decoder import Decoder
+from .folder import _umask
+from .gguf_file import _package
+from .gguf_tokenizer import write_tokenizer
+from .huggingface import family_for, half_split
+from .names import GGUF, GGUF_GPT2
+from .weights import renamed
+
+# Name -> general.file_type of GGUF.
+FORMATS = {
+    "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 15, "q6_k": 18, "bfloat16": 32,
+}  # fmt: skip
+# What a matrix becomes whose rows are no whole blocks of its format.
+_FALLBACK = {
+    "q4_k": "q4_1",
+    "q6_k": "q8_0",
+    "q4_0": "float16",
+    "q4_1": "float16",
+    "q8_0": "float16",
+}
+# The head's error is that of the logits, which no later layer takes back: it keeps more bits.
+_HEAD = {"q4_0": "q8_0", "q4_1": "q8_0", "q4_k": "q6_k"}
+
+
+@dataclass
+class Written:
+    """What `export_gguf` wrote."""
+
+    path: Path
+    bytes: int = 0
+    weights: int = 0
+    #: Format of each tensor, by its name in the file.
+    formats: dict[str, str] = field(default_factory=dict)
+    #: Tensors that are not in the format they should have, as their rows are no whole blocks of it.
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    #: Why the file has no tokenizer; None where it has one.
+    no_tokenizer: str | None = None
+
+
+def export_gguf(
+    model: Decoder, tokenizer: Tokenizer | None, path: str | os.PathLike, format: str = "q4_1",
+    *, name: str | None = None, progress: Callable[[str, int], None] | None = None,
+) -> Written:  # fmt: skip
+    """Writes `path`, replacing an older file at once.
+
+    `format` is that of the matrices: float32, float16, bfloat16, q8_0, q4_0, q4_1, q4_k or q6_k. The head
+    (with a tied model the embedding) has 8 or 6 bits where the others have 4. Norms, biases and positions
+    stay float32. `progress(tensor, weights)` is called after each tensor. Raises ValueError for a format
+    that is not known and for a model that GGUF's architectures cannot describe, naming the field.
+    """
+    path = Path(os.path.abspath(path))
+    if format not in FORMATS:
+        raise ValueError(f"export_gguf: format is {format!r}, expected one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file or nothing")
+    family = _architecture(model.config)
+    gguf = _package(path)
+    written = Written(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.new-", dir=path.parent)
+    os.close(handle)
+    try:
+        writer = gguf.GGUFWriter(new, family)
+        writer.add_name(name or path.stem)
+        writer.add_file_type(FORMATS[format])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _write_config(writer, gguf, family, model.config)
+        written.no_tokenizer = (
+            "the model has none" if tokenizer is None
+            else write_tokenizer(writer, tokenizer, model.config.vocab_size)
+        )  # fmt: skip
+        for tensor, value in _tensors(model, family).items():
+            _add(
+                writer,
+                gguf,
+                written,
+                tensor,
+                value,
+                _format_of(model.config, tensor, value, format),
+            )
+            if progress is not None:
+                progress(tensor, value.numel())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        _flush(new)
+        os.chmod(new, 0o666 & ~_umask())
+        os.replace(new, path)
+    finally:
+        if os.path.exists(new):
+            os.unlink(new)
+    written.bytes = path.stat().st_size
+    return written
+
+
+def _architecture(config: ModelConfig) -> str:
+    """The name GGUF has for what `config` says."""
+    try:
+        family = family_for(config)
+    except ValueError as error:
+        raise ValueError(str(error).replace("export_hf", "export_gguf")) from None
+    activation = "gelu_tanh" if family == "gpt2" else "swiglu"
+    for name, wanted in (("windows", None), ("activation", activation)):
+        if getattr(config, name) != wanted:
+            raise ValueError(
+                f"export_gguf: {name} is {getattr(config, name)!r}, and GGUF's {family} has {wanted!r}"
+            )
+    return family
+
+
+def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> None:
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.width)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.ffn_width)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    if family == "gpt2":
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_key_length(config.head_width)
+    writer.add_value_length(config.head_width)
+    writer.add_rope_dimension_count(config.head_width)
+    writer.add_rope_freq_base(config.rope_base)
+    scaling = config.rope_scaling or {}
+    if scaling.get("rope_type", scaling.get("type")) == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+
+
+def _tensors(model: Decoder, family: str) -> dict[str, Tensor]:
+    """The model's parameters under GGUF's names, in GGUF's order of query and key rows."""
+    config, weights = model.config, dict(model.state_dict())
+    if config.position == "rope" and config.rope_interleaved != (family == "llama"):
+        weights = half_split(config, weights, back=family == "llama")
+    tensors = renamed(model, weights, GGUF_GPT2 if family == "gpt2" else GGUF)
+    scaling = config.rope_scaling or {}
+    if scaling.get("rope_type", scaling.get("type")) == "llama3":
+        # What each pair's rate is divided by; at position 1 the angles are the rates themselves.
+        plain, stretched = (
+            ops.rope_tables(2, config.head_width, config.rope_base, scaling=s)[1][1].double().asin()
+            for s in (None, scaling)
+        )
+        tensors["rope_freqs.weight"] = (plain / stretched).float()
+    return tensors
+
+
+def _format_of(config: ModelConfig, tensor: str, value: Tensor, format: str) -> str:
+    """What `tensor` should become."""
+    if value.dim() != 2 or tensor == "position_embd.weight":
+        return "float32"
+    head = "token_embd.weight" if config.tied else "output.weight"
+    return _HEAD.get(format, format) if tensor == head else format
+
+
+def _add(writer: Any, gguf: Any, written: Written, tensor: str, value: Tensor, format: str) -> None:
+    wanted, cols = format, value.shape[-1]
+    while cols % core.weight_block_size(format):
+        format = _FALLBACK[format]
+    if format != wanted:
+        written.fallbacks[tensor] = format
+    written.formats[tensor] = format
+    written.weights += value.numel()
+    rows = value.reshape(-1, cols)
+    try:
+        data = ops.quantize(rows, format).data.numpy()
+    except ValueError as error:
+        raise ValueError(f"{tensor}: {error}") from error
+    if value.dim() == 1:
+        data = data[0]
+    short = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(format, format.upper())
+    kind = gguf.GGMLQuantizationType[short]
+    writer.add_tensor(tensor, data, raw_dtype=kind)
+
+
+def _flush(path: str) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,303 @@
+"""Fine-tuning by low-rank adapters: attach, merge, and files in PEFT's format.
+
+    model, tokenizer = load("SmolLM2.gguf")
+    add_lora(model, rank=8)              # everything else is frozen
+    ...train...
+    save_lora(model, "adapter")          # adapter_config.json, adapter_model.safetensors; `peft` loads it
+    merge_lora(model)                    # a plain model again, with the adapters inside
+
+Targets are named as Hugging Face names the layers of the family, as in PEFT: q_proj, k_proj, v_proj,
+o_proj, gate_proj, up_proj, down_proj (Llama, Qwen, Mistral); attn.c_attn, attn.c_proj, mlp.c_fc,
+mlp.c_proj (GPT-2).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fusedlm.errors import CorruptFileError
+from fusedlm.nn.adapter import Adapter
+
+from .decoder import Decoder
+from .files import read_json, write_json
+from .folder import atomic_folder
+from .huggingface import FAMILIES, family_for
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DEFAULT_TARGETS = {"gpt2": ("attn.c_attn",)}
+_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One matrix of the model: where its adapter goes, and what its blocks of rows are called."""
+
+    module: nn.Module
+    attribute: str
+    weight: str  # attribute of the module
+    names: tuple[str, ...]  # full names in transformers, "model.layers.0.self_attn.q_proj"
+    rows: tuple[int, ...]
+    rotary: tuple[bool, ...]  # whether a block's rows turn with the position
+
+    @property
+    def matrix(self) -> nn.Parameter:
+        return getattr(self.module, self.weight)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        return getattr(self.module, self.attribute)
+
+
+def targets_of(model: Decoder) -> tuple[str, ...]:
+    """Every name that `add_lora` takes for this model."""
+    found: dict[str, None] = {}
+    for site in _sites(model):
+        found.update(dict.fromkeys(_short(name) for name in site.names))
+    return tuple(found)
+
+
+def add_lora(
+    model: Decoder, *, rank: int = 8, alpha: float | None = None, dropout: float = 0.0,
+    targets: Sequence[str] | None = None,
+) -> Decoder:  # fmt: skip
+    """Freezes `model` and attaches adapters, which are its only parameters with gradients then.
+
+    alpha None is 2 rank; targets None are all matrices of the layers (of GPT-2: attn.c_attn), in
+    place. Raises ValueError naming the argument that does not fit, or where there are adapters.
+    """
+    known = targets_of(model)
+    targets = _LLAMA_TARGETS if targets is None else tuple(targets)
+    if family_for(model.config) == "gpt2" and targets == _LLAMA_TARGETS:
+        targets = DEFAULT_TARGETS["gpt2"]
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"add_lora: rank is {rank!r}, expected an integer of at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"add_lora: dropout is {dropout!r}, expected a number in [0, 1)")
+    if unknown := [t for t in targets if t not in known]:
+        raise ValueError(
+            f"add_lora: targets has {unknown[0]!r}, expected some of {', '.join(known)}"
+        )
+    if not targets:
+        raise ValueError(f"add_lora: targets is empty, expected some of {', '.join(known)}")
+    if has_lora(model):
+        raise ValueError("add_lora: the model has adapters already; merge them first")
+    model.requires_grad_(False)
+    wanted = set(targets)
+    for site in _sites(model):
+        chosen = {name for name in site.names if _short(name) in wanted}
+        if not chosen:
+            continue
+        rows = {_key(n): r for n, r in zip(site.names, site.rows, strict=True)}
+        adapter = Adapter(
+            site.matrix.shape[1], rows, {_key(n) for n in chosen}, rank=rank,
+            alpha=2.0 * rank if alpha is None else float(alpha), dropout=dropout,
+        )  # fmt: skip
+        setattr(site.module, site.attribute, adapter)
+    return model
+
+
+def has_lora(model: Decoder) -> bool:
+    return any(isinstance(module, Adapter) for module in model.modules())
+
+
+@torch.no_grad()
+def merge_lora(model: Decoder) -> Decoder:
+    """Adds the adapters to the weights and takes them off; every parameter gets gradients again."""
+    for site in _sites(model):
+        if site.adapter is not None:
+            site.matrix.add_(site.adapter.delta().to(site.matrix.dtype))
+    return remove_lora(model)
+
+
+def remove_lora(model: Decoder) -> Decoder:
+    """Takes the adapters off: the model is what it was before."""
+    for site in _sites(model):
+        setattr(site.module, site.attribute, None)
+    return model.requires_grad_(True)
+
+
+def without_adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a state dict that belong to the model itself."""
+    return {name: value for name, value in state.items() if "adapter." not in name}
+
+
+@torch.no_grad()
+def merged_state(model: Decoder) -> dict[str, Tensor]:
+    """The state dict of the merged model; `model` keeps its adapters."""
+    state = without_adapters(model.state_dict())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for site in _sites(model):
+        if site.adapter is not None:
+            state[names[id(site.matrix)]] = site.matrix + site.adapter.delta()
+    return state
+
+
+def save_lora(model: Decoder, folder: str | os.PathLike, *, base: str | None = None) -> None:
+    """Writes adapter_config.json and adapter_model.safetensors as PEFT does, replacing an older folder.
+
+    `base` is where the base model is, for whoever loads it. Raises ValueError without adapters.
+    """
+    with atomic_folder(folder) as new:
+        write_lora(new, model, base=base)
+
+
+def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None:
+    """The files of `save_lora` in a folder that exists."""
+    sites = [site for site in _sites(model) if site.adapter is not None]
+    if not sites:
+        raise ValueError("save_lora: the model has no adapters; add_lora attaches them")
+    weights, targets = {}, {}
+    for site in sites:
+        for name, rotary in zip(site.names, site.rotary, strict=True):
+            if _key(name) not in site.adapter.b:
+                continue
+            b = site.adapter.b[_key(name)].detach()
+            weights[f"{_PREFIX}{name}.lora_A.weight"] = site.adapter.a[_key(name)].detach()
+            weights[f"{_PREFIX}{name}.lora_B.weight"] = _halves(model, b) if rotary else b
+            targets[_short(name)] = None
+    first = sites[0].adapter
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+        "r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout,
+        "target_modules": list(targets), "bias": "none", "inference_mode": True,
+        "fan_in_fan_out": family_for(model.config) == "gpt2",
+    }  # fmt: skip
+    save_file({n: w.contiguous() for n, w in weights.items()}, folder / WEIGHTS)
+    write_json(folder / CONFIG, config)
+
+
+def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
+    """Attaches the adapters of a folder that `save_lora` or PEFT wrote; the rest is frozen.
+
+    Raises FileNotFoundError, `CorruptFileError` for missing, foreign or misshapen tensors, and
+    NotImplementedError for what PEFT knows and we do not (DoRA, biases, modules saved whole).
+    """
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    try:
+        add_lora(
+            model, rank=config["r"], alpha=config["lora_alpha"],
+            dropout=config.get("lora_dropout") or 0.0,
+            targets=[t for t in targets_of(model) if _asked(t, config["target_modules"])],
+        )  # fmt: skip
+    except ValueError as error:
+        raise CorruptFileError(folder / CONFIG, str(error)) from error
+    try:
+        _fill(model, folder / WEIGHTS)
+    except CorruptFileError:
+        remove_lora(model)
+        raise
+    return model
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    config = read_json(file)
+    for name in ("r", "lora_alpha", "target_modules"):
+        if config.get(name) is None:
+            raise CorruptFileError(file, f"{name} is missing")
+    expected = {"peft_type": "LORA", "bias": "none"}
+    absent = ("use_dora", "use_rslora", "modules_to_save", "layers_to_transform", "rank_pattern",
+              "alpha_pattern", "trainable_token_indices")  # fmt: skip
+    for name in (*expected, *absent):
+        if (config.get(name) or expected.get(name)) != expected.get(name):
+            raise NotImplementedError(
+                f"{file}: {name} is {config[name]!r}, which is not known here"
+            )
+    return config
+
+
+def _asked(target: str, modules: list[str] | str) -> bool:
+    if modules == "all-linear":
+        return True
+    names = [modules] if isinstance(modules, str) else modules
+    return any(target == name or target.endswith(f".{name}") for name in names)
+
+
+@torch.no_grad()
+def _fill(model: Decoder, file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    try:
+        weights = load_file(file)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
+    for site in _sites(model):
+        if site.adapter is None:
+            continue
+        for name, rotary in zip(site.names, site.rotary, strict=True):
+            for letter, into in (("A", site.adapter.a), ("B", site.adapter.b)):
+                if _key(name) not in into:
+                    continue
+                parameter, key = into[_key(name)], f"{_PREFIX}{name}.lora_{letter}.weight"
+                value = weights.pop(key, None)
+                if value is None:
+                    raise CorruptFileError(file, f"tensor {key!r} is missing")
+                if value.shape != parameter.shape or not torch.isfinite(value).all():
+                    raise CorruptFileError(
+                        file,
+                        f"tensor {key!r} has shape {list(value.shape)} or is not finite, expected"
+                        f" {list(parameter.shape)}",
+                    )
+                turned = rotary and letter == "B"
+                parameter.copy_(_neighbours(model, value) if turned else value)
+    if weights:
+        raise CorruptFileError(file, f"tensor {min(weights)!r} does not belong to this model")
+
+
+def _halves(model: Decoder, rows: Tensor) -> Tensor:
+    """Rows of queries or keys in the order of Hugging Face, whose pairs are (i, i + D / 2)."""
+    return rows[_order(model, rows.shape[0])] if model.config.rope_interleaved else rows
+
+
+def _neighbours(model: Decoder, rows: Tensor) -> Tensor:
+    """The inverse of `_halves`."""
+    return rows[_order(model, rows.shape[0]).argsort()] if model.config.rope_interleaved else rows
+
+
+def _order(model: Decoder, rows: int) -> Tensor:
+    D = model.config.head_width
+    head = torch.arange(D).view(D // 2, 2).T.flatten()
+    return (torch.arange(0, rows, D)[:, None] + head).flatten()
+
+
+def _sites(model: Decoder) -> Iterator[_Site]:
+    names = FAMILIES[family_for(model.config)]
+    config = model.config
+    parts = [h * config.head_width for h in (config.heads, config.kv_heads, config.kv_heads)]
+    for number, block in enumerate(model.blocks):
+        for ours, module, attribute, weight in (
+            ("attention.qkv.weight", block.attention.qkv, "adapter", "weight"),
+            ("attention.out.weight", block.attention.out, "adapter", "weight"),
+            ("ffn.gate_weight", block.ffn, "gate_adapter", "gate_weight"),
+            ("ffn.up_weight", block.ffn, "up_adapter", "up_weight"),
+            ("ffn.down_weight", block.ffn, "down_adapter", "down_weight"),
+        ):
+            if getattr(module, weight) is None:
+                continue
+            full = tuple(n.removesuffix(".weight") for n in names.full(f"blocks.{number}.{ours}"))
+            split = len(full) == 3
+            rows = parts if split else [getattr(module, weight).shape[0]]
+            turning = config.position == "rope" and split
+            yield _Site(module, attribute, weight, full, tuple(rows),
+                        (turning, turning, False) if split else (False,))  # fmt: skip
+
+
+def _short(name: str) -> str:
+    """How targets are called: the last part, or the last two where that is not one of a kind."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].startswith("c_") else parts[-1]
+
+
+def _key(name: str) -> str:
+    """A name for a parameter of the adapter, which may hold no dots."""
+    return _short(name).replace(".", "_")

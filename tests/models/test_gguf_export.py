@@ -1,0 +1,113 @@
+"""Decoders written as GGUF: what other readers find in the file, and that ours computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fusedlm.cli.app import app
+from fusedlm.data.tokenizer import train_bpe, train_chars
+from fusedlm.models import Decoder, ModelConfig, export_gguf, load, save
+
+gguf = pytest.importorskip("gguf")
+
+TEXT = "To be, or not to be, that is the question: 1234 naïve café 你好\n\n"
+SHAPES = {"layers": 2, "width": 64, "heads": 4, "context": 32}
+
+
+def model_of(kind: str, vocab_size: int, **fields) -> Decoder:
+    torch.manual_seed(0)
+    shapes = SHAPES | {"vocab_size": vocab_size, "ffn_width": 256} | fields
+    if kind == "gpt2":
+        return Decoder(ModelConfig.gpt2(**shapes)).eval()
+    kinds = {
+        "llama": {}, "tied": {"tied": True}, "interleaved": {"rope_interleaved": True},
+        "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True, "head_width": 32},
+        "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        "llama3": {"head_width": 64, "rope_base": 500000.0, "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}},
+    }  # fmt: skip
+    return Decoder(ModelConfig.llama(**{**shapes, "kv_heads": 2, **kinds[kind]})).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(TEXT * 20, 300)
+
+
+KINDS = ["gpt2", "llama", "tied", "interleaved", "qwen2", "qwen3", "linear", "llama3"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float32_file_has_the_same_logits(kind, tokenizer, tmp_path):
+    model = model_of(kind, tokenizer.vocab_size)
+    for parameter in model.parameters():  # biases and norms are not all 0 and 1
+        torch.nn.init.normal_(parameter, std=0.3)
+    export_gguf(model, tokenizer, tmp_path / "m.gguf", "float32")
+    again, theirs = load(tmp_path / "m.gguf")
+    ids = torch.tensor([tokenizer.encode(TEXT)[:32]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids), model(ids), rtol=1e-4, atol=1e-4)
+    assert theirs.encode(TEXT) == tokenizer.encode(TEXT)
+    assert theirs.eos_id == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("format", ["q4_0", "q4_1", "q8_0", "q4_k", "q6_k", "bfloat16", "float16"])
+def test_the_gguf_package_reads_every_format(format, tokenizer, tmp_path):
+    model = model_of("tied", tokenizer.vocab_size)
+    written = export_gguf(model, tokenizer, tmp_path / "m.gguf", format)
+    tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    down = tensors["blk.1.ffn_down.weight"]
+    assert down.tensor_type.name.lower() in (
+        format,
+        {"bfloat16": "bf16", "float16": "f16"}.get(format),
+    )
+    found = torch.from_numpy(gguf.quants.dequantize(down.data, down.tensor_type)).view(64, 256)
+    kept = model.state_dict()["blocks.1.ffn.down_weight"]
+    assert (found - kept).norm() <= 0.1 * kept.norm()
+    assert tensors["output_norm.weight"].tensor_type.name == "F32"
+    assert set(written.formats) == set(tensors)
+    narrow = {"q4_k": "q4_1", "q6_k": "q8_0"}.get(format)  # rows of 64 are no blocks of 256
+    assert written.fallbacks.get("blk.0.attn_q.weight") == narrow
+    if format.startswith("q4"):
+        assert tensors["token_embd.weight"].tensor_type.name == "Q8_0"
+
+
+def test_a_tokenizer_that_gguf_has_not_is_left_out_and_said(tmp_path):
+    tokenizer = train_chars(TEXT)
+    model = model_of("llama", tokenizer.vocab_size)
+    assert "another" in export_gguf(model, tokenizer, tmp_path / "m.gguf").no_tokenizer
+    assert load(tmp_path / "m.gguf")[1] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"windows": [4, 4]}, "windows"), ({"activation": "geglu"}, "activation")],
+)
+def test_what_gguf_cannot_say_is_refused_and_an_older_file_stays(fields, named, tmp_path):
+    (tmp_path / "m.gguf").write_text("old")
+    with pytest.raises(ValueError, match=f"export_gguf: {named}"):
+        export_gguf(model_of("llama", 50, **fields), None, tmp_path / "m.gguf")
+    broken = model_of("llama", 50)
+    with torch.no_grad():
+        broken.state_dict()["blocks.1.ffn.up_weight"][3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"blk.1.ffn_up.weight: quantize: x\[3\] holds NaN"):
+        export_gguf(broken, None, tmp_path / "m.gguf")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    assert (tmp_path / "m.gguf").read_text() == "old"
+
+
+def test_the_command_writes_and_checks(tokenizer, tmp_path):
+    save(tmp_path / "model", model_of("llama", tokenizer.vocab_size), tokenizer)
+    (tmp_path / "text.txt").write_text(TEXT * 10)
+    arguments = ["quantize", str(tmp_path / "model"), str(tmp_path / "m.gguf"), "--format", "q4_k"]
+    done = CliRunner().invoke(app, [*arguments, "--check", str(tmp_path / "text.txt")])
+    assert done.exit_code == 0, done.output
+    assert "bits a weight" in done.output and "matrices are q4_1" in done.output
+    assert "perplexity" in done.output
+    bad = CliRunner().invoke(app, ["quantize", str(tmp_path / "model"), str(tmp_path / "m.bin")])
+    assert "expected a name that ends in .gguf" in str(bad.exception)
+    bad = CliRunner().invoke(app, [*arguments[:3], "--format", "q3"])
+    assert "format is 'q3', expected one of" in str(bad.exception)

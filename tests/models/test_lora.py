@@ -1,0 +1,189 @@
+"""Adapters: training, merging, files that PEFT reads and writes."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from fusedlm.errors import CorruptFileError
+from fusedlm.models import (
+    Decoder,
+    ModelConfig,
+    add_lora,
+    export_hf,
+    load_lora,
+    merge_lora,
+    save_lora,
+)
+from fusedlm.models.lora import targets_of
+from fusedlm.optim import AdamW
+
+CONFIGS = {
+    "llama": ModelConfig.llama(vocab_size=61, context=32, layers=2, width=32, heads=4, kv_heads=2),
+    "interleaved": ModelConfig.llama(
+        vocab_size=61, context=32, layers=2, width=32, heads=4, kv_heads=2, rope_interleaved=True
+    ),
+    "gpt2": ModelConfig.gpt2(vocab_size=61, context=32, layers=2, width=32, heads=4),
+}
+
+
+def decoder(name: str) -> Decoder:
+    torch.manual_seed(3)
+    return Decoder(CONFIGS[name])
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(61, (2, 17), generator=torch.Generator().manual_seed(5))
+
+
+def trained(model: Decoder, steps: int = 5) -> Decoder:
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(tokens(), tokens().roll(-1, 1)).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_adapters_add_nothing_at_first(name):
+    model = decoder(name)
+    expected = model(tokens())
+    add_lora(model, targets=targets_of(model))
+    torch.testing.assert_close(model(tokens()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_only_adapters_are_trained_and_the_loss_falls(name):
+    model = add_lora(decoder(name), rank=4, targets=targets_of(decoder(name)))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    first = model(tokens(), tokens().roll(-1, 1)).item()
+    trained(model, 60)
+    assert model(tokens(), tokens().roll(-1, 1)).item() < 0.9 * first
+    for n, parameter in model.named_parameters():
+        assert ("adapter." in n) != torch.equal(parameter, before[n]), n
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_of_adapters_are_those_of_the_merged_weights(name):
+    """d loss / d B = scale (d loss / d W) A^T, and the same for A, whichever way the products are cut."""
+    model = trained(add_lora(decoder(name), rank=3, targets=targets_of(decoder(name))))
+    model.zero_grad()
+    model(tokens(), tokens().roll(-1, 1)).backward()
+    merged = merge_lora(copy.deepcopy(model))
+    merged(tokens(), tokens().roll(-1, 1)).backward()
+    adapter, whole = (
+        model.blocks[1].attention.out.adapter,
+        merged.blocks[1].attention.out.weight.grad,
+    )
+    (key,) = adapter.a
+    expected = adapter.scale * whole @ adapter.a[key].T
+    torch.testing.assert_close(adapter.b[key].grad, expected, rtol=1e-4, atol=1e-6)
+    expected = adapter.scale * adapter.b[key].T @ whole
+    torch.testing.assert_close(adapter.a[key].grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_merged_model_computes_the_same_and_is_plain_again(name):
+    model = trained(add_lora(decoder(name), targets=targets_of(decoder(name)))).eval()
+    expected = model(tokens())
+    merge_lora(model)
+    torch.testing.assert_close(model(tokens()), expected, rtol=1e-4, atol=1e-5)
+    assert model.state_dict().keys() == decoder(name).state_dict().keys()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saved_adapters_come_back(name, tmp_path):
+    model = trained(add_lora(decoder(name), rank=4, alpha=3.0)).eval()
+    save_lora(model, tmp_path / "adapter", base="somewhere")
+    other = load_lora(decoder(name), tmp_path / "adapter").eval()
+    assert torch.equal(other(tokens()), model(tokens()))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_peft_reads_ours_and_we_read_what_it_writes(name, tmp_path):
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    model = trained(add_lora(decoder(name), rank=4)).eval()
+    export_hf(decoder(name), None, tmp_path / "base")
+    save_lora(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(theirs(tokens()).logits, model(tokens()), rtol=1e-4, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again")
+    again = load_lora(decoder(name), tmp_path / "again").eval()
+    torch.testing.assert_close(again(tokens()), model(tokens()))
+
+
+def test_frozen_feed_forward_gets_no_gradients_and_passes_them_on():
+    model = decoder("llama")
+    model.requires_grad_(False)
+    model.embedding.weight.requires_grad_(True)
+    model(tokens(), tokens().roll(-1, 1)).backward()
+    assert model.embedding.weight.grad is not None
+    assert all(p.grad is None for p in model.blocks.parameters())
+
+
+def test_dropout_is_for_training_alone():
+    model = add_lora(decoder("llama"), dropout=0.5)
+    trained(model)
+    torch.manual_seed(0)
+    first = model.train()(tokens())
+    assert not torch.equal(model(tokens()), first)
+    assert torch.equal(model.eval()(tokens()), model(tokens()))
+
+
+def test_bfloat16_activations_train_adapters_too():
+    model = add_lora(decoder("llama"), rank=4)
+    model.compute_dtype = torch.bfloat16
+    model.grad_dtype = torch.bfloat16
+    first = model(tokens(), tokens().roll(-1, 1)).item()
+    trained(model, 60)
+    assert model(tokens(), tokens().roll(-1, 1)).item() < 0.9 * first
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rank": 0}, "rank is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"targets": ["q_prof"]}, "q_prof.*q_proj"),
+        ({"targets": []}, "targets is empty"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        add_lora(decoder("llama"), **arguments)
+
+
+def test_adapters_go_on_once():
+    with pytest.raises(ValueError, match="adapters already"):
+        add_lora(add_lora(decoder("llama")))
+    with pytest.raises(ValueError, match="no adapters"):
+        save_lora(decoder("llama"), "nowhere")
+
+
+def test_damaged_and_foreign_adapters_name_the_file_and_leave_the_model_alone(tmp_path):
+    folder = tmp_path / "adapter"
+    save_lora(add_lora(decoder("llama")), folder)
+    weights = folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    model = decoder("llama")
+    weights.write_bytes(whole[:100])
+    with pytest.raises(CorruptFileError, match=r"adapter_model\.safetensors"):
+        load_lora(model, folder)
+    weights.write_bytes(whole)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 4}))
+    with pytest.raises(CorruptFileError, match="shape"):
+        load_lora(model, folder)
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    with pytest.raises(NotImplementedError, match="use_dora"):
+        load_lora(model, folder)
+    assert model.state_dict().keys() == decoder("llama").state_dict().keys()
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
+        load_lora(model, tmp_path)
