@@ -91,7 +91,9 @@ def test_streams_join_to_the_whole_answer_and_count_tokens(client):
     assert chunks[0].choices[0].delta.role == "assistant"
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == whole.choices[0].message.content
-    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[
+        0
+    ].finish_reason
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
     assert len({c.id for c in chunks}) == 1
     pieces = [c.choices[0].text for c in complete(client, stream=True)]
@@ -148,7 +150,7 @@ def test_answers_follow_a_schema(client):
     schema = {
         "type": "object", "required": ["name", "age"], "additionalProperties": False,
         "properties": {
-            "name": {"type": "string", "maxLength": 6}, "age": {"type": "integer", "maximum": 99},
+            "name": {"type": "string", "maxLength": 6}, "age": {"type": "integer", "minimum": 0, "maximum": 99},
         },
     }  # fmt: skip
     wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
