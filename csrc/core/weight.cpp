@@ -64,6 +64,12 @@ void weight(const char* op, const char* argument, const Weight& weight) {
   }
 }
 
+void refuse_row(index_t row, WeightFormat format, bool wide) {
+  fail("quantize", "x[" + std::to_string(row) + "] holds NaN, infinity or more than " +
+                       name_of(format) + " can, expected finite weights" +
+                       (wide ? "" : " up to 65504"));
+}
+
 }  // namespace check
 
 FUSEDLM_CPU_KERNEL(dequantize, Dequantize)

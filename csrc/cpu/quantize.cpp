@@ -3,8 +3,8 @@
 
 #include <atomic>
 
+#include "core/weight_checks.h"
 #include "cpu/quantize_fit.h"
-#include "fusedlm/errors.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -203,11 +203,7 @@ void quantize(const Quantize& a, Context& ctx) {
                                             a.scales ? a.scales + r : nullptr);
     });
   });
-  if (unfit.load() < rows) {
-    throw InvalidArgument("quantize: x[" + std::to_string(unfit.load()) +
-                          "] holds NaN, infinity or more than " + name_of(a.format) +
-                          " can, expected finite weights" + (wide ? "" : " up to 65504"));
-  }
+  if (unfit.load() < rows) check::refuse_row(unfit.load(), a.format, wide);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA
