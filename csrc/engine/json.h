@@ -25,7 +25,7 @@ using Object = std::vector<Member>;  ///< in the order of the text
 
 class Value {
  public:
-  std::variant<std::nullptr_t, bool, int64_t, double, std::string, Array, Object> data = nullptr;
+  std::variant<std::nullptr_t, bool, int64_t, double, std::string, Array, Object> data;
 
   template <class T>
   const T* as() const {
