@@ -125,6 +125,25 @@ FUSEDLM_VEC Vec add_scaled(Vec acc, __m512i dots, Vec scale) {
   return fma(Vec(_mm512_cvtepi32_ps(dots)), scale, acc);
 }
 
+/// Weights scale * (q - 2^shift), q unsigned.
+template <int shift>
+struct Centred {
+  __m512i first, second;
+  Vec scale;
+  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
+    return add_scaled(acc, dot_less<shift>(first, second, x), scale * Vec::load(x.scale));
+  }
+};
+/// Weights scale * q + minimum.
+struct WithMinimum {
+  __m512i first, second;
+  Vec scale, minimum;
+  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
+    const Vec sum = add_scaled(acc, dot(first, second, x), scale * Vec::load(x.scale));
+    return fma(minimum, Vec::load(x.scaled_sum), sum);
+  }
+};
+
 }  // namespace detail
 
 /// Step `i` of a row: `load` reads it, or, given `count` weights, so many of it; `add` adds its product
@@ -150,9 +169,7 @@ struct WeightStep<WeightFormat::int8> {
 };
 
 template <>
-struct WeightStep<WeightFormat::q8_0> {
-  __m512i first, second;
-  Vec scale;
+struct WeightStep<WeightFormat::q8_0> : detail::Centred<7> {
   template <class... Count>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
     constexpr int kBytes = 34;
@@ -169,16 +186,10 @@ struct WeightStep<WeightFormat::q8_0> {
     second = _mm512_xor_si512(detail::bytes_by(kSecond, c, d), sign);
     scale = detail::halves_to_float(_mm512_castsi512_si256(detail::bytes_by(kScale, a, b)));
   }
-  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
-    return detail::add_scaled(acc, detail::dot_less<7>(first, second, x),
-                              scale * Vec::load(x.scale));
-  }
 };
 
 template <>
-struct WeightStep<WeightFormat::q4_0> {
-  __m512i first, second;
-  Vec scale;
+struct WeightStep<WeightFormat::q4_0> : detail::Centred<3> {
   template <class... Count>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
     constexpr int kBytes = 18;
@@ -192,16 +203,10 @@ struct WeightStep<WeightFormat::q4_0> {
     second = detail::high_nibbles(nibbles);
     scale = detail::halves_to_float(_mm512_castsi512_si256(detail::bytes_by(kScale, a, b)));
   }
-  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
-    return detail::add_scaled(acc, detail::dot_less<3>(first, second, x),
-                              scale * Vec::load(x.scale));
-  }
 };
 
 template <>
-struct WeightStep<WeightFormat::q4_1> {
-  __m512i first, second;
-  Vec scale, minimum;
+struct WeightStep<WeightFormat::q4_1> : detail::WithMinimum {
   template <class... Count>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
     constexpr int kBytes = 20;
@@ -218,18 +223,11 @@ struct WeightStep<WeightFormat::q4_1> {
     scale = detail::halves_to_float(_mm512_castsi512_si256(halves));
     minimum = detail::halves_to_float(_mm512_extracti64x4_epi64(halves, 1));
   }
-  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
-    const Vec sum =
-        detail::add_scaled(acc, detail::dot(first, second, x), scale * Vec::load(x.scale));
-    return fma(minimum, Vec::load(x.scaled_sum), sum);
-  }
 };
 
 template <>
-struct WeightStep<WeightFormat::q4_k> {
+struct WeightStep<WeightFormat::q4_k> : detail::WithMinimum {
   using B = Block<WeightFormat::q4_k>;
-  __m512i first, second;
-  Vec scale, minimum;  // the latter negated
   FUSEDLM_VEC void load(const uint8_t* row, index_t i) {
     const uint8_t* p = row + i / 2 * B::kBytes;
     const index_t half = i % 2;
@@ -247,12 +245,7 @@ struct WeightStep<WeightFormat::q4_k> {
       return Vec(_mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(255))));
     };
     scale = Vec(half_at(p)) * spread(words[half]);
-    minimum = Vec(-half_at(p + 2)) * spread(words[2 + half]);
-  }
-  FUSEDLM_VEC Vec add(Vec acc, const XStep& x) const {
-    const Vec sum =
-        detail::add_scaled(acc, detail::dot(first, second, x), scale * Vec::load(x.scale));
-    return fma(minimum, Vec::load(x.scaled_sum), sum);
+    minimum = Vec(-half_at(p + 2)) * spread(words[2 + half]);  // the format takes it off
   }
 };
 

@@ -1,7 +1,9 @@
 #pragma once
-// The command line of the examples: `--name value` pairs between positional arguments.
+// The command line of the examples: `--name value` pairs between positional arguments, and how errors end.
 
 #include <charconv>
+#include <cstdio>
+#include <exception>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -52,3 +54,19 @@ class Arguments {
   std::vector<std::string> positional_;
   std::map<std::string, std::string> options_;
 };
+
+/// What main() returns: run(arguments) with errors on stderr, behind them `usage` where they are the user's.
+template <class Run>
+int run_main(int argc, char** argv, const std::vector<std::string>& options, const char* usage,
+             Run&& run) {
+  try {
+    run(Arguments(argc, argv, options));
+    return 0;
+  } catch (const UsageError& error) {
+    std::fprintf(stderr, "error: %s\n\n%s", error.what(), usage);
+    return 2;
+  } catch (const std::exception& error) {  // all of fusedlm's own derive from it
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

@@ -87,18 +87,11 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    const Arguments arguments(argc, argv,
-                              {"temperature", "top-p", "seed", "max-new-tokens", "threads"});
-    const size_t given = arguments.positional().size();
-    if (given < 1 || given > 2) throw UsageError("expected a model and at most one prompt");
-    run(arguments);
-    return 0;
-  } catch (const UsageError& error) {
-    std::fprintf(stderr, "error: %s\n\n%s", error.what(), kUsage);
-    return 2;
-  } catch (const std::exception& error) {  // all of fusedlm's own derive from it
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return 1;
-  }
+  return run_main(argc, argv, {"temperature", "top-p", "seed", "max-new-tokens", "threads"}, kUsage,
+                  [](const Arguments& arguments) {
+                    const size_t given = arguments.positional().size();
+                    if (given < 1 || given > 2)
+                      throw UsageError("expected a model and at most one prompt");
+                    run(arguments);
+                  });
 }

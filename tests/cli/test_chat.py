@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ import urllib.request
 
 import pytest
 
-from fusedlm.cli import main
 from fusedlm.cli.chat import Conversation
 from tests.support.fake_engine import FakeGenerator, fake_language_model
 from tests.support.tiny import save_tiny_model
@@ -22,24 +20,6 @@ from tests.support.tiny import save_tiny_model
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("cli") / "tiny")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run("chat", ..., stdin="text") -> (exit code, stdout, stderr)"""
-
-    def call(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fusedlm", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_lines_of_stdin_are_answered_and_saved(run, folder, tmp_path):

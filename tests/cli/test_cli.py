@@ -13,30 +13,12 @@ from pathlib import Path
 import pytest
 
 import fusedlm
-from fusedlm.cli import main
 
 TINY = (
     "--layers 1 --width 32 --heads 2 --context 32 --tokenizer chars --batch 4 --steps 6"
     " --eval-every 3 --save-every 3 --warmup 2 --precision float32 --quiet"
 ).split()
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 100
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run("train", ...) -> (exit code, stdout, stderr)"""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fusedlm", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

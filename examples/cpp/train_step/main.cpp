@@ -123,17 +123,10 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    const Arguments arguments(
-        argc, argv, {"steps", "batch", "context", "layers", "width", "lr", "seed", "threads"});
-    if (arguments.positional().size() > 1) throw UsageError("expected one text");
-    run(arguments);
-    return 0;
-  } catch (const UsageError& error) {
-    std::fprintf(stderr, "error: %s\n\n%s", error.what(), kUsage);
-    return 2;
-  } catch (const std::exception& error) {  // all of fusedlm's own derive from it
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return 1;
-  }
+  return run_main(argc, argv,
+                  {"steps", "batch", "context", "layers", "width", "lr", "seed", "threads"}, kUsage,
+                  [](const Arguments& arguments) {
+                    if (arguments.positional().size() > 1) throw UsageError("expected one text");
+                    run(arguments);
+                  });
 }

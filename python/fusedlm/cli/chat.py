@@ -16,8 +16,14 @@ from .options import (
     CacheTokens,
     ConfigFile,
     Format,
+    GuessTokens,
+    MinP,
     Precision,
+    RepetitionPenalty,
+    Temperature,
     Threads,
+    TopK,
+    TopP,
     load_language_model,
     set_threads,
 )  # fmt: skip
@@ -38,23 +44,15 @@ def chat(
         str | None, typer.Option(help="System prompt.", show_default="the model's own")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token, 1 draws as trained.")
-    ] = 0.7,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest that make up this share.")
-    ] = 0.95,
-    min_p: Annotated[
-        float | None, typer.Option(help="Leave out tokens this much less likely than the best.")
-    ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
+    temperature: Temperature = 0.7,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
     seed: Annotated[
         int | None, typer.Option(min=0, help="For the same answers again.", show_default="random")
     ] = None,
-    guess_tokens: Annotated[
-        int, typer.Option(min=0, help="Guess so many tokens from what was said; same text, sooner.")
-    ] = 0,
+    guess_tokens: GuessTokens = 0,
     cache_tokens: CacheTokens = None,
     format: Format = None,
     precision: Precision = "auto",

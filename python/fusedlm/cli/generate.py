@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Format, Precision, Threads, load_language_model, set_threads
+from .options import (
+    ConfigFile,
+    Format,
+    GuessTokens,
+    MinP,
+    Precision,
+    RepetitionPenalty,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    load_language_model,
+    set_threads,
+)  # fmt: skip
 
 
 def generate(
@@ -18,17 +31,11 @@ def generate(
         typer.Argument(help="The text to continue; '-' reads it from stdin.", show_default=False),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token, 1 draws as trained.")
-    ] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest that make up this share.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Leave out tokens this much less likely than the best.")
-    ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be given several times.")
     ] = None,
@@ -45,9 +52,7 @@ def generate(
     grammar: Annotated[
         Path | None, typer.Option(help="A text that fits the Lark grammar in this file.")
     ] = None,
-    guess_tokens: Annotated[
-        int, typer.Option(min=0, help="Guess so many tokens from what was said; same text, sooner.")
-    ] = 0,
+    guess_tokens: GuessTokens = 0,
     format: Format = None,
     precision: Precision = "auto",
     threads: Threads = None,

@@ -79,6 +79,20 @@ Format = Annotated[
         show_default="as the file has them",
     ),
 ]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 takes the likeliest token, 1 draws as trained.")
+]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the likeliest that make up this share.")
+]
+MinP = Annotated[
+    float | None, typer.Option(help="Leave out tokens this much less likely than the best.")
+]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: repeat less.")]
+GuessTokens = Annotated[
+    int, typer.Option(min=0, help="Guess so many tokens from what was said; same text, sooner.")
+]
 CacheTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens that fit the cache, over all texts.", show_default="auto"),

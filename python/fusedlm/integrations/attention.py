@@ -31,6 +31,8 @@ from transformers.masking_utils import (
 
 from fusedlm import ops
 
+from .plain import FLOATS
+
 NAME = "fusedlm"
 
 
@@ -96,7 +98,7 @@ def _fits(query: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, An
     learned = extra.get("position_bias")
     return (
         query.shape[-1] == value.shape[-1]
-        and query.dtype in (torch.float32, torch.bfloat16)
+        and query.dtype in FLOATS
         and extra.get("s_aux") is None
         and not (mask is not None and mask.requires_grad)
         and not (learned is not None and learned.requires_grad and torch.is_grad_enabled())

@@ -15,24 +15,17 @@ from .attention import attend_heads
 from .layers import added_layer_norm, added_rms_norm
 from .plain import is_plain
 
-# Names in transformers' configs and modules -> (activation of ops.ffn plain, with a gate).
-_BY_NAME = {
-    "silu": (None, "swiglu"),
-    "swish": (None, "swiglu"),
-    "gelu": ("gelu", "geglu"),
-    "gelu_new": ("gelu_tanh", "geglu_tanh"),
-    "gelu_pytorch_tanh": ("gelu_tanh", "geglu_tanh"),
-    "relu": ("relu", None),
-}
-_BY_CLASS = {
-    "SiLUActivation": "silu",
-    "SiLU": "silu",
-    "GELUActivation": "gelu",
-    "GELU": "gelu",
-    "NewGELUActivation": "gelu_new",
-    "GELUTanh": "gelu_pytorch_tanh",
-    "PytorchGELUTanh": "gelu_pytorch_tanh",
-    "ReLU": "relu",
+# Classes of activations, of transformers and torch -> (activation of ops.ffn plain, with a gate).
+_SILU, _GELU, _TANH = (None, "swiglu"), ("gelu", "geglu"), ("gelu_tanh", "geglu_tanh")
+_ACTIVATIONS = {
+    "SiLUActivation": _SILU,
+    "SiLU": _SILU,
+    "GELUActivation": _GELU,
+    "GELU": _GELU,
+    "NewGELUActivation": _TANH,
+    "GELUTanh": _TANH,
+    "PytorchGELUTanh": _TANH,
+    "ReLU": ("relu", None),
 }
 
 
@@ -41,7 +34,7 @@ def activation_of(function: Any, gated: bool) -> str | None:
     kind = type(function).__name__
     if kind in ("GELU", "GELUActivation") and getattr(function, "approximate", "none") != "none":
         return None
-    return _BY_NAME.get(_BY_CLASS.get(kind, ""), (None, None))[gated]
+    return _ACTIVATIONS.get(kind, (None, None))[gated]
 
 
 def gated_mlp(original: Callable, self: nn.Module, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithCrossAttentions,
     CausalLMOutputWithPast,
     MaskedLMOutput,
+    ModelOutput,
 )
 
 from fusedlm import ops
@@ -47,8 +48,7 @@ def causal_lm(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) ->
     cache = "cache" if "cache" in kind.__dataclass_fields__ else "past_key_values"
     fields[cache] = getattr(outputs, cache)
     result = kind(hidden_states=outputs.hidden_states, attentions=outputs.attentions, **fields)
-    wants_dict = getattr(self.config, "return_dict", True) if as_dict is None else as_dict
-    return result if wants_dict else result.to_tuple()
+    return _given(self, result, as_dict)
 
 
 def head_loss(
@@ -81,8 +81,13 @@ def masked_lm(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) ->
     result = MaskedLMOutput(
         loss=loss, logits=None, hidden_states=outputs.hidden_states, attentions=outputs.attentions
     )
+    return _given(self, result, as_dict)
+
+
+def _given(self: nn.Module, output: ModelOutput, as_dict: bool | None) -> Any:
+    """An output as the caller, or else the config, wants it."""
     wants_dict = getattr(self.config, "return_dict", True) if as_dict is None else as_dict
-    return result if wants_dict else result.to_tuple()
+    return output if wants_dict else output.to_tuple()
 
 
 def _asks(logits_to_keep: int | Tensor) -> bool:

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from fusedlm import ops
 
-from .plain import same_dtype, takes
-
-_FLOATS = (torch.float32, torch.bfloat16)
+from .plain import FLOATS, same_dtype, takes
 
 
 def layer_norm(original: Callable, self: nn.LayerNorm, input: Tensor) -> Tensor:
@@ -68,7 +66,7 @@ def rms_eps(norm: nn.Module, x: Tensor) -> float:
 
 def _norm_fits(weight: Tensor, x: Tensor) -> bool:
     # Outside autocast's rules: a norm of float32 stays float32, as torch has it.
-    return takes(weight) and x.dtype in _FLOATS
+    return takes(weight) and x.dtype in FLOATS
 
 
 def linear(original: Callable, self: nn.Linear, input: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ def conv1d(original: Callable, self: nn.Module, x: Tensor) -> Tensor:
 
 def _product_fits(weight: Tensor, x: Tensor) -> bool:
     """The dtypes that torch would multiply: the same, or any under autocast."""
-    if not takes(weight) or x.dtype not in _FLOATS:
+    if not takes(weight) or x.dtype not in FLOATS:
         return False
     return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_FLOATS = (torch.float32, torch.bfloat16)
+FLOATS = (torch.float32, torch.bfloat16)
 _TENSORS = (nn.Parameter, Tensor)
 
 
@@ -19,7 +19,7 @@ def is_plain(kind: type, *modules: nn.Module) -> bool:
 
 
 def takes(parameter: Tensor) -> bool:
-    return type(parameter) in _TENSORS and parameter.dtype in _FLOATS
+    return type(parameter) in _TENSORS and parameter.dtype in FLOATS
 
 
 def _hooked(module: nn.Module) -> bool:

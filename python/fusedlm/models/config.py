@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from .fields import CheckedFields
 
 NORMS = ("layer_norm", "rms_norm")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "geglu")
@@ -37,7 +39,7 @@ _LLAMA_SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(CheckedFields):
     """Everything that decides the parameters of a `Decoder` and what it computes.
 
     kv_heads None means heads, head_width None means width / heads, ffn_width None means 4 width
@@ -93,29 +95,13 @@ class ModelConfig:
         }  # fmt: skip
         return cls(**{**preset, **_with_vocab("llama", preset, fields)})
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`; unknown and missing fields are errors."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"ModelConfig: unknown field {unknown[0]!r}, known are {sorted(known)}"
-            )
-        if "vocab_size" not in values:
-            raise ValueError("ModelConfig: vocab_size is missing")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @property
     def gated(self) -> bool:
         return self.activation in ("swiglu", "geglu")
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "layers", "width", "heads"):
-            self._positive(name)
+            self._count(name, 1)
         self._fill("kv_heads", self.heads)
         if self.head_width is None and self.width % self.heads:
             self._bad("heads", f"a divisor of width={self.width} (or a head_width)")
@@ -123,7 +109,7 @@ class ModelConfig:
         gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
         self._fill("ffn_width", gated_width if self.gated else 4 * self.width)
         for name in ("kv_heads", "head_width", "ffn_width"):
-            self._positive(name)
+            self._count(name, 1)
         if self.heads % self.kv_heads:
             self._bad("kv_heads", f"a divisor of heads={self.heads}")
         for name, allowed in (
@@ -177,18 +163,6 @@ class ModelConfig:
     def _fill(self, name: str, value: int) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
-
-    def _positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if type(value) is not int or not 1 <= value < 2**31:
-            self._bad(name, "an integer from 1 to 2147483647")
-
-    def _number(self, name: str) -> bool:
-        value = getattr(self, name)
-        return type(value) in (int, float) and math.isfinite(value)
-
-    def _bad(self, name: str, expected: str) -> None:
-        raise ValueError(f"ModelConfig: {name} is {getattr(self, name)!r}, expected {expected}")
 
 
 def _pick(family: str, size: str | None, sizes: dict[str, dict]) -> dict[str, Any]:

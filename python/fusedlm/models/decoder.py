@@ -19,9 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from fusedlm import ops
 from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope, SelfAttention
 
+from .checks import check_dtype, check_tokens
 from .config import ModelConfig
-
-COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -171,11 +170,7 @@ class Decoder(nn.Module):
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype) -> None:
-        if dtype not in COMPUTE_DTYPES:
-            raise ValueError(
-                f"Decoder: compute_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
-            )
-        self._compute_dtype = dtype
+        self._compute_dtype = check_dtype("Decoder", "compute_dtype", dtype)
 
     @property
     def grad_dtype(self) -> torch.dtype:
@@ -183,11 +178,7 @@ class Decoder(nn.Module):
 
     @grad_dtype.setter
     def grad_dtype(self, dtype: torch.dtype) -> None:
-        if dtype not in COMPUTE_DTYPES:
-            raise ValueError(
-                f"Decoder: grad_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
-            )
-        self._grad_dtype = dtype
+        self._grad_dtype = check_dtype("Decoder", "grad_dtype", dtype)
         for parameter in self.blocks.parameters():
             if parameter.dim() > 1:
                 parameter.grad_dtype = dtype
@@ -198,15 +189,8 @@ class Decoder(nn.Module):
         return total if embeddings else total - sum(p.numel() for p in self.embedding.parameters())
 
     def _check(self, tokens: Tensor, targets: Tensor | None) -> None:
+        check_tokens("Decoder", tokens, self.config.context)
         shape = list(tokens.shape)
-        if tokens.dim() != 2 or 0 in shape:
-            raise ValueError(f"Decoder: tokens has shape {shape}, expected [B, T], both above 0")
-        if tokens.dtype != torch.int64:
-            raise ValueError(f"Decoder: tokens has dtype {tokens.dtype}, expected torch.int64")
-        if shape[1] > self.config.context:
-            raise ValueError(
-                f"Decoder: tokens has {shape[1]} positions, the context is {self.config.context}"
-            )
         if targets is not None and targets.shape != tokens.shape:
             raise ValueError(
                 f"Decoder: targets has shape {list(targets.shape)}, expected {shape} as tokens"

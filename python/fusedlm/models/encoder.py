@@ -18,7 +18,7 @@ from fusedlm import ops
 from fusedlm.nn import FeedForward, LayerNorm, Linear
 from fusedlm.nn.basic import normal
 
-from .decoder import COMPUTE_DTYPES
+from .checks import check_dtype, check_tokens
 from .encoder_config import EncoderConfig
 
 
@@ -95,11 +95,7 @@ class Encoder(nn.Module):
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype) -> None:
-        if dtype not in COMPUTE_DTYPES:
-            raise ValueError(
-                f"Encoder: compute_dtype is {dtype}, expected torch.float32 or torch.bfloat16"
-            )
-        self._compute_dtype = dtype
+        self._compute_dtype = check_dtype("Encoder", "compute_dtype", dtype)
 
     def forward(
         self, tokens: Tensor, mask: Tensor | None = None, types: Tensor | None = None
@@ -221,15 +217,8 @@ class Encoder(nn.Module):
         return dropout(x, self.config.dropout) if self.config.dropout and self.training else x
 
     def _check(self, tokens: Tensor, mask: Tensor | None, types: Tensor | None) -> None:
+        check_tokens("Encoder", tokens, self.config.context)
         shape = list(tokens.shape)
-        if tokens.dim() != 2 or 0 in shape:
-            raise ValueError(f"Encoder: tokens has shape {shape}, expected [B, T], both above 0")
-        if tokens.dtype != torch.int64:
-            raise ValueError(f"Encoder: tokens has dtype {tokens.dtype}, expected torch.int64")
-        if shape[1] > self.config.context:
-            raise ValueError(
-                f"Encoder: tokens has {shape[1]} positions, the context is {self.config.context}"
-            )
         for name, value in (("mask", mask), ("types", types)):
             if value is not None and list(value.shape) != shape:
                 raise ValueError(

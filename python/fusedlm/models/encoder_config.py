@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from .fields import CheckedFields
 
 STYLES = ("bert", "roberta", "distilbert")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
@@ -13,7 +13,7 @@ POOLINGS = ("mean", "cls")
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(CheckedFields):
     """Everything that decides the parameters of an `Encoder` and what it computes.
 
     `style` says what differs between families: RoBERTa counts positions from pad_id + 1 over tokens
@@ -41,20 +41,6 @@ class EncoderConfig:
     pooling: str = "mean"
     normalize: bool = True
     max_tokens: int | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """The inverse of `to_dict`; unknown and missing fields are errors."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"EncoderConfig: unknown field {unknown[0]!r}, known {sorted(known)}")
-        if "vocab_size" not in values:
-            raise ValueError("EncoderConfig: vocab_size is missing")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def head_width(self) -> int:
@@ -95,18 +81,9 @@ class EncoderConfig:
             ("norm_eps", lambda v: v > 0, "a number above 0"),
             ("dropout", lambda v: 0 <= v < 1, "a number in [0, 1)"),
         ):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value) or not fits(value):
+            if not self._number(name) or not fits(getattr(self, name)):
                 self._bad(name, expected)
         named = self.labels is not None
         texts = named and all(isinstance(label, str) for label in self.labels)
         if (self.task is not None) != named or (named and not (texts and self.labels)):
             self._bad("labels", "the names of the classes with a task, and None without one")
-
-    def _count(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if type(value) is not int or not least <= value < 2**31:
-            self._bad(name, f"an integer from {least} to 2147483647")
-
-    def _bad(self, name: str, expected: str) -> None:
-        raise ValueError(f"EncoderConfig: {name} is {getattr(self, name)!r}, expected {expected}")

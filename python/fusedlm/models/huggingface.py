@@ -260,15 +260,19 @@ def half_split(
 
     `weights` are by our names. Pairs (2i, 2i + 1) of a head become (i, i + D / 2).
     """
-    turned = config.heads + config.kv_heads
     D = config.head_width
-    order = torch.arange(D).view(*((2, D // 2) if back else (D // 2, 2))).T.flatten()
+    turned = (config.heads + config.kv_heads) * D
     result = dict(weights)
     for name, value in weights.items():
         if ".attention.qkv." in name:
-            heads = value.view(-1, D, *value.shape[1:])
-            parts = (heads[:turned, order], heads[turned:])
-            result[name] = torch.cat(parts).reshape(value.shape)
+            parts = (half_split_rows(value[:turned], D, back=back), value[turned:])
+            result[name] = torch.cat(parts)
         elif ".query_norm." in name or ".key_norm." in name:
-            result[name] = value[order]
+            result[name] = half_split_rows(value, D, back=back)
     return result
+
+
+def half_split_rows(rows: Tensor, D: int, *, back: bool = False) -> Tensor:
+    """`half_split` of the rows [n D, ...] of n heads that turn."""
+    order = torch.arange(D).view(*((2, D // 2) if back else (D // 2, 2))).T.flatten()
+    return rows.view(-1, D, *rows.shape[1:])[:, order].reshape(rows.shape)

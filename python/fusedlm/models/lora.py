@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fusedlm.errors import CorruptFileError
@@ -30,7 +29,8 @@ from fusedlm.nn.adapter import Adapter
 from .decoder import Decoder
 from .files import read_json, write_json
 from .folder import atomic_folder
-from .huggingface import FAMILIES, family_for
+from .huggingface import FAMILIES, family_for, half_split_rows
+from .weights import read_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DEFAULT_TARGETS = {"gpt2": ("attn.c_attn",)}
@@ -163,7 +163,7 @@ def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None
                 continue
             b = site.adapter.b[_key(name)].detach()
             weights[f"{_PREFIX}{name}.lora_A.weight"] = site.adapter.a[_key(name)].detach()
-            weights[f"{_PREFIX}{name}.lora_B.weight"] = _halves(model, b) if rotary else b
+            weights[f"{_PREFIX}{name}.lora_B.weight"] = _turned(model, b) if rotary else b
             targets[_short(name)] = None
     first = sites[0].adapter
     config = {
@@ -225,12 +225,7 @@ def _asked(target: str, modules: list[str] | str) -> bool:
 
 @torch.no_grad()
 def _fill(model: Decoder, file: Path) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        weights = load_file(file)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
+    weights = read_tensors(file)
     for site in _sites(model):
         if site.adapter is None:
             continue
@@ -249,25 +244,16 @@ def _fill(model: Decoder, file: Path) -> None:
                         f" {list(parameter.shape)}",
                     )
                 turned = rotary and letter == "B"
-                parameter.copy_(_neighbours(model, value) if turned else value)
+                parameter.copy_(_turned(model, value, back=True) if turned else value)
     if weights:
         raise CorruptFileError(file, f"tensor {min(weights)!r} does not belong to this model")
 
 
-def _halves(model: Decoder, rows: Tensor) -> Tensor:
-    """Rows of queries or keys in the order of Hugging Face, whose pairs are (i, i + D / 2)."""
-    return rows[_order(model, rows.shape[0])] if model.config.rope_interleaved else rows
-
-
-def _neighbours(model: Decoder, rows: Tensor) -> Tensor:
-    """The inverse of `_halves`."""
-    return rows[_order(model, rows.shape[0]).argsort()] if model.config.rope_interleaved else rows
-
-
-def _order(model: Decoder, rows: int) -> Tensor:
-    D = model.config.head_width
-    head = torch.arange(D).view(D // 2, 2).T.flatten()
-    return (torch.arange(0, rows, D)[:, None] + head).flatten()
+def _turned(model: Decoder, rows: Tensor, *, back: bool = False) -> Tensor:
+    """Rows of queries or keys in the order of Hugging Face, or `back` in the model's."""
+    if not model.config.rope_interleaved:
+        return rows
+    return half_split_rows(rows, model.config.head_width, back=back)
 
 
 def _sites(model: Decoder) -> Iterator[_Site]:

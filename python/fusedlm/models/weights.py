@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fusedlm.errors import CorruptFileError
@@ -68,10 +71,19 @@ class Safetensors:
         return value.to(torch.float32, copy=True)
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, as they are in it."""
+    return _reading(file, load_file)
+
+
 def _open(file: Path):
+    return _reading(file, partial(safe_open, framework="pt"))
+
+
+def _reading(file: Path, read: Callable[[Path], Any]) -> Any:
     must_exist(file)
     try:
-        return safe_open(file, framework="pt")
+        return read(file)
     except (SafetensorError, ValueError, OSError) as error:
         raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
 

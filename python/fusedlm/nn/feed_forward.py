@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusedlm import ops
+from fusedlm import _rules, ops
 
 from .adapter import Adapter
 from .basic import normal
 
 GATED = ("swiglu", "geglu")
+# By the names of the kernels.
 _ACTIVATIONS = {
     "silu": F.silu,
     "gelu": F.gelu,
@@ -64,7 +65,9 @@ class FeedForward(nn.Module):
 
     def _adapted(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The products one by one, each with what its adapter adds."""
-        activation = {"swiglu": "silu", "geglu": "gelu"}.get(self.activation, self.activation)
+        activation = _ACTIVATIONS[
+            _rules.ffn_activation(self.activation, self.gate_weight is not None)
+        ]
 
         def product(x, weight, bias, adapter, residual=None):
             if adapter is not None:
@@ -73,8 +76,8 @@ class FeedForward(nn.Module):
 
         hidden = product(x, self.up_weight, self.up_bias, self.up_adapter)
         if self.gate_weight is None:
-            hidden = _ACTIVATIONS[activation](hidden)
+            hidden = activation(hidden)
         else:
             gate = product(x, self.gate_weight, self.gate_bias, self.gate_adapter)
-            hidden = _ACTIVATIONS[activation](gate) * hidden
+            hidden = activation(gate) * hidden
         return product(hidden, self.down_weight, self.down_bias, self.down_adapter, residual)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fusedlm.data.batches import Batches
@@ -31,6 +31,7 @@ from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import load, write_model
 from fusedlm.models.lora import has_lora, load_lora, write_lora
+from fusedlm.models.weights import read_tensors
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
@@ -212,12 +213,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             folder / "state.json", f"bad or missing entry ({error!r})"
         ) from error
     file = folder / "optimizer.safetensors"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
+    tensors = read_tensors(file)
     if "rng" not in tensors:
         raise CorruptFileError(file, "the generator's state is missing")
     return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)
