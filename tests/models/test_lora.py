@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fusedlm.errors import CorruptFileError
+from fusedlm.generate import generate
 from fusedlm.models import (
     Decoder,
     ModelConfig,
     add_lora,
     export_hf,
+    load,
     load_lora,
     merge_lora,
     save_lora,
@@ -94,6 +96,20 @@ def test_a_merged_model_computes_the_same_and_is_plain_again(name):
     torch.testing.assert_close(model(tokens()), expected, rtol=1e-4, atol=1e-5)
     assert model.state_dict().keys() == decoder(name).state_dict().keys()
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_with_adapters_writes_and_is_written_as_the_merged_one(name, tmp_path):
+    model = trained(add_lora(decoder(name), targets=targets_of(decoder(name)))).eval()
+    merged = merge_lora(copy.deepcopy(model))
+    options = {"max_new_tokens": 8, "temperature": 0.0}
+    assert generate(model, [[1, 2, 3]], **options) == generate(merged, [[1, 2, 3]], **options)
+    trained(model, 1)  # other adapters, and so another model
+    merged = merge_lora(copy.deepcopy(model))
+    assert generate(model, [[1, 2, 3]], **options) == generate(merged, [[1, 2, 3]], **options)
+    export_hf(model, None, tmp_path / "model")
+    written, _ = load(tmp_path / "model")
+    torch.testing.assert_close(written(tokens()), merged(tokens()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

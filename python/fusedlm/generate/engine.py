@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusedlm import _core
 from fusedlm.models.decoder import Decoder
+from fusedlm.models.lora import merged_state
 
 MOST_RUNNING = 16
 
@@ -37,19 +38,19 @@ def generator_of(
 
 
 def _model_of(decoder: Decoder) -> _core.Model:
-    tensors = {name: value.detach() for name, value in decoder.state_dict().items()}
-    device = next(iter(tensors.values())).device
+    parameters = list(decoder.state_dict().values())
+    device = parameters[0].device
     if device.type != "cpu":
         raise NotImplementedError(
             f"generate: the model is on {device}, and generation runs on the CPU; move a copy there "
             "with model.to('cpu')"
         )
-    state = (decoder.compute_dtype, [_mark(value) for value in tensors.values()])
+    state = (decoder.compute_dtype, [_mark(value) for value in parameters])
     known = _models.get(decoder)
     if known is None or known[0] != state:
         bfloat16 = decoder.compute_dtype == torch.bfloat16
         made = _core.Model.from_tensors(
-            decoder.config.to_dict(), tensors, "bfloat16" if bfloat16 else None
+            decoder.config.to_dict(), merged_state(decoder), "bfloat16" if bfloat16 else None
         )
         known = _models[decoder] = (state, made)
     return known[1]

@@ -17,6 +17,7 @@ from .files import write_json
 from .folder import atomic_folder
 from .huggingface import FAMILIES, family_for, half_split, write_config
 from .huggingface_encoder import names_of, write_encoder_config, write_sentence_transformer
+from .lora import merged_state
 from .tokenizer_files import GENERATION, SETTINGS, TOKENIZER, generation_config
 from .weights import WEIGHTS, renamed
 
@@ -39,7 +40,7 @@ def export_hf(
     encoder = isinstance(model, Encoder)
     config = write_encoder_config(model.config) if encoder else write_config(model.config)
     config["dtype"] = str(dtype).removeprefix("torch.")
-    weights = dict(model.state_dict())
+    weights = merged_state(model)
     if not encoder and model.config.position == "rope" and model.config.rope_interleaved:
         weights = half_split(model.config, weights)
     names = names_of(model.config) if encoder else FAMILIES[family_for(model.config)]

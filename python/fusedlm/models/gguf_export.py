@@ -24,6 +24,7 @@ from .folder import _umask
 from .gguf_file import _package
 from .gguf_tokenizer import write_tokenizer
 from .huggingface import family_for, half_split
+from .lora import merged_state
 from .names import GGUF, GGUF_GPT2
 from .weights import renamed
 
@@ -154,7 +155,7 @@ def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> N
 
 def _tensors(model: Decoder, family: str) -> dict[str, Tensor]:
     """The model's parameters under GGUF's names, in GGUF's order of query and key rows."""
-    config, weights = model.config, dict(model.state_dict())
+    config, weights = model.config, merged_state(model)
     if config.position == "rope" and config.rope_interleaved != (family == "llama"):
         weights = half_split(config, weights, back=family == "llama")
     tensors = renamed(model, weights, GGUF_GPT2 if family == "gpt2" else GGUF)

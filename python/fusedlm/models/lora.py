@@ -106,7 +106,7 @@ def add_lora(
     return model
 
 
-def has_lora(model: Decoder) -> bool:
+def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, Adapter) for module in model.modules())
 
 
@@ -132,9 +132,11 @@ def without_adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merged_state(model: Decoder) -> dict[str, Tensor]:
-    """The state dict of the merged model; `model` keeps its adapters."""
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the merged model, or of one without adapters; `model` keeps its own."""
     state = without_adapters(model.state_dict())
+    if not has_lora(model):
+        return state
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for site in _sites(model):
         if site.adapter is not None:
