@@ -15,7 +15,15 @@ from safetensors.torch import load_file
 from fusedlm.data import PackedData, pack_text, train_chars
 from fusedlm.errors import CorruptFileError
 from fusedlm.models import Decoder, ModelConfig, add_lora, load, load_lora
-from fusedlm.train import TrainConfig, evaluate, learning_rate, read_metrics, train
+from fusedlm.train import (
+    LanguageModelling,
+    TrainConfig,
+    evaluate,
+    fit,
+    learning_rate,
+    read_metrics,
+    train,
+)
 from fusedlm.train import checkpoint as checkpoints
 from fusedlm.train.loop import make_optimizer
 
@@ -57,12 +65,12 @@ def test_the_loss_falls_and_everything_is_written(tmp_path):
     losses = [m["loss"] for m in metrics if "loss" in m]
     assert len(losses) == 40 and losses[-1] < 0.6 * losses[0]
     validations = [m["val_loss"] for m in metrics if "val_loss" in m]
-    assert result.best_val_loss == min(validations) and result.step == 40
+    assert result.best["val_loss"] == min(validations) and result.step == 40
     assert result.curve_png.read_bytes().startswith(b"\x89PNG")
     assert result.tokens_per_second > 0 and not result.interrupted
     best, tokenizer = load(result.best_checkpoint)
     assert tokenizer.encode("time") == TOKENIZER.encode("time")
-    assert evaluate(best, _validation(24)) == pytest.approx(result.best_val_loss, rel=1e-5)
+    assert evaluate(best, _validation(24)) == pytest.approx(result.best["val_loss"], rel=1e-5)
 
 
 def _validation(context: int):
@@ -96,10 +104,10 @@ def _run_and_crash_after(step: int, out: Path, config: TrainConfig, monkeypatch,
 
         plain = loop._step
 
-        def dying(model, optimizer, batches, config, number, last):
+        def dying(task, optimizer, config, number, last):
             if number == step + 2:
                 raise RuntimeError("power cut")
-            return plain(model, optimizer, batches, config, number, last)
+            return plain(task, optimizer, config, number, last)
 
         patch.setattr(loop, "_step", dying)
         with pytest.raises(RuntimeError, match="power cut"):
@@ -262,3 +270,47 @@ def test_a_run_with_adapters_resumes_bit_for_bit_and_leaves_a_merged_model(tmp_p
     beside = load_lora(model(), tmp_path / "whole" / "best" / "adapter").eval()
     tokens = torch.zeros(1, 5, dtype=torch.int64)
     torch.testing.assert_close(best(tokens), beside(tokens), rtol=1e-4, atol=1e-5)
+
+
+class _Ragged(LanguageModelling):
+    """Batches whose losses are means of unlike numbers of targets."""
+
+    objective, higher_is_better = "score", True
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(model(dropout=0.0), TOKENIZER, TRAIN, VALIDATION, config)
+        self.scores = iter([3.0, 7.0, 5.0, 7.0])
+
+    def loss(self, batch):
+        tokens, targets = batch
+        return self.model(tokens, targets.masked_fill(tokens % 3 != 0, -100))
+
+    def weight(self, batch):
+        return int((batch[0] % 3 == 0).sum())
+
+    def evaluate(self):
+        return {"val_loss": 1.0, "score": next(self.scores)}
+
+
+def test_accumulated_batches_count_by_their_targets(tmp_path):
+    config = replace(CONFIG, steps=1, batch=8, clip=None)
+    whole = _Ragged(config)
+    parts = _Ragged(replace(config, batch=2, accumulate=4))
+    weights = {parts.weight(parts.batches.next()) for _ in range(4)}
+    assert len(weights) > 1  # or the mean of means would do
+    parts.batches.drawn = 0
+    fit(whole, config, tmp_path / "whole", progress=False)
+    fit(parts, replace(config, batch=2, accumulate=4), tmp_path / "parts", progress=False)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_first_model_with_the_best_objective_is_kept_and_each_evaluation_told(tmp_path):
+    config = replace(CONFIG, steps=8, eval_every=2)
+    seen = []
+    result = fit(_Ragged(config), config, tmp_path, progress=False, on_evaluation=seen.append)
+    assert result.best == {"val_loss": 1.0, "score": 7.0}
+    assert json.loads((result.best_checkpoint / "training.json").read_text())["best_step"] == 4
+    assert [(s["step"], s["score"]) for s in seen] == [(2, 3.0), (4, 7.0), (6, 5.0), (8, 7.0)]
+    losses = [m["loss"] for m in read_metrics(result.metrics) if "loss" in m]
+    assert seen[1]["loss"] == pytest.approx((losses[2] + losses[3]) / 2)

@@ -175,7 +175,7 @@ def report(result: TrainResult, bigram: float, out: Path) -> None:
     if result.interrupted:
         typer.echo(f"stopped and saved at step {result.step}; go on with")
         typer.echo(f"  fusedlm train --resume --out {out}")
-    best = result.best_val_loss
+    best = result.best["val_loss"]
     typer.echo(
         f"\nvalidation loss {best:.3f} nats per token (perplexity {math.exp(best):.1f});"
         f" a bigram model reaches {bigram:.3f} ({math.exp(bigram):.1f})\n"

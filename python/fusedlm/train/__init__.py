@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "LanguageModelling": "language_modelling",
+    "Task": "task",
     "TrainConfig": "config",
     "TrainResult": "loop",
     "evaluate": "evaluation",
+    "fit": "loop",
     "learning_rate": "schedule",
     "load_checkpoint": "checkpoint",
     "plot_curve": "plot",
     "read_metrics": "metrics",
-    "train": "loop",
+    "train": "language_modelling",
 }
 __all__ = list(_HOME)
 

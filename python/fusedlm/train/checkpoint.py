@@ -21,12 +21,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from fusedlm.data.batches import Batches
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
-from fusedlm.models.decoder import Decoder
 from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import load, write_model
@@ -35,6 +33,7 @@ from fusedlm.models.weights import read_tensors
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
+from .task import BatchSource
 
 ADAPTER = "adapter"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
@@ -46,17 +45,17 @@ class Progress:
     """Where a run stands after `step` steps."""
 
     step: int = 0
-    best_val_loss: float | None = None
+    best: dict[str, float] | None = None  # the numbers of the best evaluation so far
     best_step: int = 0
     tokens: int = 0
 
 
 def save_checkpoint(
     path: Path,
-    model: Decoder,
+    model: nn.Module,
     tokenizer: Tokenizer | None,
     optimizer: AdamW,
-    batches: Batches,
+    batches: BatchSource,
     config: TrainConfig,
     progress: Progress,
     data_fingerprint: str,
@@ -70,7 +69,7 @@ def save_checkpoint(
                 tensors[f"{name}.{key}"] = state[key]
     state = {
         "step": progress.step,
-        "best_val_loss": progress.best_val_loss,
+        "best": progress.best,
         "best_step": progress.best_step,
         "tokens": progress.tokens,
         "batches": batches.state_dict(),
@@ -86,7 +85,7 @@ def save_checkpoint(
 
 def save_best(
     path: Path,
-    model: Decoder,
+    model: nn.Module,
     tokenizer: Tokenizer | None,
     config: TrainConfig,
     progress: Progress,
@@ -98,7 +97,7 @@ def save_best(
         _write_adapters(folder, model)
 
 
-def _write_adapters(folder: Path, model: Decoder) -> None:
+def _write_adapters(folder: Path, model: nn.Module) -> None:
     if has_lora(model):
         (folder / ADAPTER).mkdir()
         write_lora(folder / ADAPTER, model)
@@ -142,7 +141,7 @@ def _training(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     return {
         "step": progress.step,
         "tokens": progress.tokens,
-        "best_val_loss": progress.best_val_loss,
+        "best": progress.best,
         "best_step": progress.best_step,
         **config.to_dict(),
     }
@@ -153,14 +152,14 @@ class Checkpoint:
     """A checkpoint as read from its folder."""
 
     path: Path
-    model: Decoder
+    model: nn.Module
     tokenizer: Tokenizer | None
     config: TrainConfig
     progress: Progress
     state: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def restore(self, model: Decoder, optimizer: AdamW, batches: Batches, data: str) -> None:
+    def restore(self, model: nn.Module, optimizer: AdamW, batches: BatchSource, data: str) -> None:
         """Puts weights, optimizer, generator and data position into the objects of a new run.
 
         Raises ValueError where model or data are not those of the checkpoint.
@@ -202,7 +201,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         progress = Progress(
             int(state["step"]),
-            state["best_val_loss"],
+            state["best"],
             int(state["best_step"]),
             int(state["tokens"]),
         )

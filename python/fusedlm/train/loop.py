@@ -8,17 +8,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from fusedlm.data.batches import Batches, validation_batches
-from fusedlm.data.packed import PackedData
-from fusedlm.data.tokenizer import Tokenizer
-from fusedlm.models.decoder import Decoder
 from fusedlm.optim import AdamW
 
 from .checkpoint import (
@@ -29,18 +26,18 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .evaluation import evaluate
 from .metrics import MetricsFile, read_metrics
 from .plot import plot_curve
 from .schedule import learning_rate
+from .task import Task
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind."""
+    """What a run leaves behind; `best` are the numbers of the model in best/."""
 
     step: int
-    best_val_loss: float
+    best: dict[str, float]
     last_checkpoint: Path
     best_checkpoint: Path
     metrics: Path
@@ -49,7 +46,7 @@ class TrainResult:
     interrupted: bool
 
 
-def make_optimizer(model: Decoder, config: TrainConfig) -> AdamW:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW in which matrices decay and vectors (norms, biases) do not; frozen parameters are left out."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.dim() >= 2]
@@ -62,72 +59,62 @@ def make_optimizer(model: Decoder, config: TrainConfig) -> AdamW:
     )
 
 
-def train(
-    model: Decoder,
-    tokenizer: Tokenizer | None,
-    train_data: PackedData,
-    val_data: PackedData,
+def fit(
+    task: Task,
     config: TrainConfig,
     out_dir: str | os.PathLike,
     *,
     resume: bool = False,
     progress: bool = True,
     baselines: dict[str, float] | None = None,
+    on_evaluation: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainResult:
-    """Trains `model` in place and writes last/, best/, metrics.jsonl and curve.png into `out_dir`.
+    """Trains task.model in place and writes last/, best/, metrics.jsonl and curve.png into `out_dir`.
 
     With `resume` the run goes on from last/ as if it had never stopped, bit for bit. Ctrl-C or
     SIGTERM finishes the step, saves and returns. `baselines` are drawn into the curve.
+    `on_evaluation` gets the numbers of each evaluation, with "step" and the training "loss" since
+    the one before.
 
     Raises FileExistsError where out_dir holds a run and `resume` is not set; FloatingPointError at
     a loss or gradient that is not finite, naming step and batch (the last checkpoint stays);
-    OSError where a checkpoint cannot be written; ValueError for data too short for the context.
+    OSError where a checkpoint cannot be written.
     """
     out = Path(out_dir)
     last, best = out / "last", out / "best"
-    context = config.context or model.config.context
-    if context > model.config.context:
-        raise ValueError(
-            f"train: context is {context}, expected at most the model's {model.config.context}"
-        )
     if last.exists() and not resume:
         raise FileExistsError(
             f"{out} holds a training run already; resume it, or choose another folder"
         )
-    if train_data.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"train: train_data has a vocabulary of {train_data.vocab_size}, the model one of"
-            f" {model.config.vocab_size}"
-        )
-    batches = Batches(train_data, config.batch, context, config.seed)
+    model, tokenizer = task.model, task.tokenizer
     optimizer = make_optimizer(model, config)
-    model.compute_dtype = getattr(torch, config.precision)
-    # One backward a step: gradients are rounded once, as autocast's are. Several add up in float32.
-    model.grad_dtype = model.compute_dtype if config.accumulate == 1 else torch.float32
-    model.recompute = config.recompute
-    fingerprint = train_data.fingerprint()
+    task.prepare(config)
+    fingerprint = task.fingerprint()
     at = Progress()
     if resume:
         checkpoint = load_checkpoint(last)
         check_same_settings(checkpoint, config)
-        checkpoint.restore(model, optimizer, batches, fingerprint)
+        checkpoint.restore(model, optimizer, task.batches, fingerprint)
         at = checkpoint.progress
     else:
         torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
     metrics = MetricsFile(out / "metrics.jsonl", at.step)
 
-    def validate() -> float:
-        return evaluate(
-            model, validation_batches(val_data, config.batch, context, config.eval_batches)
-        )
+    def judge() -> dict[str, float]:
+        found = task.evaluate()
+        name = task.objective
+        if at.best is None or task.better(found[name], at.best[name]):
+            at.best, at.best_step = found, at.step
+            save_best(best, model, tokenizer, config, at)
+        return found
 
     def save() -> None:
-        save_checkpoint(last, model, tokenizer, optimizer, batches, config, at, fingerprint)
+        save_checkpoint(last, model, tokenizer, optimizer, task.batches, config, at, fingerprint)
 
     started, first_step, trained = time.perf_counter(), at.step, 0
-    val_loss = at.best_val_loss
-    rate = 0.0
+    val_loss = at.best["val_loss"] if at.best else None
+    rate, since = 0.0, []
     model.train()
     bar = tqdm(
         total=config.steps, initial=at.step, desc="training", unit="step", disable=not progress,
@@ -140,9 +127,9 @@ def train(
                 lr = learning_rate(config, step)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss = _step(model, optimizer, batches, config, step, last)
+                loss, tokens = _step(task, optimizer, config, step, last)
+                since.append(loss)
                 at.step = step
-                tokens = config.batch * config.accumulate * context
                 at.tokens += tokens
                 trained += tokens
                 rate = trained / (time.perf_counter() - started)
@@ -154,11 +141,12 @@ def train(
                 bar.update()
                 bar.set_postfix_str(_postfix(loss, val_loss, rate), refresh=False)
                 if step % config.eval_every == 0 or step == config.steps:
-                    val_loss = validate()
-                    metrics.add(step=step, val_loss=val_loss)
-                    if at.best_val_loss is None or val_loss < at.best_val_loss:
-                        at.best_val_loss, at.best_step = val_loss, step
-                        save_best(best, model, tokenizer, config, at)
+                    found = judge()
+                    val_loss = found["val_loss"]
+                    metrics.add(step=step, **found)
+                    if on_evaluation is not None:
+                        on_evaluation({"step": step, "loss": sum(since) / len(since), **found})
+                    since = []
                 if step % config.save_every == 0 or step == config.steps:
                     save()
             interrupted = at.step < config.steps
@@ -168,13 +156,15 @@ def train(
         bar.close()
         metrics.close()
         model.eval()
-    if at.best_val_loss is None:  # stopped before the first evaluation
-        at.best_val_loss, at.best_step = validate(), at.step
-        save_best(best, model, tokenizer, config, at)
-    curve = plot_curve(read_metrics(out / "metrics.jsonl"), out / "curve.png", baselines=baselines)
+    if at.best is None:  # stopped before the first evaluation
+        judge()
+    curve = plot_curve(
+        read_metrics(out / "metrics.jsonl"), out / "curve.png", baselines=baselines,
+        unit=task.loss_unit,
+    )  # fmt: skip
     return TrainResult(
         step=at.step,
-        best_val_loss=at.best_val_loss,
+        best=at.best,
         last_checkpoint=last,
         best_checkpoint=best,
         metrics=out / "metrics.jsonl",
@@ -185,33 +175,34 @@ def train(
 
 
 def _step(
-    model: Decoder, optimizer: AdamW, batches: Batches, config: TrainConfig, step: int, last: Path
-) -> float:
-    """One optimizer step over `accumulate` batches; returns their mean loss."""
+    task: Task, optimizer: AdamW, config: TrainConfig, step: int, last: Path
+) -> tuple[float, int]:
+    """One optimizer step over `accumulate` batches; returns the mean of their loss, and their tokens."""
     optimizer.zero_grad(set_to_none=True)
+    first = task.batches.drawn
+    batches = [task.batches.next() for _ in range(config.accumulate)]
+    weights = [task.weight(batch) for batch in batches]
     total = 0.0
-    for _ in range(config.accumulate):
-        first = batches.drawn
-        loss = model(*batches.next())
+    for batch, weight in zip(batches, weights, strict=True):
+        loss = task.loss(batch)
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(
-                _not_finite(step, f"the loss is {value}", first, batches, last)
-            )
-        (loss / config.accumulate).backward()
-        total += value
+            raise FloatingPointError(_not_finite(task, step, f"the loss is {value}", first, last))
+        share = weight / sum(weights)
+        (loss * share).backward()
+        total += value * share
     try:
         optimizer.step()
     except FloatingPointError as error:
-        raise FloatingPointError(_not_finite(step, str(error), first, batches, last)) from error
-    return total / config.accumulate
+        raise FloatingPointError(_not_finite(task, step, str(error), first, last)) from error
+    return total, sum(task.tokens(batch) for batch in batches)
 
 
-def _not_finite(step: int, what: str, first: int, batches: Batches, last: Path) -> str:
+def _not_finite(task: Task, step: int, what: str, first: int, last: Path) -> str:
     kept = f"; {last} holds the last good checkpoint" if last.exists() else ""
     return (
-        f"train: step {step}: {what} (windows {first} to {batches.drawn - 1} of the data order of"
-        f" seed {batches.seed}){kept}. Try a lower lr, a longer warmup or a smaller clip"
+        f"train: step {step}: {what} ({task.where(first, task.batches.drawn)}){kept}."
+        " Try a lower lr, a longer warmup or a smaller clip"
     )
 
 

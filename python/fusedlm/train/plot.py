@@ -13,6 +13,7 @@ def plot_curve(
     path: str | os.PathLike,
     *,
     baselines: dict[str, float] | None = None,
+    unit: str = "nats per token",
     title: str = "",
 ) -> Path:
     """Writes a PNG of training and validation loss over steps, with a line for each baseline."""
@@ -36,7 +37,7 @@ def plot_curve(
         )
     for name, value in (baselines or {}).items():
         axes.axhline(value, color="gray", linestyle="--", linewidth=1, label=f"{name} {value:.3f}")
-    axes.set(xlabel="step", ylabel="loss, nats per token", title=title)
+    axes.set(xlabel="step", ylabel=f"loss, {unit}", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     path = Path(path)
