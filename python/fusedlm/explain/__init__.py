@@ -21,6 +21,8 @@ _HOME = {
     "lesson_model": "lesson",
     "Question": "sentence",
     "walk": "sentence",
+    "Walk": "sentence",
+    "View": "text",
     "print_walk": "text",
     "write_page": "page",
     "plot_attention": "plot",

@@ -184,7 +184,7 @@ def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, s
         ),
         "mixed": (
             "Mixed values",
-            """Each token gets the sum of the values of the tokens it sees, by weight. That of one number
+            """Each token gets the sum of the values of the tokens it sees, by weight. The first number,
             written out:""",
             "mixed = Σ weight · v",
         ),

@@ -1,0 +1,332 @@
+"""A walk as text in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from .rounding import pick
+from .sentence import Walk
+from .text_learning import learning_parts
+
+_SHADES = ("", "on grey15", "on grey23", "on grey30", "on grey42")
+_MOST_TOKENS = 12  # rows and columns of a table; in between some are left out
+_MOST_LAYERS = 14
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a walk is printed in full: these layers and heads, and the vectors of the token at
+    `position`, counted from 0 (or from the end, if negative)."""
+
+    layers: Sequence[int] = (0,)
+    heads: Sequence[int] = (0,)
+    position: int = -1
+
+    def checked(self, walk: Walk) -> View:
+        """With the position from the front. Raises ValueError naming what the model has not."""
+        model, T = walk.data["model"], len(walk.data["tokens"])
+        for name, values, count in (
+            ("layer", self.layers, model["layers"]), ("head", self.heads, model["heads"]),
+        ):  # fmt: skip
+            for value in values:
+                if not 0 <= value < count:
+                    raise ValueError(
+                        f"explain: {name} is {value}, expected 0 to {count - 1} of this model"
+                    )
+        if not -T <= self.position < T:
+            raise ValueError(
+                f"explain: position is {self.position}, expected 0 to {T - 1} of this text"
+            )
+        return View(self.layers, self.heads, self.position % T)
+
+
+def print_walk(walk: Walk, view: View | None = None, console: Console | None = None) -> None:
+    """Prints the walk; lines are as wide as the terminal, or 110 where there is none."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=110)
+    printer = _Printer(walk, (view or View()).checked(walk))
+    for part in printer.parts():
+        console.print(part)
+
+
+class _Printer:
+    """One method a section, each giving what is to be printed."""
+
+    def __init__(self, walk: Walk, view: View) -> None:
+        self.walk, self.view, self.data = walk, view, walk.data
+        self.model = self.data["model"]
+        self.labels = [token["text"] for token in self.data["tokens"]]
+        self.shown = pick(len(self.labels), _MOST_TOKENS, [view.position])
+        self.number = 0
+
+    def parts(self) -> Iterator[RenderableType]:
+        yield from self._head()
+        yield from self._section("tokens", self._tokens())
+        yield from self._section("embedding", self._embedding())
+        for layer in self.view.layers:
+            yield Rule(Text(f" layer {layer} of 0 to {self.model['layers'] - 1} ", "bold"))
+            yield from self._layer(layer)
+        yield Rule(Text(" all layers ", "bold"))
+        yield from self._section("layers", self._layers())
+        yield from self._section("pooled", lambda: self._vectors([("vector", self.data["pooled"])], ""))
+        yield from self._section("logits", self._predictions())
+        yield from self._section("lens", self._lens())
+        for name, part in learning_parts(self.data, self.labels, self.shown, self.view.layers):
+            yield from self._section(name, lambda part=part: part)
+        yield from self._check()
+
+    def _section(self, name: str, content) -> Iterator[RenderableType]:
+        """Title, text, formula and content (made by a call, if the walk has the section)."""
+        section = self.data["sections"].get(name)
+        if section is None:
+            return
+        self.number += 1
+        yield ""
+        yield Text(f"{self.number}. {section['title']}", "bold")
+        yield Text(section["text"], "dim")
+        if section["formula"]:
+            yield _indented(Text(section["formula"], "cyan"))
+        yield _indented(content() if callable(content) else content)
+
+    def _head(self) -> Iterator[RenderableType]:
+        model = self.model
+        yield Text.assemble(("Explaining ", "bold"), (self.data["text"], "bold cyan"))
+        heads = f"{model['heads']} heads"
+        if model["kv_heads"] != model["heads"]:
+            heads += f" ({model['kv_heads']} of keys and values)"
+        yield Text(
+            f"{model['name']}: a {model['kind']} of {model['layers']} layers, {heads}, width"
+            f" {model['width']}, vocabulary {model['vocab_size']:,},"
+            f" {model['parameters']:,} parameters"
+        )
+        if model["note"]:
+            yield Text(model["note"], "dim")
+
+    def _tokens(self) -> RenderableType:
+        table = _table("position", "id", "token")
+        for t in self.shown:
+            if t is None:
+                table.add_row("…", "…", "…")
+            else:
+                table.add_row(str(t), str(self.data["tokens"][t]["id"]), self._label(t))
+        return table
+
+    def _embedding(self) -> RenderableType:
+        at, parts = self.view.position, self.data["embedding"]
+        names = {"token": "token row", "position": "position row", "type": "type row",
+                 "sum": "sum", "normed": "normed"}  # fmt: skip
+        once = [(names[name], rows[at]) for name, rows in parts.items()]
+        if len(parts) == 2:  # token and sum are the same then
+            once = once[:1]
+        first = self._vectors(once, f"of {self.labels[at]}")
+        rows = parts.get("normed", parts["sum"])
+        return Group(first, "", self._tokens_vectors(rows, "token", self.model["width"]))
+
+    def _layer(self, number: int) -> Iterator[RenderableType]:
+        layer, at, mark = self.data["layers"][number], self.view.position, self.labels
+        of = f"of {mark[at]}"
+        norm = [("before", layer["input"][at]), ("normed", layer["attention_in"][at])]
+        yield from self._section("attention_norm", self._vectors(norm, of))
+        yield from self._section("qkv", Group(*self._heads(layer, ("query", "key", "value"))))
+        yield from self._section(
+            "used", lambda: Group(*self._heads(layer, ("query_used", "key_used")))
+        )
+        yield from self._section("scores", self._maps(number, self.walk.scores, "{:.2f}"))
+        yield from self._section("weights", self._maps(number, self.walk.weights, "{:.3f}"))
+        yield from self._section("mixed", self._mixed(number))
+        added = [
+            ("before", layer["input"][at]), ("attention adds", layer["out"][at]),
+            ("sum", layer["middle"][at]),
+        ]  # fmt: skip
+        yield from self._section("out", self._vectors(added, of))
+        rows = [("normed", layer["ffn_in"][at]), ("up", layer["up"][at])]
+        if "gate" in layer:
+            rows.append(("gate", layer["gate"][at]))
+        rows += [
+            ("hidden", layer["hidden"][at]), ("down", layer["ffn_out"][at]),
+            ("the layer's output", layer["output"][at]),
+        ]  # fmt: skip
+        yield from self._section("ffn", self._vectors(rows, of))
+
+    def _heads(self, layer: dict, names: Sequence[str]) -> Iterator[RenderableType]:
+        shared = self.model["heads"] // self.model["kv_heads"]
+        for head in self.view.heads:
+            for name in names:
+                own = head if name.startswith("query") else head // shared
+                title = f"{name.split('_')[0]}, head {own}"
+                yield self._tokens_vectors(layer[name][own], title, self.model["head_width"])
+                yield ""
+
+    def _maps(self, layer: int, maps, form: str) -> RenderableType:
+        tables = []
+        for head in self.view.heads:
+            table = _table(f"head {head}", *(self._label(t) for t in self.shown))
+            for t in self.shown:
+                if t is None:
+                    table.add_row(*"…" * (len(self.shown) + 1))
+                    continue
+                row = maps[layer, head, t].tolist()
+                cells = [Text("…") if s is None else _cell(row[s], form) for s in self.shown]
+                table.add_row(self._label(t), *cells)
+            tables += [table, ""]
+        return Group(*tables)
+
+    def _mixed(self, number: int) -> RenderableType:
+        at, layer, rows = self.view.position, self.data["layers"][number], []
+        shared = self.model["heads"] // self.model["kv_heads"]
+        for head in self.view.heads:
+            weights = self.walk.weights[number, head, at].tolist()
+            values = layer["value"][head // shared]
+            terms = [
+                f"{weights[s]:.3f} · {values[s][1]:.3f}"
+                for s in self.shown
+                if s is not None and weights[s] > 0
+            ]
+            dots = " + …" if None in self.shown else ""
+            mixed = layer["mixed"][head][at]
+            rows.append(Text(f"head {head}: {' + '.join(terms)}{dots} = {mixed[1]:.3f}"))
+            rows.append(self._vectors([("mixed", mixed)], f"of {self.labels[at]}, head {head}"))
+            rows.append("")
+        return Group(*rows)
+
+    def _layers(self) -> RenderableType:
+        at = self.view.position
+        table = _table(
+            "layer", "length before", "attention adds", "ffn adds", "tokens a head looks at"
+        )
+        for number in pick(len(self.data["layers"]), _MOST_LAYERS, self.view.layers):
+            if number is None:
+                table.add_row(*"…" * 5)
+                continue
+            layer = self.data["layers"][number]
+            spread = [f"{s:.1f}" if s is not None else "…" for s in self._some(layer["spread"])]
+            lengths = [f"{layer[name][at][0]:.3g}" for name in ("input", "out", "ffn_out")]
+            table.add_row(str(number), *lengths, " ".join(spread))
+        table.caption = f"lengths of {self.labels[at]}; means over the tokens, head by head"
+        return table
+
+    def _some(self, values: Sequence[float]) -> list[float | None]:
+        return [None if i is None else values[i] for i in pick(len(values), _MOST_TOKENS)]
+
+    def _predictions(self):
+        def make() -> RenderableType:
+            rows = self.data["predictions"]
+            if len(rows) == 1:
+                table = _table("class", "logit", "probability", "")
+                for guess in rows[0]:
+                    table.add_row(guess["text"], f"{guess['logit']:.3f}", *_bar(guess["p"]))
+                return table
+            table = _table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
+            for t in self.shown:
+                if t is None:
+                    table.add_row("…", "…")
+                    continue
+                guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
+                table.add_row(self._label(t), Text("   ".join(guesses)))
+            at = self.view.position
+            best = _table(f"at {self.labels[at]}", "logit", "probability", "")
+            for guess in rows[at]:
+                best.add_row(guess["text"], f"{guess['logit']:.3f}", *_bar(guess["p"]))
+            return Group(table, "", best)
+
+        return make
+
+    def _lens(self):
+        def make() -> RenderableType:
+            lens, at = self.data["lens"], self.view.position
+            table = _table("after", "p", "rank", "likeliest")
+            count = len(lens["tokens"])
+            for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
+                if row is None:
+                    table.add_row(*"…" * 4)
+                    continue
+                pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
+                table.add_row(
+                    "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
+                    str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
+                )  # fmt: skip
+            table.caption = f"at {self.labels[at]}"
+            return table
+
+        return make
+
+    def _check(self) -> Iterator[RenderableType]:
+        parts = ", ".join(f"{name} {off:.1e}" for name, off in self.data["check"].items())
+        yield ""
+        yield Rule()
+        yield Text(
+            "These numbers are plain torch's. The fused kernels differ from them, as a share of the"
+            f" largest, by: {parts}.",
+            "dim",
+        )
+
+    def _label(self, t: int | None) -> Text:
+        if t is None:
+            return Text("…")
+        return Text(self.labels[t], "bold" if t == self.view.position else "")
+
+    def _vectors(self, rows: Sequence[tuple[str, list[float]]], title: str) -> Table:
+        """Named vectors, one a line."""
+        table = _vector_table(title, max(len(row) for _, row in rows) - 1)
+        for name, row in rows:
+            self._add_vector(table, Text(name), row, self._size_of(name))
+        return table
+
+    def _tokens_vectors(self, rows: Sequence[list[float]], title: str, size: int) -> Table:
+        """One vector a token, of the tokens that are shown."""
+        table = _vector_table(title, max(len(row) for row in rows) - 1)
+        for t in self.shown:
+            if t is None:
+                table.add_row("…")
+            else:
+                self._add_vector(table, self._label(t), rows[t], size)
+        return table
+
+    def _add_vector(self, table: Table, name: Text, row: list[float], size: int) -> None:
+        """`row` is [length, numbers ...], the first of `size`."""
+        numbers = [f"{x:.3f}" for x in row[1:]]
+        more = ["…"] if size > len(numbers) else []
+        table.add_row(name, f"{row[0]:.3g}", *numbers, *more)
+
+    def _size_of(self, name: str) -> int:
+        if name in ("up", "gate", "hidden"):
+            return self.model["ffn_width"]
+        return self.model["head_width" if name == "mixed" else "width"]
+
+
+def _vector_table(title: str, numbers: int) -> Table:
+    table = _table(title, "length", *("" for _ in range(numbers + 1)))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2), expand=False)
+
+
+def _table(*columns: str | Text) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="italic", caption_justify="left")
+    for column in columns:
+        table.add_column(Text(column, no_wrap=True) if isinstance(column, str) else column)
+    return table
+
+
+def _cell(value: float, form: str) -> Text:
+    if value == float("-inf"):
+        return Text("·", "dim")
+    shade = _SHADES[min(4, int(5 * value))] if 0 <= value <= 1 and form == "{:.3f}" else ""
+    return Text(form.format(value), shade)
+
+
+def _bar(share: float, width: int = 24) -> tuple[str, str]:
+    return f"{share:.1%}", "█" * round(share * width)

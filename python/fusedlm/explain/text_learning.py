@@ -1,0 +1,154 @@
+"""The second half of a walk as text: loss, gradients, the optimizer's steps, attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .rounding import pick
+
+_MOST_GROUPS = 14
+
+
+def learning_parts(
+    data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None], layers: Sequence[int]
+) -> Iterator[tuple[str, RenderableType]]:
+    """(section, what it shows), of what the walk has."""
+    if "loss" in data:
+        yield "loss", _loss(data, labels, shown)
+    if "learning" in data:
+        yield "gradients", _gradients(data["learning"], layers)
+        yield "adam", _adam(data["learning"], layers)
+    if "attribution" in data:
+        yield "attribution", _attribution(data["attribution"], labels, shown)
+
+
+def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]) -> Group:
+    loss, one = data["loss"], data["model"]["task"] == "sequence"
+    table = _table("after", "comes", "p", "−log p")
+    by_position = {row["position"]: row for row in loss["each"]}
+    for t in [0] if one else shown:
+        if t is None:
+            table.add_row(*"…" * 4)
+        elif t in by_position:
+            row = by_position[t]
+            table.add_row(
+                "the text" if one else labels[t], row["target"], f"{row['p']:.4f}",
+                f"{row['loss']:.4f}",
+            )  # fmt: skip
+    lines = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
+    if loss["guessed"]:
+        lines.append(Text("No class was given: the likeliest stands for the right one.", "dim"))
+    return Group(*lines)
+
+
+def _gradients(learning: dict[str, Any], layers: Sequence[int]) -> Group:
+    groups = learning["groups"]
+    table = _table("part", "weights", "their length", "gradient's length", "")
+    longest = max(group["gradient"] for group in groups) or 1.0
+    for number in pick(len(groups), _MOST_GROUPS, [1 + 2 * n + k for n in layers for k in (0, 1)]):
+        if number is None:
+            table.add_row(*"…" * 4)
+            continue
+        group = groups[number]
+        table.add_row(
+            group["name"], f"{group['count']:,}", f"{group['norm']:.3g}",
+            f"{group['gradient']:.3g}", "█" * round(24 * group["gradient"] / longest),
+        )  # fmt: skip
+    rows = _table("some real ones", "shape", "row", "gradients from its beginning on")
+    for parameter in _chosen(learning, layers):
+        row = ",".join(map(str, parameter["row"])) or "-"
+        values = " ".join(f"{x:9.2e}" for x in parameter["gradients"][:4])
+        rows.add_row(parameter["name"], "×".join(map(str, parameter["shape"])), row, values)
+    whole = Text(f"all together: length {learning['norms'][0]:.4g}")
+    return Group(table, whole, "", rows)
+
+
+def _chosen(learning: dict[str, Any], layers: Sequence[int]) -> list[dict[str, Any]]:
+    """The matrices of the layers that are shown, and what lies outside of layers."""
+    inside = tuple(f"blocks.{layer}." for layer in layers)
+    return [
+        parameter
+        for parameter in learning["parameters"]
+        if not parameter["name"].startswith("blocks.")
+        or (parameter["name"].startswith(inside) and len(parameter["shape"]) > 1)
+    ]
+
+
+def _adam(learning: dict[str, Any], layers: Sequence[int]) -> Group:
+    s = learning["settings"]
+    settings = (
+        f"lr {s['lr']:g}, β₁ {s['beta1']:g}, β₂ {s['beta2']:g}, ε {s['eps']:g}, decay"
+        f" {s['decay']:g} of matrices, "
+        + ("no limit" if s["limit"] is None else f"limit {s['limit']:g}")
+    )
+    chosen = _chosen(learning, layers)
+    steps = _table("step", "loss", "gradients' length", "made shorter by")
+    for number, (loss, norm, clip) in enumerate(
+        zip(learning["losses"], learning["norms"], learning["clips"], strict=False), 1
+    ):
+        steps.add_row(str(number), f"{loss:.4f}", f"{norm:.4g}", f"× {clip:.4g}")
+    steps.add_row("after", f"{learning['losses'][-1]:.4f}", "", "")
+    lines: list[RenderableType] = [Text(settings), "", steps, ""]
+    lines.append(_one_weight(next((p for p in chosen if p["name"].startswith("blocks.")), chosen[0])))
+    table = _table("after the first step", "index", "before", "g", "m̂ / √v̂", "update", "after")
+    for parameter in chosen:
+        e = parameter["entry"][0]
+        pace = e["m_hat"] / (e["v_hat"] ** 0.5 + s["eps"])
+        table.add_row(
+            parameter["name"], ",".join(map(str, parameter["index"])), f"{e['before']:.6f}",
+            f"{e['gradient']:.2e}", f"{pace:.3f}", f"{e['update']:.2e}", f"{e['after']:.6f}",
+        )  # fmt: skip
+    lines += [
+        "", table,
+        Text("Of each parameter the weight with the largest gradient. In the first step m̂ is g and"
+             " v̂ its square, so that every weight moves by about lr, whatever its gradient.", "dim"),
+    ]  # fmt: skip
+    return Group(*lines)
+
+
+def _one_weight(parameter: dict[str, Any]) -> Group:
+    index = ", ".join(map(str, parameter["index"]))
+    table = _table("step", "before", "g", "m", "v", "m̂", "v̂", "update", "after")
+    for number, e in enumerate(parameter["entry"], 1):
+        small = [f"{e[name]:.3e}" for name in ("gradient", "m", "v", "m_hat", "v_hat", "update")]
+        table.add_row(str(number), f"{e['before']:.6f}", *small, f"{e['after']:.6f}")
+    return Group(Text(f"one weight, {parameter['name']}[{index}], step by step:"), table)
+
+
+def _attribution(
+    found: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]
+) -> Group:
+    table = _table("token", "nats", "")
+    largest = max(abs(score) for score in found["scores"]) or 1.0
+    for t in shown:
+        if t is None:
+            table.add_row(*"…" * 2)
+            continue
+        score = found["scores"][t]
+        bar = Text("█" * round(24 * abs(score) / largest), "green" if score > 0 else "red")
+        table.add_row(labels[t], f"{score:+.3f}", bar)
+    lines = [
+        Text(f"for {found['target']}, log p {found['after']:.3f} (from {found['before']:.3f})"),
+        table,
+        Text(
+            f"completeness: the scores sum to {sum(found['scores']):+.4f}, log p changes by"
+            f" {found['after'] - found['before']:+.4f}; off by {found['relative_gap']:.2%} after"
+            f" {found['steps']} gradients",
+            "dim",
+        ),
+    ]
+    if found["relative_gap"] > 0.05:
+        lines.append(Text("That is much: give more --attribution-steps.", "yellow"))
+    return Group(*lines)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="italic")
+    for column in columns:
+        table.add_column(Text(column, no_wrap=True))
+    return table
