@@ -26,8 +26,9 @@ def explain(
     ] = None,
     layer: Annotated[
         list[int] | None,
-        typer.Option(help="A layer to print in full, from 0; several times for several.",
-                     show_default="0"),
+        typer.Option(
+            help="A layer to print in full, from 0; several times for several.", show_default="0"
+        ),
     ] = None,
     head: Annotated[
         list[int] | None,
@@ -45,7 +46,13 @@ def explain(
     steps: Annotated[
         int, typer.Option(min=0, help="Steps of AdamW; 0 leaves out loss and gradients.")
     ] = 3,
-    lr: Annotated[float, typer.Option(help="Learning rate of these steps.")] = 1e-3,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of these steps.",
+            show_default="0.001 for the small model, 1e-5 for others",
+        ),
+    ] = None,
     attribution_steps: Annotated[
         int, typer.Option(min=0, help="Most gradients of the attribution; 0 leaves it out.")
     ] = 512,
@@ -74,11 +81,22 @@ def explain(
       fusedlm explain "The capital of France is" --model SmolLM2.gguf --target " Paris"
       fusedlm explain "Attention is a weighted mean." --model all-MiniLM-L6-v2 --layer 5 --head 3
     """
-    from fusedlm.explain import AdamSettings, Question, View, plot_attention, print_walk, walk
-    from fusedlm.explain import write_page
+    from rich.console import Console
+
+    from fusedlm.explain import (
+        AdamSettings,
+        Question,
+        View,
+        plot_attention,
+        print_walk,
+        walk,
+        write_page,
+    )
 
     set_threads(threads)
     sentence = (sys.stdin.read() if text == "-" else text).strip("\r\n")
+    if lr is None:
+        lr = 1e-3 if model is None else 1e-5
     question = Question(
         numbers=numbers, top=top, target=target, steps=steps, adam=AdamSettings(lr=lr),
         attribution_steps=attribution_steps,
@@ -91,7 +109,10 @@ def explain(
         loaded, tokenizer = _load(found)
         name, note = found.resolve().name, ""
     view = View(tuple(layer or (0,)), tuple(head or (0,)), position)
-    shown = walk(loaded, tokenizer, sentence, question, name=name, note=note)
+    with Console(stderr=True, quiet=quiet).status("") as status:
+        shown = walk(
+            loaded, tokenizer, sentence, question, name=name, note=note, progress=status.update
+        )
     view = view.checked(shown)
     if not quiet:
         print_walk(shown, view)

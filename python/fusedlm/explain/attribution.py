@@ -66,9 +66,7 @@ def integrated_gradients(
     """
     ids = as_tokens(model, tokens)
     if ids.shape[0] != 1:
-        raise ValueError(
-            f"integrated_gradients: tokens has shape {list(ids.shape)}, expected [T]"
-        )
+        raise ValueError(f"integrated_gradients: tokens has shape {list(ids.shape)}, expected [T]")
     if type(steps) is not int or steps < _POINTS * _PIECES:
         raise ValueError(
             f"integrated_gradients: steps is {steps!r}, expected an integer of at least"

@@ -19,12 +19,17 @@ def token_label(tokenizer: Tokenizer, token: int) -> str:
     if raw.startswith("##"):  # WordPiece: goes on with the word before
         return raw
     if text and "\ufffd" not in text:
-        return text.translate(_SEEN)
-    return _as_bytes(raw) or raw.translate(_SEEN)
+        return _visible(text)
+    return _as_bytes(raw) or _visible(raw)
 
 
 def token_labels(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
     return [token_label(tokenizer, int(token)) for token in tokens]
+
+
+def _visible(text: str) -> str:
+    """Other blanks and control characters by their numbers."""
+    return "".join(c if c.isprintable() else f"‹U+{ord(c):04X}›" for c in text.translate(_SEEN))
 
 
 def _as_bytes(raw: str) -> str | None:

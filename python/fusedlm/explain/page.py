@@ -1,0 +1,46 @@
+"""A walk as one page: style, script and numbers are inside, and nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .sentence import Walk
+from .text import View
+
+
+def write_page(walk: Walk, path: str | os.PathLike, view: View | None = None) -> Path:
+    """Writes the page, whole or not at all. It opens with the token, layer and head of `view`."""
+    view = (view or View()).checked(walk)
+    data = {
+        **walk.data,
+        "maps": {"weights": _packed(walk.weights), "scores": _packed(walk.scores)},
+        "view": {"layer": view.layers[0], "head": view.heads[0], "position": view.position},
+    }
+    # "<" cannot end the script that it stands in, nor begin anything else.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    page = _read("page.html").replace("@SCRIPT@", _read("page.js")).replace("@DATA@", text)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _packed(maps: Tensor) -> str:
+    """float32, little-endian, in base64."""
+    array = maps.to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -100,9 +100,7 @@ def attend(
     shares = scores.masked_fill(~seen, -math.inf).softmax(-1)
     mixed = shares @ value.repeat_interleave(shared, 1)
     result = linear(mixed.transpose(1, 2).flatten(2), weights, out)
-    return Attention(
-        query, key, value, query_used, key_used, scores, seen, shares, mixed, result
-    )
+    return Attention(query, key, value, query_used, key_used, scores, seen, shares, mixed, result)
 
 
 def feed_forward(x: Tensor, weights: Weights, name: str, activation: str) -> FeedForward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import nan
 from pathlib import Path
 
 from .sentence import Walk
@@ -25,16 +26,15 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     labels = [token["text"] for token in walk.data["tokens"]]
     labelled = T <= _MOST_LABELS and layers * heads <= 16
     side = max(1.1, min(3.2, 0.35 * T + 0.8)) if labelled else 1.1
-    figure = Figure(
-        figsize=(side * heads + 1.2, side * layers + 0.9), layout="constrained"
-    )
+    figure = Figure(figsize=(side * heads + 1.2, side * layers + 0.9), layout="constrained")
     FigureCanvasAgg(figure)  # needs no display
-    font = _font_for("".join(labels), font_manager)
+    font, labels = _font_for(labels, font_manager)
     grid = figure.subplots(layers, heads, squeeze=False)
     for layer in range(layers):
         for head in range(heads):
             axes = grid[layer][head]
-            picture = axes.imshow(walk.weights[layer, head].numpy(), vmin=0, vmax=1, cmap="viridis")
+            shares = walk.weights[layer, head].masked_fill(walk.scores[layer, head].isinf(), nan)
+            picture = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis")  # hidden is white
             if labelled:
                 axes.set_xticks(range(T), labels, rotation=90, fontproperties=font, fontsize=7)
                 axes.set_yticks(range(T), labels, fontproperties=font, fontsize=7)
@@ -45,7 +45,8 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
                 axes.set_title(f"head {head}", fontsize=8)
             if head == 0:
                 axes.set_ylabel(f"layer {layer}", fontsize=8)
-    figure.colorbar(picture, ax=grid, shrink=0.6, aspect=30, label="attention weight")
+    bar = min(0.8, 3 / figure.get_figheight())  # 3 inches
+    figure.colorbar(picture, ax=grid, shrink=bar, label="attention weight")
     title = f"Attention of {walk.data['model']['name']}: a row looks at the columns"
     figure.suptitle(title, fontsize=9)
     path = Path(path)
@@ -58,19 +59,22 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     return path
 
 
-def _font_for(text: str, font_manager):
-    """A font of this machine that has the characters, so that Chinese is not a row of boxes."""
-    needed = {ord(c) for c in text if ord(c) > 0x7F}
-    default = font_manager.FontProperties()
-    if not needed:
-        return default
+def _font_for(labels: list[str], font_manager):
+    """A font of this machine that has the most characters, and the labels; positions where it has not."""
+    needed = {ord(c) for c in "".join(labels)}
 
-    def lacks(file: str) -> int:
+    def lacks(file: str) -> set[int]:
         try:
-            return len(needed - set(font_manager.get_font(file).get_charmap()))
+            return needed - set(font_manager.get_font(file).get_charmap())
         except (OSError, RuntimeError):  # not a font that matplotlib can read
-            return len(needed) + 1
+            return needed
 
-    files = [font_manager.findfont(default), *sorted(font_manager.findSystemFonts())]
-    best = min(files, key=lacks)
-    return font_manager.FontProperties(fname=best)
+    best = font_manager.findfont(font_manager.FontProperties())
+    if missing := lacks(best):
+        others = sorted(font_manager.findSystemFonts())
+        best = min([best, *others], key=lambda file: len(lacks(file)))
+        missing = lacks(best)
+    drawn = [
+        f"({t})" if missing & set(map(ord, label)) else label for t, label in enumerate(labels)
+    ]
+    return font_manager.FontProperties(fname=best), drawn

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,11 @@ class Walk:
 
 def walk(
     model: Model, tokenizer: Tokenizer, text: str, question: Question | None = None, *,
-    name: str = "model", note: str = "",
+    name: str = "model", note: str = "", progress: Callable[[str], None] = lambda _: None,
 ) -> Walk:  # fmt: skip
     """Takes `text` through `model` in float32, and compares with what the fused kernels compute.
 
-    `name` and `note` are shown. Raises ValueError for a text or a target that does not fit.
+    `name` and `note` are shown; progress(what) is called before each part. Raises ValueError for a text or a target that does not fit.
     """
     question = question or Question()
     ids = tokenizer.encode(text, add_special=True)
@@ -99,6 +100,7 @@ def walk(
             f" make {config.layers * config.heads * T * T:,} attention weights; expected at most"
             f" {most} tokens"
         )
+    progress("computing the sentence")
     with torch.no_grad():
         found = trace(model, ids)
     show = _Shown(model, tokenizer, question, ids, found)
@@ -118,14 +120,17 @@ def walk(
     if isinstance(model, Decoder):
         data["lens"] = show.lens()
     targets = show.targets()
+    progress("comparing with the fused kernels")
     data["check"] = show.check(targets)
     if targets is not None and question.steps:
+        progress("learning from the sentence")
         learned = explain_step(
             model, ids, targets, question.adam, steps=question.steps, numbers=question.numbers
         )
         data["loss"] = show.loss(targets, learned)
         data["learning"] = show.learning(learned)
     if question.attribution_steps and found.logits is not None:
+        progress("asking which tokens did it")
         data["attribution"] = show.attribution(targets)
     # What is left out is not spoken of either.
     absent = {"loss": "loss", "gradients": "learning", "adam": "learning",
@@ -257,7 +262,9 @@ class _Shown:
             with torch.no_grad():
                 fused = _fused(model, ids, None)
             plain = self.found.final if self.found.logits is None else self.found.logits
-            result = {"logits" if self.found.logits is not None else "last layer": _off(fused, plain)}
+            result = {
+                "logits" if self.found.logits is not None else "last layer": _off(fused, plain)
+            }
             if targets is None or not self.question.steps:
                 return result
             loss = _fused(model, ids, targets)

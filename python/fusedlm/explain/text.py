@@ -77,7 +77,9 @@ class _Printer:
             yield from self._layer(layer)
         yield Rule(Text(" all layers ", "bold"))
         yield from self._section("layers", self._layers())
-        yield from self._section("pooled", lambda: self._vectors([("vector", self.data["pooled"])], ""))
+        yield from self._section(
+            "pooled", lambda: self._vectors([("vector", self.data["pooled"])], "")
+        )
         yield from self._section("logits", self._predictions())
         yield from self._section("lens", self._lens())
         for name, part in learning_parts(self.data, self.labels, self.shown, self.view.layers):
@@ -175,10 +177,15 @@ class _Printer:
                     table.add_row(*"…" * (len(self.shown) + 1))
                     continue
                 row = maps[layer, head, t].tolist()
-                cells = [Text("…") if s is None else _cell(row[s], form) for s in self.shown]
+                seen = (self.walk.scores[layer, head, t] > float("-inf")).tolist()
+                cells = [
+                    Text("…") if s is None else _cell(row[s] if seen[s] else None, form)
+                    for s in self.shown
+                ]
                 table.add_row(self._label(t), *cells)
             tables += [table, ""]
-        return Group(*tables)
+        hidden = bool(self.walk.scores[layer].isinf().any())
+        return Group(*tables, *([Text("· is hidden", "dim")] if hidden else []))
 
     def _mixed(self, number: int) -> RenderableType:
         at, layer, rows = self.view.position, self.data["layers"][number], []
@@ -193,8 +200,8 @@ class _Printer:
             ]
             dots = " + …" if None in self.shown else ""
             mixed = layer["mixed"][head][at]
-            rows.append(Text(f"head {head}: {' + '.join(terms)}{dots} = {mixed[1]:.3f}"))
             rows.append(self._vectors([("mixed", mixed)], f"of {self.labels[at]}, head {head}"))
+            rows.append(Text(f"its first number: {' + '.join(terms)}{dots} = {mixed[1]:.3f}"))
             rows.append("")
         return Group(*rows)
 
@@ -243,7 +250,7 @@ class _Printer:
     def _lens(self):
         def make() -> RenderableType:
             lens, at = self.data["lens"], self.view.position
-            table = _table("after", "p", "rank", "likeliest")
+            table = _table("after", "p of the last one's best", "rank", "likeliest")
             count = len(lens["tokens"])
             for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
                 if row is None:
@@ -321,8 +328,8 @@ def _table(*columns: str | Text) -> Table:
     return table
 
 
-def _cell(value: float, form: str) -> Text:
-    if value == float("-inf"):
+def _cell(value: float | None, form: str) -> Text:
+    if value is None:
         return Text("·", "dim")
     shade = _SHADES[min(4, int(5 * value))] if 0 <= value <= 1 and form == "{:.3f}" else ""
     return Text(form.format(value), shade)

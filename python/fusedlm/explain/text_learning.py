@@ -29,16 +29,16 @@ def learning_parts(
 
 def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]) -> Group:
     loss, one = data["loss"], data["model"]["task"] == "sequence"
-    table = _table("after", "comes", "p", "−log p")
+    table = _table("after", "comes", "p", "−log p", "p after the steps of below")
     by_position = {row["position"]: row for row in loss["each"]}
     for t in [0] if one else shown:
         if t is None:
-            table.add_row(*"…" * 4)
+            table.add_row(*"…" * 5)
         elif t in by_position:
             row = by_position[t]
             table.add_row(
-                "the text" if one else labels[t], row["target"], f"{row['p']:.4f}",
-                f"{row['loss']:.4f}",
+                "the text" if one else labels[t], row["target"], f"{row['p']:.3g}",
+                f"{row['loss']:.4f}", f"{row['p_after']:.3g}",
             )  # fmt: skip
     lines = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
     if loss["guessed"]:
@@ -94,7 +94,13 @@ def _adam(learning: dict[str, Any], layers: Sequence[int]) -> Group:
         steps.add_row(str(number), f"{loss:.4f}", f"{norm:.4g}", f"× {clip:.4g}")
     steps.add_row("after", f"{learning['losses'][-1]:.4f}", "", "")
     lines: list[RenderableType] = [Text(settings), "", steps, ""]
-    lines.append(_one_weight(next((p for p in chosen if p["name"].startswith("blocks.")), chosen[0])))
+    if learning["losses"][1] > learning["losses"][0]:
+        lines += [
+            Text("The loss has risen: the steps were too long; give a smaller --lr.", "yellow")
+        ]
+    lines.append(
+        _one_weight(next((p for p in chosen if p["name"].startswith("blocks.")), chosen[0]))
+    )
     table = _table("after the first step", "index", "before", "g", "m̂ / √v̂", "update", "after")
     for parameter in chosen:
         e = parameter["entry"][0]

@@ -79,9 +79,7 @@ def trace(
         weights = weights_of(model, dtype)
     shape = [*ids.shape, model.config.width]
     if token_rows is not None and list(token_rows.shape) != shape:
-        raise ValueError(
-            f"trace: token_rows has shape {list(token_rows.shape)}, expected {shape}"
-        )
+        raise ValueError(f"trace: token_rows has shape {list(token_rows.shape)}, expected {shape}")
     run = _decoder if isinstance(model, Decoder) else _encoder
     return run(model, ids, token_rows, weights, logits)
 
@@ -89,7 +87,9 @@ def trace(
 def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
     """Tokens as [B, T] int64, checked."""
     if not isinstance(model, (Decoder, Encoder)):
-        raise ValueError(f"explain: model is a {type(model).__name__}, expected a Decoder or Encoder")
+        raise ValueError(
+            f"explain: model is a {type(model).__name__}, expected a Decoder or Encoder"
+        )
     ids = torch.as_tensor(tokens)
     if ids.numel() == 0:
         raise ValueError("explain: tokens is empty, expected at least one")
@@ -151,9 +151,7 @@ def _decoder_layer(model: Decoder, number: int, x: Tensor, weights: Weights) -> 
         used = [plain.rotate(part, cos, sin, config.rope_interleaved) for part in used]
     window = config.windows[number] if config.windows else 0
     seen = plain.seen_by(T, causal=True, window=window, device=x.device)
-    attention = plain.attend(
-        (query, key, value), tuple(used), seen, weights, at + "attention.out."
-    )
+    attention = plain.attend((query, key, value), tuple(used), seen, weights, at + "attention.out.")
     middle = x + attention.out
     ffn_in = decoder_norm(model, middle, weights, at + "ffn_norm.")
     ffn = plain.feed_forward(ffn_in, weights, at + "ffn.", config.activation)

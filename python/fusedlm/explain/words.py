@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fusedlm.models import Decoder
 
 from .tracing import Model
@@ -66,7 +68,9 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
                 fast, some slowly; the product of a query and a key then knows how far apart they
                 are."""
             ),
-            "" if learned else f"angle of pair i at position p = p · {config.rope_base:g}^(−2i/{D})",
+            ""
+            if learned
+            else f"angle of pair i at position p = p · {config.rope_base:g}^(−2i/{D})",
         )
     sections.update(_attention(D, causal=True, windows=bool(config.windows)))
     sections["ffn"] = _feed_forward(
@@ -89,15 +93,15 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
     sections["lens"] = (
         "The logit lens",
         """What would the model say if it ended here? Last norm and head on the stream after every
-        layer (nostalgebraist 2020). `p` is the probability of what the last layer finds likeliest.""",
+        layer (nostalgebraist 2020).""",
         "",
     )
     sections["loss"] = (
         "Loss",
         """Each token is what the model should have said one place before. The loss is the mean of
         −log of the probabilities that it gave them: 0 for certainty.""",
-        f"loss = mean(−log p(next token));  knowing nothing it is log {config.vocab_size} ="
-        f" {_log(config.vocab_size):.2f}",
+        f"loss = mean(−log p(next token));  knowing nothing, log {config.vocab_size} ="
+        f" {math.log(config.vocab_size):.2f}",
     )
     sections.update(_end("the token after the text"))
     return sections
@@ -172,8 +176,7 @@ def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, s
         "scores": (
             "Scores",
             f"""How well does the query of a token (row) fit the key of another (column)? Their product,
-            divided by √{D} so that it does not grow with the width. {sees}{window}"""
-            + ("A dot stands for what is hidden." if causal else ""),
+            divided by √{D} so that it does not grow with the width. {sees}{window}""",
             "score = q · k / √D",
         ),
         "weights": (
@@ -184,8 +187,7 @@ def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, s
         ),
         "mixed": (
             "Mixed values",
-            """Each token gets the sum of the values of the tokens it sees, by weight. The first number,
-            written out:""",
+            """Each token gets the sum of the values of the tokens it sees, by weight.""",
             "mixed = Σ weight · v",
         ),
         "out": (
@@ -224,8 +226,9 @@ def _end(target: str) -> dict[str, tuple[str, str, str]]:
             a running mean v of their squares, so that all move at about the same pace. Both begin at 0,
             which the hats correct. Gradients are first made shorter together if they are longer than
             the limit.""",
-            "m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²;  m̂ = m / (1 − β₁ᵗ);  v̂ = v / (1 − β₂ᵗ);"
-            "  w ← w − lr (m̂ / (√v̂ + ε) + decay · w)",
+            "m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²\n"
+            "m̂ = m / (1 − β₁ᵗ);  v̂ = v / (1 − β₂ᵗ)\n"
+            "w ← w − lr (m̂ / (√v̂ + ε) + decay · w)",
         ),
         "attribution": (
             "Which tokens did it",
@@ -239,9 +242,3 @@ def _end(target: str) -> dict[str, tuple[str, str, str]]:
 
 def _heads(H: int) -> str:
     return "one head" if H == 1 else f"each of {H} heads"
-
-
-def _log(number: int) -> float:
-    import math
-
-    return math.log(number)
