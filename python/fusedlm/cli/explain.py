@@ -35,8 +35,12 @@ def explain(
         typer.Option(help="A head to print, from 0; several times for several.", show_default="0"),
     ] = None,
     position: Annotated[
-        int, typer.Option(help="The token whose vectors are printed, from 0; -1 is the last.")
-    ] = -1,
+        int | None,
+        typer.Option(
+            help="The token whose vectors are printed, from 0, or from the end, if negative.",
+            show_default="the last; of an encoder the first word",
+        ),
+    ] = None,
     numbers: Annotated[int, typer.Option(min=1, help="How many of each vector's numbers.")] = 8,
     top: Annotated[int, typer.Option(min=1, help="How many of the likeliest tokens.")] = 5,
     target: Annotated[
@@ -107,7 +111,8 @@ def explain(
     else:
         found = model_folder(model)
         loaded, tokenizer = _load(found)
-        name, note = found.resolve().name, ""
+        path = found.resolve()
+        name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
     view = View(tuple(layer or (0,)), tuple(head or (0,)), position)
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class _Path:
         """(gradients computed, their integral along the line [T, C])."""
         # The first pieces are the shorter the nearer they are to the baseline, where most happens.
         edges = [0.0, *(2.0 ** -(_PIECES - 1 - k) for k in range(_PIECES))]
-        fresh = list(zip(edges, edges[1:], strict=False))
+        fresh = list(pairwise(edges))
         heights = dict(zip(edges, self._heights(edges), strict=True))
         change = abs(heights[1.0] - heights[0.0])
         done: list[tuple[float, float, float, Tensor]] = []  # (off by, from, to, integral)

@@ -25,7 +25,8 @@ def write_page(walk: Walk, path: str | os.PathLike, view: View | None = None) ->
     }
     # "<" cannot end the script that it stands in, nor begin anything else.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = _read("page.html").replace("@SCRIPT@", _read("page.js")).replace("@DATA@", text)
+    script = _read("page_maps.js") + _read("page.js")
+    page = _read("page.html").replace("@SCRIPT@", script).replace("@DATA@", text)
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Question:
     top: int = 5
     target: str | None = None
     steps: int = 3
-    adam: AdamSettings = AdamSettings()
+    adam: AdamSettings = field(default_factory=AdamSettings)
     attribution_steps: int = 512
 
     def __post_init__(self) -> None:
@@ -86,7 +86,8 @@ def walk(
 ) -> Walk:  # fmt: skip
     """Takes `text` through `model` in float32, and compares with what the fused kernels compute.
 
-    `name` and `note` are shown; progress(what) is called before each part. Raises ValueError for a text or a target that does not fit.
+    `name` and `note` are shown; progress(what) is called before each part.
+    Raises ValueError for a text or a target that does not fit.
     """
     question = question or Question()
     ids = tokenizer.encode(text, add_special=True)

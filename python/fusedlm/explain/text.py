@@ -23,11 +23,12 @@ _MOST_LAYERS = 14
 @dataclass(frozen=True)
 class View:
     """What of a walk is printed in full: these layers and heads, and the vectors of the token at
-    `position`, counted from 0 (or from the end, if negative)."""
+    `position`, counted from 0 (or from the end, if negative). None is the last token of a decoder, which
+    has seen all, and the first word of an encoder."""
 
     layers: Sequence[int] = (0,)
     heads: Sequence[int] = (0,)
-    position: int = -1
+    position: int | None = None
 
     def checked(self, walk: Walk) -> View:
         """With the position from the front. Raises ValueError naming what the model has not."""
@@ -40,11 +41,12 @@ class View:
                     raise ValueError(
                         f"explain: {name} is {value}, expected 0 to {count - 1} of this model"
                     )
-        if not -T <= self.position < T:
-            raise ValueError(
-                f"explain: position is {self.position}, expected 0 to {T - 1} of this text"
-            )
-        return View(self.layers, self.heads, self.position % T)
+        position = self.position
+        if position is None:
+            position = T - 1 if model["kind"] == "decoder" else min(1, T - 1)
+        if not -T <= position < T:
+            raise ValueError(f"explain: position is {position}, expected 0 to {T - 1} of this text")
+        return View(self.layers, self.heads, position % T)
 
 
 def print_walk(walk: Walk, view: View | None = None, console: Console | None = None) -> None:
@@ -106,7 +108,7 @@ class _Printer:
         if model["kv_heads"] != model["heads"]:
             heads += f" ({model['kv_heads']} of keys and values)"
         yield Text(
-            f"{model['name']}: a {model['kind']} of {model['layers']} layers, {heads}, width"
+            f"{model['name']}: {'a decoder' if model['kind'] == 'decoder' else 'an encoder'} of {model['layers']} layers, {heads}, width"
             f" {model['width']}, vocabulary {model['vocab_size']:,},"
             f" {model['parameters']:,} parameters"
         )

@@ -125,7 +125,11 @@ def _encoder(model, T: int) -> dict[str, tuple[str, str, str]]:
         "q = x Wqᵀ + b,  k = x Wkᵀ + b,  v = x Wvᵀ + b",
     )
     sections.update(_attention(D, causal=False, windows=False))
-    sections["ffn"] = _feed_forward(config.activation, config.ffn_width, norm="", of="x")
+    title, text, _ = sections["out"]
+    sections["out"] = title, text, "x ← norm(x + concat(heads) Woᵀ)"
+    title, text, formula = _feed_forward(config.activation, config.ffn_width, norm="", of="x")
+    formula = formula.replace("x ← ", "x ← norm(") + ")"
+    sections["ffn"] = title, f"{text} A LayerNorm follows.", formula
     sections["layers"] = (
         "Layer after layer",
         f"""The same again in each of the {config.layers} layers, each with weights of its own. A
