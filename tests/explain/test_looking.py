@@ -95,9 +95,10 @@ def test_tokens_that_are_not_seen_get_nothing():
 
 
 def test_too_few_steps_show_in_the_gap():
-    model = small_model("llama", spread=8.0)
-    few, many = (integrated_gradients(model, TOKENS, steps=n) for n in (32, 4096))
-    assert few.steps == 32 and few.relative_gap > 10 * many.relative_gap
+    model = small_model("llama", spread=12.0)  # near zeros its norms are steep
+    few, many = (integrated_gradients(model, TOKENS, steps=n, baseline="zero") for n in (32, 512))
+    assert few.steps == 32 and few.relative_gap > 0.2
+    assert few.steps < many.steps < 512 and many.relative_gap < 0.01
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_rows_in_place_of_tokens_are_what_is_computed_with():
     torch.testing.assert_close(
         trace(model, tokens, token_rows=rows).logits, trace(model, other).logits
     )
-    with pytest.raises(ValueError, match=r"token_rows has shape \[2, 17, 5\], expected \[2, 17, 32\]"):
+    with pytest.raises(
+        ValueError, match=r"token_rows has shape \[2, 17, 5\], expected \[2, 17, 32\]"
+    ):
         trace(model, tokens, token_rows=rows[..., :5])
 
 

@@ -96,6 +96,7 @@ def explain(
         walk,
         write_page,
     )
+    from fusedlm.models import Decoder
 
     set_threads(threads)
     sentence = (sys.stdin.read() if text == "-" else text).strip("\r\n")
@@ -113,12 +114,16 @@ def explain(
         loaded, tokenizer = _load(found)
         path = found.resolve()
         name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
-    view = View(tuple(layer or (0,)), tuple(head or (0,)), position)
+    # What does not fit is said before anything is computed.
+    view = View(tuple(layer or (0,)), tuple(head or (0,)), position).fit(
+        layers=loaded.config.layers, heads=loaded.config.heads,
+        tokens=len(tokenizer.encode(sentence, add_special=True)),
+        causal=isinstance(loaded, Decoder),
+    )  # fmt: skip
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(
             loaded, tokenizer, sentence, question, name=name, note=note, progress=status.update
         )
-    view = view.checked(shown)
     if not quiet:
         print_walk(shown, view)
     written = []

@@ -30,12 +30,9 @@ class View:
     heads: Sequence[int] = (0,)
     position: int | None = None
 
-    def checked(self, walk: Walk) -> View:
+    def fit(self, *, layers: int, heads: int, tokens: int, causal: bool) -> View:
         """With the position from the front. Raises ValueError naming what the model has not."""
-        model, T = walk.data["model"], len(walk.data["tokens"])
-        for name, values, count in (
-            ("layer", self.layers, model["layers"]), ("head", self.heads, model["heads"]),
-        ):  # fmt: skip
+        for name, values, count in (("layer", self.layers, layers), ("head", self.heads, heads)):
             for value in values:
                 if not 0 <= value < count:
                     raise ValueError(
@@ -43,10 +40,19 @@ class View:
                     )
         position = self.position
         if position is None:
-            position = T - 1 if model["kind"] == "decoder" else min(1, T - 1)
-        if not -T <= position < T:
-            raise ValueError(f"explain: position is {position}, expected 0 to {T - 1} of this text")
-        return View(self.layers, self.heads, position % T)
+            position = tokens - 1 if causal else min(1, tokens - 1)
+        if not -tokens <= position < tokens:
+            raise ValueError(
+                f"explain: position is {position}, expected 0 to {tokens - 1} of this text"
+            )
+        return View(self.layers, self.heads, position % tokens)
+
+    def of(self, walk: Walk) -> View:
+        model = walk.data["model"]
+        return self.fit(
+            layers=model["layers"], heads=model["heads"], tokens=len(walk.data["tokens"]),
+            causal=model["kind"] == "decoder",
+        )  # fmt: skip
 
 
 def print_walk(walk: Walk, view: View | None = None, console: Console | None = None) -> None:
@@ -55,7 +61,7 @@ def print_walk(walk: Walk, view: View | None = None, console: Console | None = N
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=110)
-    printer = _Printer(walk, (view or View()).checked(walk))
+    printer = _Printer(walk, (view or View()).of(walk))
     for part in printer.parts():
         console.print(part)
 
@@ -107,10 +113,10 @@ class _Printer:
         heads = f"{model['heads']} heads"
         if model["kv_heads"] != model["heads"]:
             heads += f" ({model['kv_heads']} of keys and values)"
+        kind = "a decoder" if model["kind"] == "decoder" else "an encoder"
         yield Text(
-            f"{model['name']}: {'a decoder' if model['kind'] == 'decoder' else 'an encoder'} of {model['layers']} layers, {heads}, width"
-            f" {model['width']}, vocabulary {model['vocab_size']:,},"
-            f" {model['parameters']:,} parameters"
+            f"{model['name']}: {kind} of {model['layers']} layers, {heads}, width {model['width']},"
+            f" vocabulary {model['vocab_size']:,}, {model['parameters']:,} parameters"
         )
         if model["note"]:
             yield Text(model["note"], "dim")
