@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fusedlm.models.files import whole_file
+
 from .sentence import Walk
 from .text import View
 
@@ -27,14 +29,9 @@ def write_page(walk: Walk, path: str | os.PathLike, view: View | None = None) ->
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     script = _read("page_maps.js") + _read("page.js")
     page = _read("page.html").replace("@SCRIPT@", script).replace("@DATA@", text)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    with whole_file(path) as file:
+        file.write_text(page, encoding="utf-8")
+    return Path(path)
 
 
 def _packed(maps: Tensor) -> str:

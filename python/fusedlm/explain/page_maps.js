@@ -45,6 +45,7 @@ function bigMap() {
   canvas.width = width * ratio;
   canvas.height = height * ratio;
   canvas.style.width = `${width}px`;
+  Object.assign(canvas.dataset, { room, side });
   pen.scale(ratio, ratio);
   pen.font = font;
   pen.textBaseline = "middle";

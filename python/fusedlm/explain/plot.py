@@ -6,6 +6,8 @@ import os
 from math import nan
 from pathlib import Path
 
+from fusedlm.models.files import whole_file
+
 from .sentence import Walk
 
 _MOST_MAPS = 1024
@@ -49,14 +51,9 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     figure.colorbar(picture, ax=grid, shrink=bar, label="attention weight")
     title = f"Attention of {walk.data['model']['name']}: a row looks at the columns"
     figure.suptitle(title, fontsize=9)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=110)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    return Path(path)
 
 
 def _font_for(labels: list[str], font_manager):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.models import Decoder
-from fusedlm.models.files import write_json
+from fusedlm.models.files import whole_file, write_json
 
 from .attribution import integrated_gradients
 from .labels import token_label, token_labels
@@ -74,10 +74,10 @@ class Walk:
              for m in zip(*layer, strict=True)]
             for layer in zip(hidden.tolist(), rounded(scores), strict=True)
         ]  # fmt: skip
-        path = Path(path)
         maps = {"weights": rounded(self.weights.double()), "scores": rows}
-        write_json(path, {**self.data, "maps": maps})
-        return path
+        with whole_file(path) as file:
+            write_json(file, {**self.data, "maps": maps})
+        return Path(path)
 
 
 def walk(

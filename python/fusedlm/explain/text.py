@@ -32,6 +32,8 @@ class View:
 
     def fit(self, *, layers: int, heads: int, tokens: int, causal: bool) -> View:
         """With the position from the front. Raises ValueError naming what the model has not."""
+        if tokens < 1:
+            raise ValueError("explain: the text has no tokens")
         for name, values, count in (("layer", self.layers, layers), ("head", self.heads, heads)):
             for value in values:
                 if not 0 <= value < count:
