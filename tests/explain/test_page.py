@@ -139,9 +139,11 @@ def pointed_at(browser, row: int, column: int) -> str:
     """What the tip says over a cell of the big map."""
     canvas = browser.find_element(By.ID, "big")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    room, side = (float(canvas.get_attribute(f"data-{name}")) for name in ("room", "side"))
+    room, top, side = (
+        float(canvas.get_attribute(f"data-{name}")) for name in ("room", "top", "side")
+    )
     box = canvas.rect
-    x, y = (room + side * (at + 0.5) for at in (column, row))
+    x, y = room + side * (column + 0.5), top + side * (row + 0.5)
     move = ActionChains(browser)
     move.move_to_element_with_offset(canvas, x - box["width"] / 2, y - box["height"] / 2).perform()
     tip = browser.find_element(By.ID, "tip")

@@ -56,8 +56,8 @@ function strip(row, size) {
 
 // Lines of [name, vector, size, anything more ...].
 function vectors(lines, heads = []) {
-  return table(["", "length", `numbers`, ...heads], lines.map(([name, row, size, ...more]) =>
-    make("tr", {}, cell(name), number(row[0], 2), cell(strip(row, size)), ...more)));
+  return table(["", ...heads, "length", "numbers"], lines.map(([name, row, size, ...more]) =>
+    make("tr", {}, cell(name), ...more, number(row[0], 2), cell(strip(row, size)))));
 }
 
 function gauge(part, kind = "") {
@@ -267,7 +267,9 @@ const PARTS = { tokens: "The text", [data.sections.attention_norm ? "attention_n
 const constant = new Set(["tokens", "lens", "pooled"]); // no choice of layer or head changes these
 
 function redraw(name) {
+  const scrolled = name === "weights" ? at("small")?.scrollTop ?? 0 : 0;
   at(`of-${name}`).replaceChildren(...draw[name]());
+  if (name === "weights") at("small").scrollTop = scrolled; // the list of maps stays where it was
 }
 
 function build() {

@@ -38,14 +38,15 @@ function bigMap() {
   const pen = canvas.getContext("2d");
   pen.font = font;
   const widest = Math.max(...labels.map((l) => pen.measureText(l).width));
-  const room = Math.max(26, Math.min(110, widest + 10));
+  const room = Math.max(26, Math.min(110, widest + 10)); // for the labels at the left
   const free = Math.min(at("walk").clientWidth - 60, 480) - room;
   const side = Math.max(6, Math.min(52, Math.floor(free / T)));
-  const width = room + side * T + 2, height = room + side * T + 2;
+  const upright = widest >= side, top = upright ? room : 26;
+  const width = room + side * T + 2, height = top + side * T + 2;
   canvas.width = width * ratio;
   canvas.height = height * ratio;
   canvas.style.width = `${width}px`;
-  Object.assign(canvas.dataset, { room, side });
+  Object.assign(canvas.dataset, { room, top, side });
   pen.scale(ratio, ratio);
   pen.font = font;
   pen.textBaseline = "middle";
@@ -54,18 +55,18 @@ function bigMap() {
     if (t % every) return;
     pen.fillStyle = rgb(t === chosen.position ? ink.high : ink.text);
     pen.textAlign = "right";
-    pen.fillText(label, room - 6, room + side * (t + 0.5), room - 8);
+    pen.fillText(label, room - 6, top + side * (t + 0.5), room - 8);
     pen.save();
-    pen.translate(room + side * (t + 0.5), room - (widest < side ? 12 : 6));
-    if (widest >= side) pen.rotate(-Math.PI / 2);
-    pen.textAlign = widest < side ? "center" : "left";
+    pen.translate(room + side * (t + 0.5), top - (upright ? 6 : 12));
+    if (upright) pen.rotate(-Math.PI / 2);
+    pen.textAlign = upright ? "left" : "center";
     pen.fillStyle = rgb(ink.text);
-    pen.fillText(label, 0, 0, room - 8);
+    pen.fillText(label, 0, 0, upright ? room - 8 : side);
     pen.restore();
   });
   for (let row = 0; row < T; row++) {
     for (let column = 0; column < T; column++) {
-      const x = room + side * column, y = room + side * row;
+      const x = room + side * column, y = top + side * row;
       const weight = weights[place(chosen.layer, chosen.head, row, column)];
       if (seen(chosen.layer, chosen.head, row, column)) {
         pen.fillStyle = rgb(blend(blend(ink.low, ink.line, 0.5), ink.high, weight));
@@ -81,11 +82,11 @@ function bigMap() {
   }
   pen.strokeStyle = rgb(ink.high);
   pen.lineWidth = 1.5;
-  pen.strokeRect(room - 1, room + side * chosen.position - 1, side * T + 1, side + 1);
+  pen.strokeRect(room - 1, top + side * chosen.position - 1, side * T + 1, side + 1);
   const under = (event) => {
     const box = canvas.getBoundingClientRect(), scale = width / box.width;
     const column = Math.floor(((event.clientX - box.left) * scale - room) / side);
-    const row = Math.floor(((event.clientY - box.top) * scale - room) / side);
+    const row = Math.floor(((event.clientY - box.top) * scale - top) / side);
     return row >= 0 && row < T && column >= 0 && column < T ? [row, column] : null;
   };
   const point = (event) => {
@@ -109,7 +110,7 @@ function bigMap() {
 
 function smallMaps() {
   const ink = colours(), low = blend(ink.low, ink.line, 0.5);
-  const side = Math.max(30, Math.min(64, Math.floor(480 / H)));
+  const side = Math.max(30, Math.min(64, Math.floor(430 / H)));
   const grid = make("div", { id: "small",
     style: `grid-template-columns: auto repeat(${H}, ${side + 2}px)` });
   grid.append(make("span", {}, "layer, head"),
