@@ -223,3 +223,15 @@ def test_of_many_things_the_first_the_wanted_and_the_last_are_picked():
     assert pick(4, 5) == [0, 1, 2, 3]
     assert pick(9, 4, [3]) == [0, None, 3, None, 7, 8]
     assert pick(9, 2, []) == [0, None, 8]
+
+
+def test_the_digits_are_the_same_for_any_number_of_threads(tmp_path):
+    before, files = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found = walk(*decoder("llama"), TEXT, QUICK)
+            files.append(found.save(tmp_path / f"{threads}.json").read_bytes())
+    finally:
+        torch.set_num_threads(before)
+    assert files[0] == files[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from fusedlm.models import Decoder, Encoder
 
 from .plain import Weights
-from .tracing import Model, as_tokens, trace, weights_of
+from .tracing import Model, as_tokens, dtype_for, trace, weights_of
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -74,8 +74,7 @@ def integrated_gradients(
             f" {_POINTS * _PIECES}"
         )
     position = _position(model, ids.shape[1], position)
-    few = sum(p.numel() for p in model.parameters()) <= 10_000_000
-    weights = weights_of(model, torch.float64 if few else torch.float32)
+    weights = weights_of(model, dtype_for(model))
     table = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"]
     start = _baseline(table, baseline).expand(ids.shape[1], -1)
     end = table[ids[0]]

@@ -24,7 +24,7 @@ from .labels import token_label, token_labels
 from .learning import AdamSettings, Learned, explain_step, gradients_of, loss_of, trainable
 from .lens import logit_lens
 from .rounding import rounded, six, vectors
-from .tracing import Layer, Model, Trace, trace
+from .tracing import Layer, Model, Trace, dtype_for, trace
 from .words import sections
 
 MOST_WEIGHTS = 1 << 21  # attention weights in one walk: 16 MB of a page, with the scores
@@ -84,7 +84,9 @@ def walk(
     model: Model, tokenizer: Tokenizer, text: str, question: Question | None = None, *,
     name: str = "model", note: str = "", progress: Callable[[str], None] = lambda _: None,
 ) -> Walk:  # fmt: skip
-    """Takes `text` through `model` in float32, and compares with what the fused kernels compute.
+    """Takes `text` through `model`, and compares with what the fused kernels compute.
+
+    Models of up to 10 M parameters are computed in float64, others in float32.
 
     `name` and `note` are shown; progress(what) is called before each part.
     Raises ValueError for a text or a target that does not fit.
@@ -103,7 +105,7 @@ def walk(
         )
     progress("computing the sentence")
     with torch.no_grad():
-        found = trace(model, ids)
+        found = trace(model, ids, dtype=dtype_for(model))
     show = _Shown(model, tokenizer, question, ids, found)
     data = {
         "text": text,
@@ -126,8 +128,9 @@ def walk(
     if targets is not None and question.steps:
         progress("learning from the sentence")
         learned = explain_step(
-            model, ids, targets, question.adam, steps=question.steps, numbers=question.numbers
-        )
+            model, ids, targets, question.adam, steps=question.steps, numbers=question.numbers,
+            dtype=dtype_for(model),
+        )  # fmt: skip
         data["loss"] = show.loss(targets, learned)
         data["learning"] = show.learning(learned)
     if question.attribution_steps and found.logits is not None:
@@ -142,7 +145,7 @@ def walk(
     seen = torch.stack([layer.attention.seen for layer in found.layers])[:, None]
     scores = torch.stack([layer.attention.scores[0] for layer in found.layers])
     weights = torch.stack([layer.attention.weights[0] for layer in found.layers])
-    return Walk(data, weights, scores.masked_fill(~seen, -math.inf))
+    return Walk(data, weights.float(), scores.masked_fill(~seen, -math.inf).float())
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,9 @@ class _Shown:
             grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         finally:
             model.train(training)
-        _, expected, plain_grads = gradients_of(model, ids, targets, trainable(model))
+        _, expected, plain_grads = gradients_of(
+            model, ids, targets, trainable(model, dtype_for(model))
+        )
         pairs = [
             (grad.to_dense() if grad.is_sparse else grad, plain_grads[name])
             for name, grad in zip(trained, grads, strict=True)

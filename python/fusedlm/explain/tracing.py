@@ -24,6 +24,7 @@ from . import plain
 from .plain import Attention, FeedForward, Weights
 
 Model = Decoder | Encoder
+_FEW = 10_000_000  # parameters; more of them in float64 would take too much memory
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
 def weights_of(model: Model, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """The parameters by name, without gradients; those of adapters are added to what they adapt."""
     return {name: value.detach().to(dtype) for name, value in merged_state(model).items()}
+
+
+def dtype_for(model: Model) -> torch.dtype:
+    """float64 where the weights are few: then 6 digits are the same for any number of threads."""
+    few = sum(parameter.numel() for parameter in model.parameters()) <= _FEW
+    return torch.float64 if few else torch.float32
 
 
 def _decoder(
