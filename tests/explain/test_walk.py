@@ -21,7 +21,7 @@ from fusedlm.explain import (
     walk,
 )
 from fusedlm.explain.labels import token_labels
-from fusedlm.explain.rounding import pick
+from fusedlm.explain.rounding import pick, pick_near
 from fusedlm.models import ModelConfig
 from tests.explain.test_trace import ENCODERS, small_encoder
 from tests.support.small import CONFIGS, small_model
@@ -223,6 +223,13 @@ def test_of_many_things_the_first_the_wanted_and_the_last_are_picked():
     assert pick(4, 5) == [0, 1, 2, 3]
     assert pick(9, 4, [3]) == [0, None, 3, None, 7, 8]
     assert pick(9, 2, []) == [0, None, 8]
+
+
+def test_of_many_tokens_those_near_the_shown_one_are_picked():
+    assert pick_near(5, 5, 2) == [0, 1, 2, 3, 4]
+    assert pick_near(20, 5, 19) == [0, None, 16, 17, 18, 19]
+    assert pick_near(20, 5, 10) == [0, None, 8, 9, 10, 11, None]
+    assert pick_near(20, 4, 0) == [0, 1, 2, 3, None]
 
 
 def test_the_digits_are_the_same_for_any_number_of_threads(tmp_path):

@@ -64,13 +64,14 @@ function bigMap() {
     pen.fillText(label, 0, 0, upright ? room - 8 : side);
     pen.restore();
   });
+  const gap = side >= 12 ? 1 : 0;
   for (let row = 0; row < T; row++) {
     for (let column = 0; column < T; column++) {
       const x = room + side * column, y = top + side * row;
       const weight = weights[place(chosen.layer, chosen.head, row, column)];
       if (seen(chosen.layer, chosen.head, row, column)) {
         pen.fillStyle = rgb(blend(blend(ink.low, ink.line, 0.5), ink.high, weight));
-        pen.fillRect(x, y, side - 1, side - 1);
+        pen.fillRect(x, y, side - gap, side - gap);
         if (side >= 34) {
           pen.fillStyle = rgb(weight > 0.55 ? ink.low : ink.text);
           pen.textAlign = "center";

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,16 +28,28 @@ def vectors(x: Tensor, numbers: int) -> list:
 
 def pick(count: int, most: int, wanted: Sequence[int] = ()) -> list[int | None]:
     """At most `most` of so many things, None where some are left out: first, wanted and last ones."""
+    chosen = {0, *(i for i in wanted if 0 <= i < count)}
+    return _with_gaps(chosen, range(count - 1, -1, -1), count, most)
+
+
+def pick_near(count: int, most: int, at: int) -> list[int | None]:
+    """Of so many tokens the first, and those near the one at `at`: before it twice as far as after."""
+    near = sorted(range(count), key=lambda i: at - i if i <= at else 2 * (i - at))
+    return _with_gaps({0, at}, near, count, most)
+
+
+def _with_gaps(chosen: set[int], others: Iterable[int], count: int, most: int) -> list[int | None]:
     if count <= most:
         return list(range(count))
-    chosen = {0, *(i for i in wanted if 0 <= i < count)}
-    for i in range(count - 1, -1, -1):
+    for i in others:
         if len(chosen) >= most:
             break
         chosen.add(i)
     result: list[int | None] = []
     for i in sorted(chosen):
-        if result and result[-1] is not None and i > result[-1] + 1:
+        if i > (result[-1] + 1 if result else 0):
             result.append(None)
         result.append(i)
+    if result[-1] != count - 1:
+        result.append(None)
     return result

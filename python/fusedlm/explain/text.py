@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from .rounding import pick
+from .rounding import pick, pick_near
 from .sentence import Walk
 from .text_learning import learning_parts
 
@@ -75,7 +75,7 @@ class _Printer:
         self.walk, self.view, self.data = walk, view, walk.data
         self.model = self.data["model"]
         self.labels = [token["text"] for token in self.data["tokens"]]
-        self.shown = pick(len(self.labels), _MOST_TOKENS, [view.position])
+        self.shown = pick_near(len(self.labels), _MOST_TOKENS, view.position)
         self.number = 0
 
     def parts(self) -> Iterator[RenderableType]:
