@@ -86,12 +86,16 @@ def loss_of(model: Model, found: Trace, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignored)
 
 
-def trainable(model: Model, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Copies of the parameters that are trained, with gradients; the others as they are."""
+def trainable(
+    model: Model, dtype: torch.dtype = torch.float32, *, copy: bool = True
+) -> dict[str, Tensor]:
+    """The parameters, and gradients for those that are trained; `copy` lets these change."""
     if has_lora(model):
         raise ValueError("explain: the model has adapters; merge_lora(model) makes it a plain one")
     return {
-        name: value.detach().to(dtype, copy=value.requires_grad).requires_grad_(value.requires_grad)
+        name: value.detach()
+        .to(dtype, copy=copy and value.requires_grad)
+        .requires_grad_(value.requires_grad)
         for name, value in model.named_parameters()
     }
 
@@ -138,7 +142,8 @@ def explain_step(
         clips.append(clip)
         by_name = {parameter.name: parameter for parameter in parameters}
         with torch.no_grad():
-            for name, grad in grads.items():
+            for name in list(grads):
+                grad = grads.pop(name)  # is not needed again, and may be large
                 entry = _adam(weights[name], grad * clip, averages, name, step, settings,
                               by_name[name].index)  # fmt: skip
                 by_name[name].entry.append(entry)

@@ -277,7 +277,7 @@ class _Shown:
         finally:
             model.train(training)
         _, expected, plain_grads = gradients_of(
-            model, ids, targets, trainable(model, dtype_for(model))
+            model, ids, targets, trainable(model, dtype_for(model), copy=False)
         )
         pairs = [
             (grad.to_dense() if grad.is_sparse else grad, plain_grads[name])

@@ -76,7 +76,6 @@ class _Printer:
         self.model = self.data["model"]
         self.labels = [token["text"] for token in self.data["tokens"]]
         self.shown = pick_near(len(self.labels), _MOST_TOKENS, view.position)
-        self.number = 0
 
     def parts(self) -> Iterator[RenderableType]:
         yield from self._head()
@@ -101,9 +100,9 @@ class _Printer:
         section = self.data["sections"].get(name)
         if section is None:
             return
-        self.number += 1
+        number = list(self.data["sections"]).index(name) + 1
         yield ""
-        yield Text(f"{self.number}. {section['title']}", "bold")
+        yield Text(f"{number}. {section['title']}", "bold")
         yield Text(section["text"], "dim")
         if section["formula"]:
             yield _indented(Text(section["formula"], "cyan"))
