@@ -7,10 +7,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import tokenizers
 import torch
 from rich.console import Console
 
-from fusedlm.data import train_bpe, train_chars
+from fusedlm.data import Tokenizer, train_bpe, train_chars
 from fusedlm.explain import (
     Question,
     View,
@@ -242,3 +243,17 @@ def test_the_digits_are_the_same_for_any_number_of_threads(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert files[0] == files[1]
+
+
+def test_tokens_that_look_like_markup_are_printed_as_they_are():
+    words = ["[red]", "[/b]", ":car:", "[link=x]"]
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(dict(zip(words, range(4), strict=True)))
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    model = small_model(replace(CONFIGS["gpt2"], vocab_size=4))
+    found = walk(model, Tokenizer(inner), " ".join(words), replace(QUICK, top=4))
+    text = printed(found)
+    assert f"Explaining {' '.join(words)}" in text
+    # As tokens, in embeddings, predictions, losses, attributions and elsewhere.
+    assert all(text.count(word) > 12 for word in words)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .rounding import pick, pick_near
 from .sentence import Walk
+from .tables import add_row, bar, new_table
 from .text_learning import learning_parts
 
 _SHADES = ("", "on grey15", "on grey23", "on grey30", "on grey42")
@@ -123,12 +124,12 @@ class _Printer:
             yield Text(model["note"], "dim")
 
     def _tokens(self) -> RenderableType:
-        table = _table("position", "id", "token")
+        table = new_table("position", "id", "token")
         for t in self.shown:
             if t is None:
-                table.add_row("…", "…", "…")
+                add_row(table, "…", "…", "…")
             else:
-                table.add_row(str(t), str(self.data["tokens"][t]["id"]), self._label(t))
+                add_row(table, str(t), str(self.data["tokens"][t]["id"]), self._label(t))
         return table
 
     def _embedding(self) -> RenderableType:
@@ -180,10 +181,10 @@ class _Printer:
     def _maps(self, layer: int, maps, form: str) -> RenderableType:
         tables = []
         for head in self.view.heads:
-            table = _table(f"head {head}", *(self._label(t) for t in self.shown))
+            table = new_table(f"head {head}", *(self._label(t) for t in self.shown))
             for t in self.shown:
                 if t is None:
-                    table.add_row(*"…" * (len(self.shown) + 1))
+                    add_row(table, *"…" * (len(self.shown) + 1))
                     continue
                 row = maps[layer, head, t].tolist()
                 seen = (self.walk.scores[layer, head, t] > float("-inf")).tolist()
@@ -191,7 +192,7 @@ class _Printer:
                     Text("…") if s is None else _cell(row[s] if seen[s] else None, form)
                     for s in self.shown
                 ]
-                table.add_row(self._label(t), *cells)
+                add_row(table, self._label(t), *cells)
             tables += [table, ""]
         hidden = bool(self.walk.scores[layer].isinf().any())
         return Group(*tables, *([Text("· is hidden", "dim")] if hidden else []))
@@ -216,18 +217,18 @@ class _Printer:
 
     def _layers(self) -> RenderableType:
         at = self.view.position
-        table = _table(
+        table = new_table(
             "layer", "length before", "attention adds", "ffn adds", "tokens a head looks at"
         )
         for number in pick(len(self.data["layers"]), _MOST_LAYERS, self.view.layers):
             if number is None:
-                table.add_row(*"…" * 5)
+                add_row(table, *"…" * 5)
                 continue
             layer = self.data["layers"][number]
             spread = [f"{s:.1f}" if s is not None else "…" for s in self._some(layer["spread"])]
             lengths = [f"{layer[name][at][0]:.3g}" for name in ("input", "out", "ffn_out")]
-            table.add_row(str(number), *lengths, " ".join(spread))
-        table.caption = f"lengths of {self.labels[at]}; means over the tokens, head by head"
+            add_row(table, str(number), *lengths, " ".join(spread))
+        table.caption = Text(f"lengths of {self.labels[at]}; means over the tokens, head by head")
         return table
 
     def _some(self, values: Sequence[float]) -> list[float | None]:
@@ -237,21 +238,33 @@ class _Printer:
         def make() -> RenderableType:
             rows = self.data["predictions"]
             if len(rows) == 1:
-                table = _table("class", "logit", "probability", "")
+                table = new_table("class", "logit", "probability", "")
                 for guess in rows[0]:
-                    table.add_row(guess["text"], f"{guess['logit']:.3f}", *_bar(guess["p"]))
+                    add_row(
+                        table,
+                        guess["text"],
+                        f"{guess['logit']:.3f}",
+                        f"{guess['p']:.1%}",
+                        bar(guess["p"]),
+                    )
                 return table
-            table = _table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
+            table = new_table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
             for t in self.shown:
                 if t is None:
-                    table.add_row("…", "…")
+                    add_row(table, "…", "…")
                     continue
                 guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
-                table.add_row(self._label(t), Text("   ".join(guesses)))
+                add_row(table, self._label(t), Text("   ".join(guesses)))
             at = self.view.position
-            best = _table(f"at {self.labels[at]}", "logit", "probability", "")
+            best = new_table(f"at {self.labels[at]}", "logit", "probability", "")
             for guess in rows[at]:
-                best.add_row(guess["text"], f"{guess['logit']:.3f}", *_bar(guess["p"]))
+                add_row(
+                    best,
+                    guess["text"],
+                    f"{guess['logit']:.3f}",
+                    f"{guess['p']:.1%}",
+                    bar(guess["p"]),
+                )
             return Group(table, "", best)
 
         return make
@@ -259,18 +272,18 @@ class _Printer:
     def _lens(self):
         def make() -> RenderableType:
             lens, at = self.data["lens"], self.view.position
-            table = _table("after", "p of the last one's best", "rank", "likeliest")
+            table = new_table("after", "p of the last one's best", "rank", "likeliest")
             count = len(lens["tokens"])
             for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
                 if row is None:
-                    table.add_row(*"…" * 4)
+                    add_row(table, *"…" * 4)
                     continue
                 pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
-                table.add_row(
-                    "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
+                add_row(
+                    table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
                     str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
                 )  # fmt: skip
-            table.caption = f"at {self.labels[at]}"
+            table.caption = Text(f"at {self.labels[at]}")
             return table
 
         return make
@@ -302,7 +315,7 @@ class _Printer:
         table = _vector_table(title, max(len(row) for row in rows) - 1)
         for t in self.shown:
             if t is None:
-                table.add_row("…")
+                add_row(table, "…")
             else:
                 self._add_vector(table, self._label(t), rows[t], size)
         return table
@@ -311,7 +324,7 @@ class _Printer:
         """`row` is [length, numbers ...], the first of `size`."""
         numbers = [f"{x:.3f}" for x in row[1:]]
         more = ["…"] if size > len(numbers) else []
-        table.add_row(name, f"{row[0]:.3g}", *numbers, *more)
+        add_row(table, name, f"{row[0]:.3g}", *numbers, *more)
 
     def _size_of(self, name: str) -> int:
         if name in ("up", "gate", "hidden"):
@@ -320,7 +333,7 @@ class _Printer:
 
 
 def _vector_table(title: str, numbers: int) -> Table:
-    table = _table(title, "length", *("" for _ in range(numbers + 1)))
+    table = new_table(title, "length", *("" for _ in range(numbers + 1)))
     for column in table.columns[1:]:
         column.justify = "right"
     return table
@@ -330,19 +343,8 @@ def _indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 2), expand=False)
 
 
-def _table(*columns: str | Text) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="italic", caption_justify="left")
-    for column in columns:
-        table.add_column(Text(column, no_wrap=True) if isinstance(column, str) else column)
-    return table
-
-
 def _cell(value: float | None, form: str) -> Text:
     if value is None:
         return Text("·", "dim")
     shade = _SHADES[min(4, int(5 * value))] if 0 <= value <= 1 and form == "{:.3f}" else ""
     return Text(form.format(value), shade)
-
-
-def _bar(share: float, width: int = 24) -> tuple[str, str]:
-    return f"{share:.1%}", "█" * round(share * width)
