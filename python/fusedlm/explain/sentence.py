@@ -247,8 +247,7 @@ class _Shown:
                 raise ValueError("walk: target is given, and the encoder has no classifier")
             return None
         if wanted is None:
-            likeliest = self.found.logits.argmax(-1)
-            return likeliest
+            return self.found.logits.argmax(-1)
         if config.task == "token":
             raise ValueError("walk: target is given, and the classifier is one of tokens")
         if wanted not in config.labels:

@@ -238,34 +238,16 @@ class _Printer:
         def make() -> RenderableType:
             rows = self.data["predictions"]
             if len(rows) == 1:
-                table = new_table("class", "logit", "probability", "")
-                for guess in rows[0]:
-                    add_row(
-                        table,
-                        guess["text"],
-                        f"{guess['logit']:.3f}",
-                        f"{guess['p']:.1%}",
-                        bar(guess["p"]),
-                    )
-                return table
+                return _guesses("class", rows[0])
             table = new_table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
             for t in self.shown:
                 if t is None:
                     add_row(table, "…", "…")
                     continue
                 guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
-                add_row(table, self._label(t), Text("   ".join(guesses)))
+                add_row(table, self._label(t), "   ".join(guesses))
             at = self.view.position
-            best = new_table(f"at {self.labels[at]}", "logit", "probability", "")
-            for guess in rows[at]:
-                add_row(
-                    best,
-                    guess["text"],
-                    f"{guess['logit']:.3f}",
-                    f"{guess['p']:.1%}",
-                    bar(guess["p"]),
-                )
-            return Group(table, "", best)
+            return Group(table, "", _guesses(f"at {self.labels[at]}", rows[at]))
 
         return make
 
@@ -330,6 +312,14 @@ class _Printer:
         if name in ("up", "gate", "hidden"):
             return self.model["ffn_width"]
         return self.model["head_width" if name == "mixed" else "width"]
+
+
+def _guesses(title: str, guesses: Sequence[dict]) -> Table:
+    table = new_table(title, "logit", "probability", "")
+    for guess in guesses:
+        p = guess["p"]
+        add_row(table, guess["text"], f"{guess['logit']:.3f}", f"{p:.1%}", bar(p))
+    return table
 
 
 def _vector_table(title: str, numbers: int) -> Table:
