@@ -118,3 +118,6 @@ def test_settings_that_do_not_fit_are_named():
         AdamSettings(lr=0)
     with pytest.raises(ValueError, match="steps is 0, expected an integer of at least 1"):
         explain_step(model, tokens, targets, steps=0)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="all parameters are frozen"):
+        explain_step(model, tokens, targets)

@@ -92,6 +92,8 @@ def trainable(
     """The parameters, and gradients for those that are trained; `copy` lets these change."""
     if has_lora(model):
         raise ValueError("explain: the model has adapters; merge_lora(model) makes it a plain one")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("explain: all parameters are frozen, so there is nothing to learn")
     return {
         name: value.detach()
         .to(dtype, copy=copy and value.requires_grad)

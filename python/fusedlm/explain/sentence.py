@@ -270,14 +270,13 @@ class _Shown:
             }
             if targets is None or not self.question.steps:
                 return result
+            weights = trainable(model, dtype_for(model), copy=False)
             loss = _fused(model, ids, targets)
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
             grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         finally:
             model.train(training)
-        _, expected, plain_grads = gradients_of(
-            model, ids, targets, trainable(model, dtype_for(model), copy=False)
-        )
+        _, expected, plain_grads = gradients_of(model, ids, targets, weights)
         pairs = [
             (grad.to_dense() if grad.is_sparse else grad, plain_grads[name])
             for name, grad in zip(trained, grads, strict=True)
