@@ -18,7 +18,7 @@ const blend = (low, high, part) => low.map((c, i) => c + (high[i] - c) * part);
 
 function drawMaps() {
   const sees = labels.map((label, t) => [label, weights[place(chosen.layer, chosen.head,
-    chosen.position, t)]]).sort((a, b) => b[1] - a[1]).slice(0, 5);
+    chosen.position, t)]]).filter(([, w]) => w > 0).sort((a, b) => b[1] - a[1]).slice(0, 5);
   const line = make("p", {}, make("b", {}, labels[chosen.position]), ` (layer ${chosen.layer}, head ` +
     `${chosen.head}) looks at ${sees.map(([label, w]) => `${label} ${share(w)}`).join(", ")}`);
   const said = make("div", { class: "said" }, ...labels.map((label, t) => {
