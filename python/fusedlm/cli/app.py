@@ -15,6 +15,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .preprocess import preprocess
 from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
@@ -79,6 +80,7 @@ def options(
 
 
 app.command()(quickstart)
+app.command()(preprocess)
 app.command()(train)
 app.command()(generate)
 app.command()(chat)
