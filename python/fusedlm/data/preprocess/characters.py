@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
+from collections import Counter
 
 FORMS = ("NFC", "NFKC", "NFD", "NFKD")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)|[@-Z\\-_])")
 # Controls but tab and line ends; soft hyphen, zero-width space, word joiner and byte order mark, marks
 # of direction. Zero-width joiners stay: emoji and the scripts of India and Persia are spelt with them.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
     "\u2066-\u2069\ufeff\ufff9-\ufffb]"
 )
-_LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\u2028\u2029]")
+# Windows' dashes and quotes, which were read as Latin-1: as in HTML, they are what Windows meant.
+_WINDOWS = {i: bytes([i]).decode("cp1252", "ignore") or None for i in range(0x80, 0xA0)}
+_ANY_WINDOWS = re.compile("[\x80-\x9f]")
 _BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _AROUND_LINES = re.compile(" ?\n ?")
 _EMPTY_LINES = re.compile("\n{3,}")
@@ -25,6 +30,8 @@ def normalise(text: str, form: str) -> str:
     NFC joins letters and accents; NFKC also makes full-width letters, ligatures and the like plain.
     """
     if not text.isascii():
+        if _ANY_WINDOWS.search(text):
+            text = text.translate(_WINDOWS)
         text = unicodedata.normalize(form, text)
     if "\x1b" in text:
         text = _ESCAPES.sub("", text)
@@ -62,20 +69,18 @@ _SCRIPTS = [
     (0xFB00, "Latin"), (0xFB13, "other"), (0xFF21, "Latin"), (0xFF66, "Kana"), (0xFFA0, "Hangul"),
     (0xFFE0, "other"), (0x20000, "Han"), (0x33480, "other"),
 ]  # fmt: skip
-_BLOCK = re.compile(
-    "|".join(
-        f"(?P<g{i}>[{chr(start)}-{chr((*[s for s, _ in _SCRIPTS], 0x110000)[i + 1] - 1)}]+)"
-        for i, (start, _) in enumerate(_SCRIPTS)
-    )
-)
+_ASCII_LETTER = re.compile("[A-Za-z]")
+_STARTS = [start for start, _ in _SCRIPTS]
 
 
 def main_script(text: str) -> str:
     """The script that most letters of the text's start are in, such as "Latin" or "Han"."""
+    start = text[:1000]
+    if start.isascii():
+        return "Latin" if _ASCII_LETTER.search(start) else "none"
     counts: dict[str, int] = {}
-    for match in _BLOCK.finditer(text[:1000]):
-        script = _SCRIPTS[match.lastindex - 1][1]
-        letters = sum(map(str.isalpha, match[0]))
-        if letters:
-            counts[script] = counts.get(script, 0) + letters
-    return max(counts, key=counts.__getitem__) if counts else "none"
+    for character, count in Counter(start).items():
+        if character.isalpha():
+            script = _SCRIPTS[bisect_right(_STARTS, ord(character)) - 1][1]
+            counts[script] = counts.get(script, 0) + count
+    return max(counts, key=lambda script: (counts[script], script)) if counts else "none"

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
 from collections.abc import Callable, Iterator
 
 Spans = Iterator[tuple[int, int]]
 
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts that write no blanks around an address
 _EMAIL = re.compile(
-    r"(?<![\w.%+-])[\w.%+-]{1,64}+@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+    rf"(?:(?<![\w.%+-])|(?<=[{_CJK}]))(?:(?:(?![{_CJK}])[\w.%+-]){{1,64}}+|[{_CJK}]{{1,64}}+)"
+    r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    r"(?:[A-Za-z]{2,24}(?![A-Za-z0-9_-])|[^\W\d_A-Za-z]{2,24}(?![\w-]))"
 )
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}[0-9]{2}(?=[ ]?[0-9A-Z])")
 _CARD_RUN = re.compile(r"(?<![0-9A-Za-z.,-])[0-9]+(?:[ -][0-9]+)*+(?![0-9A-Za-z])")
@@ -24,14 +28,16 @@ _IPV6 = re.compile(
     r"(?<![0-9A-Za-z:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}+"
     r"(?:[0-9]{0,2}(?:\.[0-9]{1,3}){3})?(?![0-9A-Za-z:])"
 )
-_PHONE = re.compile(r"(?<![\w.,/+-])(?:\+|\()?[0-9](?:[ ./()-]{0,2}[0-9])*+(?![0-9A-Za-z])")
-_PHONE_FORMS = re.compile(
-    r"(?:\+|00)[ ]?[1-9](?:[ ./()-]{0,3}[0-9]){6,14}"  # international
+_PHONE = re.compile(
+    r"(?<![0-9A-Za-z_.,/+-])(?:"
+    r"(?:\+|00)[ ]?[1-9](?:[ ./()-]{0,3}[0-9]){7,14}"  # international
     r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ ]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}"  # America
     r"|1[3-9][0-9](?:[0-9]{8}|[ -][0-9]{4}[ -][0-9]{4})"  # mobile phones of China
-    r"|\(?0[1-9][0-9]{1,4}(?:\)[ ]?|[ /-])[0-9]{3,4}(?:[ -]?[0-9]{2,4}){1,2}"  # a code of an area first
+    # the code of an area first
+    r"|\(?0[1-9][0-9]{1,4}(?:\)[ ]?|[ /-])[0-9]{3,4}[ -]?[0-9]{2,4}(?:-[0-9]{1,4})?"
+    r"|\(?0[1-9][0-9]{0,4}(?:\)[ ]?|[ /-])[0-9]{2,3}(?:[ -][0-9]{2}){3}"
+    r")(?![0-9A-Za-z]|[./-][0-9])"
 )
-_DATE = re.compile(r"[0-9]{1,2}[./-][0-9]{1,2}[./-](?:[0-9]{2}|[0-9]{4})(?![0-9])")
 
 # Characters of an IBAN by country (the SWIFT registry).
 _IBAN_LENGTHS = {
@@ -106,12 +112,7 @@ def _ips(text: str) -> Spans:
 
 
 def _phones(text: str) -> Spans:
-    for match in _PHONE.finditer(text):
-        found = _PHONE_FORMS.match(match[0])
-        if found is None or _DATE.match(match[0]):
-            continue
-        if not match[0][found.end() :].strip(" ()-./"):  # the whole run of digits, not its start
-            yield match.start(), match.start() + found.end()
+    yield from (match.span() for match in _PHONE.finditer(text))
 
 
 # In this order: what has a check goes before what only looks like something.
@@ -119,7 +120,8 @@ KINDS: dict[str, Callable[[str], Spans]] = {
     "email": _emails, "iban": _ibans, "card": _cards, "ip": _ips, "phone": _phones,
 }  # fmt: skip
 _DIGIT = re.compile("[0-9０-９]")
-_NARROW = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width letters and digits
+# Full-width digits, letters and "@"; not the signs between Chinese sentences.
+_NARROW = {0xFEE0 + ord(c): c for c in string.digits + string.ascii_letters + "@"}
 
 
 def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
@@ -131,13 +133,11 @@ def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
             continue
         # One character for one, so that places in it are places in the text.
         plain = text if text.isascii() else text.translate(_NARROW)
-        spans = list(find(plain))
-        if not spans:
-            continue
-        counts[kind] = len(spans)
         pieces, kept = [], 0
-        for start, end in sorted(spans):
-            pieces += (text[kept:start], f"[{kind.upper()}]")
-            kept = end
+        for start, end in sorted(find(plain)):
+            if start >= kept:  # not inside the one before, as 10.0.0.1 is in ::ffff:10.0.0.1
+                pieces += (text[kept:start], f"[{kind.upper()}]")
+                kept = end
+                counts[kind] = counts.get(kind, 0) + 1
         text = "".join((*pieces, text[kept:]))
     return text, counts

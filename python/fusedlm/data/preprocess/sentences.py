@@ -13,10 +13,16 @@ _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof rev hon st sr jr gen col capt lt sgt maj cmdr gov sen rep pres messrs mme mlle"
     " vs cf al approx dept est ed eds vol no nos pp p fig figs eq ch sec art para ca"
     " jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun ave blvd rd mt ft"
-    " e.g i.e a.m p.m u.s u.k u.n ph.d m.d b.a m.a d.c v viz".split()
+    " e.g i.e v viz".split()
 )
 # Those that also stand at the end of a sentence: before a capital letter they do end one.
-_MAY_END = frozenset("etc inc ltd co corp a.m p.m u.s u.k u.n ph.d m.d b.a m.a d.c jr sr".split())
+_MAY_END = frozenset("etc inc ltd co corp a.m p.m jr sr".split())
+# After initials ("U.S. Army", "Ph.D. thesis") a capital letter says little; these words do.
+_INITIALS = re.compile(r"(?:[a-z]{1,2}\.)+[a-z]{1,2}$")
+_OPENERS = frozenset(
+    "the a an this that these those he she it they we i you there here but and so then when while if"
+    " in on at for as after before since his her its their our my what who why how where however".split()
+)
 _CLOSING = "\"'”’»)\\]}」』》）】"
 _END = re.compile(
     rf"(?P<chinese>[。！？!?…]*[。！？][。！？!?…]*[{_CLOSING}]*)"
@@ -24,7 +30,7 @@ _END = re.compile(
     r"|(?P<gap>\n\s*\n)"
 )
 _BEFORE = re.compile(r"[^\s(\[\"'“‘]*$")
-_NEXT = re.compile(r"\s+[\"'“‘(\[¿¡-]*(?P<first>\S)?")
+_NEXT = re.compile(r"\s+[\"'“‘(\[¿¡-]*(?P<word>\w+|\S)?")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -42,20 +48,22 @@ def split_sentences(text: str) -> list[str]:
 
 def _ends_here(text: str, start: int, match: re.Match[str]) -> bool:
     following = _NEXT.match(text, match.end())
-    first = following["first"] if following else None
-    if first is None:
+    after = following["word"] if following else None
+    if after is None:
         return True
-    if first.islower():  # "etc. and so on", "no." one
+    if after[0].islower():  # "etc. and so on", "e.g. one"
         return False
     if match["latin"] != ".":
         return True
     before = _BEFORE.search(text, max(start, match.start() - 40), match.start())
     word = before[0] if before else ""
-    if len(word) == 1 and word.isalpha() and word.isupper() and word != "I":  # J. S. Bach
+    if len(word) == 1 and word.isupper() and word != "I":  # J. S. Bach
         return False
     word = word.lower()
     if word in _MAY_END:
-        return first.isupper()
+        return after[0].isupper()
+    if _INITIALS.match(word):
+        return after.lower() in _OPENERS and word not in _ABBREVIATIONS
     if word in ("no", "nos", "p", "pp", "v"):  # numbers come after these, else they are words
-        return not first.isdigit()
+        return not after[0].isdigit()
     return word not in _ABBREVIATIONS
