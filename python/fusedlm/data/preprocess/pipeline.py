@@ -96,10 +96,8 @@ class _Run:
             self._known = NearDuplicates(settings.similarity)
 
     def watch(self, rows: Iterator[Row | Bad]) -> Iterator[Row | Bad]:
-        """Counts rows as they are read; the first bad one ends a strict run."""
+        """Counts rows as they are read."""
         for item in rows:
-            if isinstance(item, Bad) and self._settings.strict:
-                raise ValueError(str(item))
             self._read += isinstance(item, Row) or item.line > 0
             yield item
 
@@ -116,6 +114,8 @@ class _Run:
                 self._statistics.add(item.text, words, item.language)
 
     def _add_bad(self, bad: Bad) -> None:
+        if self._settings.strict:
+            raise ValueError(str(bad))
         counted = self._bad.setdefault(bad.kind, {"count": 0, "examples": []})
         counted["count"] += 1
         if len(counted["examples"]) < Tally.EXAMPLES:

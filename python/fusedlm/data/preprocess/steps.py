@@ -77,9 +77,10 @@ class Steps:
         try:
             return self._carry_out(row)
         except Exception as error:
-            if self._settings.strict:
-                raise ValueError(f"{row.file}, line {row.line}: {error}") from error
-            return Bad(row.file, row.line, "failed", f"a step failed: {type(error).__name__}")
+            # The message may quote the text, which is not for the report where data is masked.
+            detail = "" if self._settings.mask else f": {error}"
+            what = f"a step failed with {type(error).__name__}{detail}"
+            return Bad(row.file, row.line, "failed", what)
 
     def _carry_out(self, row: Row) -> Row | None:
         s = self._settings
