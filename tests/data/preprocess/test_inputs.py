@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,14 @@ def test_progress_adds_up_to_the_bytes_of_the_files(tmp_path):
     told: list[int] = []
     list(read_rows(files, ReadSettings(), told.append))
     assert sum(told) == sum(file.stat().st_size for file in files) and len(told) > 10
+
+
+def test_names_that_are_not_utf_8_can_be_reported(tmp_path):
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve.jsonl"))
+    try:
+        file.write_bytes(b'{"te\xffxt": 1}\n{"text": "ok"}')
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    items = read(file)
+    assert all(item.file.encode().endswith(rb"na\udcefve.jsonl") for item in items)
+    assert items[0].what.encode() and items[0].kind == "missing field"

@@ -61,6 +61,11 @@ def find_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     return files
 
 
+def shown(name: str | os.PathLike) -> str:
+    """The name of a file or a column as UTF-8 can write it, which names need not be."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def _readable(name: str) -> bool:
     return not name.startswith(".") and name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
@@ -80,7 +85,7 @@ def read_rows(
                         progress(now - done)
                         done = now
         except (OSError, EOFError, zlib.error) as error:  # a bad disk, a gz file cut short
-            yield Bad(str(file), 0, "unreadable file", f"reading it failed: {error}")
+            yield Bad(shown(file), 0, "unreadable file", f"reading it failed: {error}")
         if progress is not None:
             progress(file.stat().st_size - done)
 
@@ -127,6 +132,9 @@ class _Document:
 
     def __init__(self, file: str, settings: ReadSettings) -> None:
         self._file, self._settings = file, settings
+        self._begin()
+
+    def _begin(self) -> None:
         self._lines: list[str] = []
         self._size = self._first = 0
 
@@ -146,7 +154,7 @@ class _Document:
             yield Bad(self._file, self._first, "too long", what)
         elif (text and not text.isspace()) or self._settings.split == "file":
             yield Row(text, {}, self._file, self._first or 1)
-        self.__init__(self._file, self._settings)
+        self._begin()
 
     def _too_long(self) -> bool:
         return self._size > self._settings.max_chars + 1  # and the end of a line
@@ -155,7 +163,7 @@ class _Document:
 def _texts(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
     """Documents of a text: lines, paragraphs, what stands between separators, or the whole file."""
     stream = open_text(raw, file.name, settings.encoding, None)
-    document = _Document(str(file), settings)
+    document = _Document(shown(file), settings)
     for number, (line, _) in enumerate(bounded_lines(stream, settings.max_chars + 1), 1):
         if settings.separator is not None:
             between = line.rstrip("\n") == settings.separator
@@ -172,7 +180,7 @@ def _json_lines(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[R
     stream = open_text(raw, file.name, settings.encoding, None)
     limit = 8 * settings.max_chars  # escapes and other fields need room
     for number, (line, cut) in enumerate(bounded_lines(stream, limit), 1):
-        place = (str(file), number)
+        place = (shown(file), number)
         if cut:
             yield Bad(*place, "too long", f"a line of more than {limit:,} characters (--max-chars)")
         elif not line.isspace():
@@ -192,7 +200,7 @@ def _json_lines(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[R
 
 def _from_fields(fields: dict[str, Any], file: str, line: int, field: str) -> Row | Bad:
     if field not in fields:
-        there = ", ".join(list(fields)[:8]) or "no field"
+        there = shown(", ".join(list(fields)[:8])) or "no field"
         return Bad(file, line, "missing field", f"has no field {field!r}, there are: {there}")
     if fields[field] is None:
         return Bad(file, line, "empty", "no text")
@@ -216,7 +224,7 @@ def _table(
     header: list[str] | None = None
     while True:
         line = rows.line_num + 1
-        place = (str(file), line)
+        place = (shown(file), line)
         before = csv.field_size_limit(settings.max_chars)  # the module has one for all readers
         try:
             values = next(rows, None)
@@ -236,7 +244,9 @@ def _table(
             header = values
             if settings.field not in header or len(set(header)) < len(header):
                 wanted = f"expected a header with {settings.field!r}, each name once"
-                yield Bad(*place, "missing field", f"{wanted}; it is {', '.join(header)[:200]}")
+                yield Bad(
+                    *place, "missing field", f"{wanted}; it is {shown(', '.join(header)[:200])}"
+                )
                 return
         elif values and len(values) != len(header):
             what = f"{len(values)} fields, the header has {len(header)}"
@@ -253,12 +263,12 @@ def _parquet(file: Path, settings: ReadSettings) -> Iterator[Row | Bad]:
             if settings.field not in table.schema_arrow.names:
                 there = ", ".join(table.schema_arrow.names)
                 what = f"has no field {settings.field!r}, there are: {there}"
-                yield Bad(str(file), 0, "missing field", what)
+                yield Bad(shown(file), 0, "missing field", what)
                 return
             number = 0
             for batch in table.iter_batches(batch_size=128, use_threads=False):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield _from_fields(fields, str(file), number, settings.field)
+                    yield _from_fields(fields, shown(file), number, settings.field)
     except (arrow.ArrowException, gzip.BadGzipFile) as error:
-        yield Bad(str(file), 0, "unreadable file", f"not Parquet ({error})")
+        yield Bad(shown(file), 0, "unreadable file", f"not Parquet ({error})")

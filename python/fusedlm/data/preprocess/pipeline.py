@@ -11,7 +11,7 @@ from typing import Any
 from fusedlm.models.files import write_json
 
 from .duplicates import ExactDuplicates, NearDuplicates
-from .inputs import TEXT, find_files, kind_of, read_rows
+from .inputs import TEXT, find_files, kind_of, read_rows, shown
 from .outputs import Writer, output_kind, side_file, writing
 from .plot import plot_report
 from .rows import Bad, Row, Tally
@@ -47,10 +47,10 @@ def preprocess(
             run.add(items, tallies, writer)
         run.must_have_rows()
     report = {
-        "inputs": [str(path) for path in inputs],
+        "inputs": [shown(path) for path in inputs],
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
-        "output": str(out),
+        "output": shown(out),
         "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
         **run.as_json(),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from .characters import guess_language, normalise, squeeze
 from .duplicates import exact_signature, near_signature
+from .inputs import shown
 from .markup import strip_html
 from .masking import mask
 from .optional import needed
@@ -78,7 +79,7 @@ class Steps:
             return self._carry_out(row)
         except Exception as error:
             # The message may quote the text, which is not for the report where data is masked.
-            detail = "" if self._settings.mask else f": {error}"
+            detail = "" if self._settings.mask else f": {shown(str(error))}"
             what = f"a step failed with {type(error).__name__}{detail}"
             return Bad(row.file, row.line, "failed", what)
 
