@@ -112,6 +112,7 @@ def test_words_and_stop_words_of_english(tmp_path):
     report, rows = run(tmp_path / "a.txt", settings)
     assert rows == [{"text": "cat mat .", "words": ["cat", "mat", "."]}]
     assert report["steps"]["stop words"]["details"] == {"words": 6}
+    assert report["statistics"]["words"]["total"] == 2  # not the full stop
     assert report["steps"]["stop words"]["dropped"] == 1
 
 

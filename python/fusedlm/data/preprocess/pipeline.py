@@ -80,6 +80,13 @@ def _must_be_apart(out: Path, inputs: Sequence[str | os.PathLike], files: list[P
         raise ValueError(f"{out} is one of the files that are read")
 
 
+def _counted(words: list[str] | None) -> list[str] | None:
+    """Those that statistics count, in small letters: no punctuation."""
+    if words is None:
+        return None
+    return [word.lower() for word in words if word[0].isalnum() or word[-1].isalnum()]
+
+
 class _Run:
     """What is counted while rows go by; the steps that look at more than one row."""
 
@@ -110,8 +117,7 @@ class _Run:
             elif not self._is_known(item):
                 self._kept += 1
                 writer.write(item)
-                words = [word.lower() for word in item.words] if item.words is not None else None
-                self._statistics.add(item.text, words, item.language)
+                self._statistics.add(item.text, _counted(item.words), item.language)
 
     def _add_bad(self, bad: Bad) -> None:
         if self._settings.strict:
