@@ -62,7 +62,7 @@ def test_the_report_shows_examples_but_no_text_where_data_is_masked(raw):
     assert "a@b.org" not in written and "192.168" not in written
 
 
-@pytest.mark.parametrize("text", ["a b", "春 " * 2000])
+@pytest.mark.parametrize("text", ["!!!", "春 " * 2000])
 def test_the_plot_is_beside_the_text_and_shows_any_statistics(tmp_path, plots, text):
     (tmp_path / "a.txt").write_text(text)
     report = preprocess([tmp_path / "a.txt"], tmp_path / "out.jsonl.gz")
@@ -172,6 +172,18 @@ def test_parquet_out_keeps_types_and_what_has_none_becomes_json(tmp_path):
     assert report["rows_kept"] == 2
     assert b'"text": "a"' in gzip.decompress((tmp_path / "c.jsonl.gz").read_bytes())
     assert (tmp_path / "c.report.json").exists()
+
+
+@pytest.mark.parametrize("out", ["b.parquet", "b.jsonl", "b.txt"])
+def test_half_a_surrogate_pair_in_another_field_does_not_end_the_run(tmp_path, out):
+    if out == "b.parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "by \\udcff": "x\\ud800", "l": ["\\ud83d"]}\n')
+    assert preprocess([tmp_path / "a.jsonl"], tmp_path / out)["rows_kept"] == 1
+    again = preprocess([tmp_path / out], tmp_path / "c.jsonl")
+    assert again["rows_kept"] == 1 and not again["bad_rows"]
+    if out != "b.txt":
+        assert json.loads((tmp_path / "c.jsonl").read_text())["by \ufffd"] == "x\ufffd"
 
 
 def test_strict_stops_at_the_first_bad_row_and_nothing_is_written(raw):

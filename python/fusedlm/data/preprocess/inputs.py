@@ -6,14 +6,14 @@ What cannot be used comes out as a `Bad`, and reading goes on.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO, TextIO
 
 from .lines import BROKEN, bounded_lines, open_text
 from .optional import needed
@@ -58,6 +58,8 @@ def find_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
             files.append(path)
         else:
             raise FileNotFoundError(f"{path} does not exist")
+    if any(kind_of(file) == ".parquet" for file in files):
+        parquet_package()  # if it is missing, that shows now and not at the last file
     return files
 
 
@@ -91,21 +93,28 @@ def read_rows(
 
 
 def _rows_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
-    kind = kind_of(file)
-    if kind in TEXT:
-        items = _texts(file, raw, settings)
-    elif kind in (".jsonl", ".ndjson"):
-        items = _json_lines(file, raw, settings)
-    elif kind == ".parquet":
-        items = _parquet(file, settings)
-    else:
-        items = _table(file, raw, settings, "\t" if kind == ".tsv" else settings.delimiter)
-    for item in items:
+    for item in _items_of(file, raw, settings):
         if isinstance(item, Row):
             if settings.folder_label:
                 item.fields["label"] = file.parent.name
             item = _checked(item, settings)
         yield item
+
+
+def _items_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
+    kind, name = kind_of(file), shown(file)
+    if kind == ".parquet":
+        yield from _parquet(raw, name, settings)
+        return
+    table = kind in (".csv", ".tsv")  # whose reader wants to see line ends as they are
+    with open_text(raw, file.name, settings.encoding, "" if table else None) as stream:
+        if table:
+            delimiter = "\t" if kind == ".tsv" else settings.delimiter
+            yield from _table(stream, name, settings, delimiter)
+        elif kind in TEXT:
+            yield from _texts(stream, name, settings)
+        else:
+            yield from _json_lines(stream, name, settings)
 
 
 def _checked(row: Row, settings: ReadSettings) -> Row | Bad:
@@ -160,10 +169,9 @@ class _Document:
         return self._size > self._settings.max_chars + 1  # and the end of a line
 
 
-def _texts(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
+def _texts(stream: TextIO, file: str, settings: ReadSettings) -> Iterator[Row | Bad]:
     """Documents of a text: lines, paragraphs, what stands between separators, or the whole file."""
-    stream = open_text(raw, file.name, settings.encoding, None)
-    document = _Document(shown(file), settings)
+    document = _Document(file, settings)
     for number, (line, _) in enumerate(bounded_lines(stream, settings.max_chars + 1), 1):
         if settings.separator is not None:
             between = line.rstrip("\n") == settings.separator
@@ -176,11 +184,10 @@ def _texts(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | 
     yield from document.take()
 
 
-def _json_lines(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
-    stream = open_text(raw, file.name, settings.encoding, None)
+def _json_lines(stream: TextIO, file: str, settings: ReadSettings) -> Iterator[Row | Bad]:
     limit = 8 * settings.max_chars  # escapes and other fields need room
     for number, (line, cut) in enumerate(bounded_lines(stream, limit), 1):
-        place = (shown(file), number)
+        place = (file, number)
         if cut:
             yield Bad(*place, "too long", f"a line of more than {limit:,} characters (--max-chars)")
         elif not line.isspace():
@@ -192,9 +199,7 @@ def _json_lines(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[R
             if isinstance(fields, dict):
                 yield _from_fields(fields, *place, settings.field)
             else:
-                what = (
-                    f"holds a {type(fields).__name__}, expected an object with {settings.field!r}"
-                )
+                what = f"holds a {type(fields).__name__}, expected an object"
                 yield Bad(*place, "not an object", what)
 
 
@@ -208,10 +213,9 @@ def _from_fields(fields: dict[str, Any], file: str, line: int, field: str) -> Ro
 
 
 def _table(
-    file: Path, raw: BinaryIO, settings: ReadSettings, delimiter: str
+    stream: TextIO, file: str, settings: ReadSettings, delimiter: str
 ) -> Iterator[Row | Bad]:
     """CSV with a header. Broken quotes cost the rows up to where a new line begins a row again."""
-    stream = open_text(raw, file.name, settings.encoding, "")
     cut_off = False
 
     def lines() -> Iterator[str]:
@@ -223,30 +227,21 @@ def _table(
     rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        line = rows.line_num + 1
-        place = (shown(file), line)
-        before = csv.field_size_limit(settings.max_chars)  # the module has one for all readers
-        try:
-            values = next(rows, None)
-        except csv.Error as error:
-            long = "field larger" in str(error)
-            yield Bad(*place, "too long" if long else "not CSV", f"not CSV ({error})")
-            cut_off = False
-            continue
-        finally:
-            csv.field_size_limit(before)
+        place = (file, rows.line_num + 1)
+        values = _next_values(rows, settings.max_chars)
         if values is None:
             return
-        if cut_off:
-            yield Bad(*place, "too long", f"more than {settings.max_chars:,} characters")
+        if isinstance(values, csv.Error) or cut_off:
+            long = cut_off or "field larger" in str(values)
+            what = f"more than {settings.max_chars:,} characters" if cut_off else str(values)
+            yield Bad(*place, "too long" if long else "not CSV", f"not CSV ({what})")
             cut_off = False
         elif header is None and values:
             header = values
             if settings.field not in header or len(set(header)) < len(header):
                 wanted = f"expected a header with {settings.field!r}, each name once"
-                yield Bad(
-                    *place, "missing field", f"{wanted}; it is {shown(', '.join(header)[:200])}"
-                )
+                there = shown(", ".join(header)[:200])
+                yield Bad(*place, "missing field", f"{wanted}; it is {there}")
                 return
         elif values and len(values) != len(header):
             what = f"{len(values)} fields, the header has {len(header)}"
@@ -255,20 +250,34 @@ def _table(
             yield _from_fields(dict(zip(header, values, strict=True)), *place, settings.field)
 
 
-def _parquet(file: Path, settings: ReadSettings) -> Iterator[Row | Bad]:
-    parquet = needed("pyarrow.parquet", "reading Parquet", "parquet")
-    arrow = needed("pyarrow", "reading Parquet", "parquet")
+def _next_values(rows: Iterator[list[str]], longest: int) -> list[str] | csv.Error | None:
+    """The next row, what is wrong with it, or None at the end."""
+    before = csv.field_size_limit(longest)  # the module has one for all readers
     try:
-        with parquet.ParquetFile(file, pre_buffer=False) as table:
+        return next(rows, None)
+    except csv.Error as error:
+        return error
+    finally:
+        csv.field_size_limit(before)
+
+
+def parquet_package() -> ModuleType:
+    return needed("pyarrow.parquet", "Parquet", "parquet")
+
+
+def _parquet(raw: BinaryIO, file: str, settings: ReadSettings) -> Iterator[Row | Bad]:
+    arrow = needed("pyarrow", "Parquet", "parquet")
+    try:
+        with parquet_package().ParquetFile(raw, pre_buffer=False) as table:
             if settings.field not in table.schema_arrow.names:
-                there = ", ".join(table.schema_arrow.names)
+                there = shown(", ".join(table.schema_arrow.names))
                 what = f"has no field {settings.field!r}, there are: {there}"
-                yield Bad(shown(file), 0, "missing field", what)
+                yield Bad(file, 0, "missing field", what)
                 return
             number = 0
             for batch in table.iter_batches(batch_size=128, use_threads=False):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield _from_fields(fields, shown(file), number, settings.field)
-    except (arrow.ArrowException, gzip.BadGzipFile) as error:
-        yield Bad(shown(file), 0, "unreadable file", f"not Parquet ({error})")
+                    yield _from_fields(fields, file, number, settings.field)
+    except arrow.ArrowException as error:
+        yield Bad(file, 0, "unreadable file", f"not Parquet ({error})")

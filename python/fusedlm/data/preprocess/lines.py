@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 # What stands where bytes were that are none of the encoding's: no text has it otherwise.
 _MARK = "\udcff"
@@ -36,7 +36,7 @@ def open_text(raw: BinaryIO, name: str, encoding: str, newline: str | None) -> i
     return io.TextIOWrapper(data, encoding, _HANDLER, newline)
 
 
-def bounded_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[tuple[str, bool]]:
+def bounded_lines(stream: TextIO, limit: int) -> Iterator[tuple[str, bool]]:
     """(line, whether its end was cut off because it is longer than `limit`)."""
     while line := stream.readline(limit + 1):
         cut = len(line) > limit and line[-1] != "\n"

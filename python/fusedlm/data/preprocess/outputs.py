@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from .optional import needed
+from .inputs import parquet_package
+from .lines import BROKEN
 from .rows import Row
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -30,7 +31,7 @@ def output_kind(out: Path) -> str:
             f"{out}: expected a name that ends in .txt, .jsonl (either may end in .gz too) or .parquet"
         )
     if kind == ".parquet":
-        needed("pyarrow.parquet", "writing Parquet", "parquet")
+        parquet_package()
     return kind
 
 
@@ -105,16 +106,13 @@ class JsonWriter:
                 values["words"] = row.words
             if row.tags is not None:
                 values["tags"] = row.tags
+            line = json.dumps(values, ensure_ascii=False, default=str)
+            if BROKEN.search(line):  # half of a surrogate pair in another field or its name
+                line = BROKEN.sub("\ufffd", line)
+                values = json.loads(line)
             for name, value in values.items():
                 self.types.setdefault(name, set()).add(_kind(value))
-            self._file.write(_json(values) + b"\n")
-
-
-def _json(values: Any) -> bytes:
-    try:
-        return json.dumps(values, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair in another field: it stays an escape
-        return json.dumps(values, default=str).encode()
+            self._file.write(line.encode() + b"\n")
 
 
 def _kind(value: Any) -> str:
@@ -152,7 +150,7 @@ def _write_parquet(rows: Path, out: Path, types: dict[str, set[str]]) -> None:
     def value(row: dict[str, Any], name: str) -> Any:
         found = row.get(name)
         as_json = chosen[name] == "json" and found is not None
-        return _json(found).decode() if as_json else found
+        return json.dumps(found, ensure_ascii=False) if as_json else found
 
     with (
         open(rows, encoding="utf-8") as lines,

@@ -45,7 +45,9 @@ def _lengths(axes: Any, lengths: dict[str, Any], unit: str) -> None:
 
 
 def _growth(axes: Any, statistics: dict[str, Any]) -> None:
-    axes.plot(*zip(*statistics["vocabulary_growth"], strict=True), "o-", markersize=3)
+    points = [point for point in statistics["vocabulary_growth"] if point[1]]
+    if points:
+        axes.plot(*zip(*points, strict=True), "o-", markersize=3)
     title = f"vocabulary: {statistics['distinct_words']:,} words"
     axes.set(xscale="log", yscale="log", xlabel="words read", ylabel="distinct words", title=title)
     axes.grid(alpha=0.3)
