@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -186,10 +187,12 @@ def test_half_a_surrogate_pair_in_another_field_does_not_end_the_run(tmp_path, o
         assert json.loads((tmp_path / "c.jsonl").read_text())["by \ufffd"] == "x\ufffd"
 
 
-def test_strict_stops_at_the_first_bad_row_and_nothing_is_written(raw):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_strict_stops_at_the_first_bad_row_and_nothing_is_written(raw, workers):
     out = raw.parent / "clean" / "out.jsonl"
     with pytest.raises(ValueError, match=r"raw\.jsonl, line 101: not JSON"):
-        preprocess([raw], out, Settings(strict=True))
+        preprocess([raw], out, Settings(strict=True, workers=workers))
+    assert not multiprocessing.active_children()
     assert list(out.parent.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -43,8 +44,9 @@ def preprocess(
     run = _Run(settings)
     with writing(out, settings.read.field, _one_a_line(settings, files)) as writer:
         rows = run.watch(read_rows(files, settings.read, progress))
-        for items, tallies in carry_out(rows, settings):
-            run.add(items, tallies, writer)
+        with contextlib.closing(carry_out(rows, settings)) as chunks:  # ends the workers, too
+            for items, tallies in chunks:
+                run.add(items, tallies, writer)
         run.must_have_rows()
     report = {
         "inputs": [shown(path) for path in inputs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -59,6 +60,9 @@ def _chunks(rows: Iterator[Item]) -> Iterator[list[Item]]:
 
 def _start(settings: Settings) -> None:
     global _steps
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the first process, which ends this one
     _steps = Steps(settings)
 
 
