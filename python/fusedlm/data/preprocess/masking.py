@@ -21,7 +21,10 @@ _EMAIL = re.compile(
     r"(?:[A-Za-z]{2,24}(?![A-Za-z0-9_-])|[^\W\d_A-Za-z]{2,24}(?![\w-]))"
 )
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}[0-9]{2}(?=[ ]?[0-9A-Z])")
-_CARD_RUN = re.compile(r"(?<![0-9A-Za-z.,-])[0-9]+(?:[ -][0-9]+)*+(?![0-9A-Za-z])")
+# Groups of digits, none of them the end of "3.14" or the start of "2nd".
+_CARD_RUN = re.compile(
+    r"(?<![0-9A-Za-z])(?<![0-9][.,-])[0-9]++(?![A-Za-z])(?:[ -][0-9]++(?![A-Za-z]))*+"
+)
 _CARD = re.compile(r"4|5[1-5]|2[2-7]|3[0-9]|6[0-9]")  # how numbers of the known networks begin
 _IPV4 = re.compile(r"(?<![0-9A-Za-z.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z]|\.[0-9])")
 _IPV6 = re.compile(
@@ -29,7 +32,7 @@ _IPV6 = re.compile(
     r"(?:[0-9]{0,2}(?:\.[0-9]{1,3}){3})?(?![0-9A-Za-z:])"
 )
 _PHONE = re.compile(
-    r"(?<![0-9A-Za-z_.,/+-])(?:"
+    r"(?<![0-9A-Za-z_+])(?<![0-9][.,/-])(?:"
     r"(?:\+|00)[ ]?[1-9](?:[ ./()-]{0,3}[0-9]){7,14}"  # international
     r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ ]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}"  # America
     r"|1[3-9][0-9](?:[0-9]{8}|[ -][0-9]{4}[ -][0-9]{4})"  # mobile phones of China
