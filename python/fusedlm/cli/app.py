@@ -16,6 +16,7 @@ from .explain import explain
 from .export import export
 from .generate import generate
 from .info import info
+from .preprocess import preprocess
 from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
@@ -80,6 +81,7 @@ def options(
 
 
 app.command()(quickstart)
+app.command()(preprocess)
 app.command()(train)
 app.command()(generate)
 app.command()(chat)
