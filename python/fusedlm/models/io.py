@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from fusedlm.errors import CorruptFileError
 
@@ -24,7 +23,7 @@ from .encoder_config import EncoderConfig
 from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
 from .names import Names
-from .weights import WEIGHTS, Safetensors, Source, fill
+from .weights import WEIGHTS, Safetensors, Source, fill, write_tensors
 
 if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
@@ -54,8 +53,7 @@ def write_model(
     config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
     write_json(folder / "config.json", config)
     state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
-    weights = {name: value.detach().contiguous() for name, value in state.items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, state)
     if tokenizer is not None:
         from .tokenizer_files import write_tokenizer
 

@@ -1,0 +1,237 @@
+"""One run on several processes, as torchrun starts them: who takes which batch, and what adds up.
+
+A step's batches are dealt out in turn: rank r of R takes batches r, r + R, ... of the `accumulate` ones,
+whole, so that a step of R ranks is that of one process, in another order of addition. Every rank has
+the same weights before and after a step; with "ddp" (Li et al. 2020, arXiv:2006.15704) a copy of them,
+with "fsdp" (Zhao et al. 2023, arXiv:2304.11277; torch's fully_shard) a part of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import fusedlm
+from fusedlm._sharded import rank, ranks
+
+from .config import TrainConfig
+from .task import BatchSource, Task
+
+T = TypeVar("T")
+# Of a float32 parameter that is trained: itself, its gradient, two averages of AdamW.
+_BYTES_TRAINED, _BYTES_FROZEN = 16, 4
+
+
+def start() -> None:
+    """Joins the processes that torchrun started. Nothing to do for one that is alone or has joined."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        return
+    on_gpu = device().type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device())
+    # Numbers of the loop go over gloo from the CPU, so that no rank waits for its GPU to send one.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+
+
+def finish() -> None:
+    """Leaves the other processes, once all of them are here."""
+    if dist.is_initialized():
+        any_of(False)
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    if torch.cuda.is_available() and fusedlm.cuda_compiled():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def share(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """(item, whether it counts) for this rank's part of `items`, dealt out in turn.
+
+    All ranks get as many, since sharded models are computed by all at once: those that would get one
+    less get another's again, which does not count.
+    """
+    iterator = iter(items)
+    while group := list(islice(iterator, ranks())):
+        yield group[min(rank(), len(group) - 1)], rank() < len(group)
+
+
+def collect(rows: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """What all ranks found for items dealt out in turn, in the order of the items: `share` undone.
+
+    Sums over them are then the same bits for any number of ranks.
+    """
+    if ranks() == 1:
+        return rows
+    mine = torch.tensor(rows, dtype=torch.float64)
+    found = [torch.empty_like(mine) for _ in range(ranks())]
+    dist.all_gather(found, mine)
+    return [tuple(row) for turn in torch.stack(found, 1).tolist() for row in turn]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is set on any rank: all decide alike. Also waits for all."""
+    return any(value for (value,) in collect([(float(flag),)]))
+
+
+def check_same(what: str, value: Any) -> None:
+    """Raises ValueError on all ranks where one has another value than rank 0."""
+    if ranks() == 1:
+        return
+    values: list[Any] = [None] * ranks()
+    dist.all_gather_object(values, value)
+    for number, other in enumerate(values):
+        if other != values[0]:
+            raise ValueError(
+                f"train: rank {number} has {what} {other!r}, rank 0 {values[0]!r}; start all ranks"
+                " with the same command and files"
+            )
+
+
+def deal(batches: BatchSource, accumulate: int) -> list[Any]:
+    """This rank's batches of the next `accumulate`; those of others are passed over."""
+    skip = getattr(batches, "skip", batches.next)
+    mine = []
+    for number in range(accumulate):
+        if number % ranks() == rank():
+            mine.append(batches.next())
+        else:
+            skip()
+    return mine
+
+
+@contextlib.contextmanager
+def contact(last: Path) -> Iterator[None]:
+    """Names what has happened where another rank ends in the middle of the run."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks() == 1 or not _is_of_the_network(error):
+            raise
+        left = f"; go on from {last} with --resume" if last.exists() else ""
+        raise ConnectionError(
+            f"rank {rank()} of {ranks()} lost contact with another rank, which has ended or cannot be"
+            f" reached (why is in its own output){left}"
+        ) from error
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(w in text for w in ("gloo", "nccl", "connection"))
+
+
+class _Entry(nn.Module):
+    """The model, called through a function: DDP and FSDP see its parameters come and go, whatever
+    methods of it a task calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+class Parallel:
+    """A task on this rank: the loss of its batches and its evaluation, with `how` "ddp" or "fsdp".
+
+    "auto" is ddp where parameters, gradients and optimizer fit half of a rank's memory.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig) -> None:
+        self.task, model = task, task.model
+        self.how = "alone"
+        if ranks() == 1:
+            return
+        if config.accumulate % ranks():
+            raise ValueError(
+                f"train: accumulate is {config.accumulate}, expected a multiple of the {ranks()} ranks:"
+                " each takes whole batches of a step"
+            )
+        self.how = _choose(model) if config.parallel == "auto" else config.parallel
+        model.to(device())
+        if self.how == "ddp":
+            self._entry = _replicate(model)
+        else:
+            self._entry = _shard(model)
+
+    @property
+    def saves(self) -> bool:
+        """Whether this rank is needed to write a checkpoint: all are that hold a part."""
+        return rank() == 0 or self.how == "fsdp"
+
+    def backward(self, batch: Any, share: float, last: bool) -> Tensor:
+        """Adds `share` of the batch's loss to the gradients; with the last, ranks add up theirs.
+
+        Returns the loss.
+        """
+        if self.how == "alone":
+            loss = self.task.loss(batch)
+            (loss * share).backward()
+            return loss.detach()
+        if self.how == "ddp":
+            # Of FSDP the ranks add up after each batch: whole gradients would not fit.
+            self._entry.require_backward_grad_sync = last
+        loss = self._entry(self.task.loss, batch)
+        (loss * (share * ranks())).backward()  # both take the mean over ranks
+        return loss.detach()
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's numbers, the same on all ranks."""
+        if self.how == "alone":
+            return self.task.evaluate()
+        if self.how == "ddp":
+            found = self.task.evaluate()
+        else:
+            found = self._entry(self.task.evaluate)
+            for module in self._entry.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
+        first = collect([tuple(found.values())])[0]
+        return dict(zip(found, first, strict=True))
+
+
+def _choose(model: nn.Module) -> str:
+    need = sum(
+        p.numel() * (_BYTES_TRAINED if p.requires_grad else _BYTES_FROZEN)
+        for p in model.parameters()
+    )
+    if device().type == "cuda":
+        memory = torch.cuda.get_device_properties(device()).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "ddp" if need <= memory // 2 else "fsdp"
+
+
+def _replicate(model: nn.Module) -> nn.Module:
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(
+        _Entry(model), broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def _shard(model: nn.Module) -> nn.Module:
+    """Every block's parameters are together only while the block computes, the others' all step long."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    for parameter in model.parameters():  # DDP does so itself
+        dist.broadcast(parameter.detach(), src=0)
+    mesh = init_device_mesh(device().type, (ranks(),))
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    return fully_shard(_Entry(model), mesh=mesh)
