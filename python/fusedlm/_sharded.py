@@ -5,21 +5,27 @@ A plain tensor is its own part and its own whole, so that callers need not ask w
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def rank() -> int:
     """Of this process among those that torchrun started; 0 of one that is alone."""
-    return torch.distributed.get_rank() if _joined() else 0
+    return _joined().get_rank() if _joined() else 0
 
 
 def ranks() -> int:
-    return torch.distributed.get_world_size() if _joined() else 1
+    return _joined().get_world_size() if _joined() else 1
 
 
-def _joined() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def _joined():
+    """torch.distributed, where this process is one of several; torch stays unloaded where it is."""
+    distributed = sys.modules.get("torch.distributed")
+    there = distributed and distributed.is_available() and distributed.is_initialized()
+    return distributed if there else None
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -70,7 +76,7 @@ def sum_of_parts(value: Tensor, tensor: Tensor) -> Tensor:
             value = value / mesh.size(dim)
     value = value.clone()
     for dim in range(mesh.ndim):
-        torch.distributed.all_reduce(value, group=mesh.get_group(dim))
+        _joined().all_reduce(value, group=mesh.get_group(dim))
     return value
 
 

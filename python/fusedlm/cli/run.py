@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fusedlm._sharded import rank, ranks
+
 if TYPE_CHECKING:
     from fusedlm.data import PackedData, Tokenizer
     from fusedlm.models import Decoder
@@ -98,6 +100,8 @@ def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
 
 def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     """Remembers in out/run.json where the text is."""
+    if rank() > 0:
+        return prepared
     recipe.out.mkdir(parents=True, exist_ok=True)
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
     memory = {"text": str(origin), "validation": recipe.validation}
@@ -140,6 +144,8 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
     import fusedlm
 
     model = prepared.model.config
+    if rank() > 0:
+        return
     typer.echo(
         f"model   {prepared.model.num_parameters() / 1e6:.2f} M parameters{_trained(prepared.model)}:"
         f" {model.layers} layers,"
@@ -149,8 +155,12 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
         f" {len(prepared.val_data):,} to validate\n"
         f"run     {config.steps} steps of {config.batch * config.accumulate} x"
         f" {config.context or model.context} tokens in {config.precision}, {fusedlm.isa()},"
-        f" {torch.get_num_threads()} threads -> {out}"
+        f" {_processes()}{torch.get_num_threads()} threads -> {out}"
     )
+
+
+def _processes() -> str:
+    return f"{ranks()} ranks with " if ranks() > 1 else ""
 
 
 def _trained(model: Decoder) -> str:
@@ -172,6 +182,8 @@ def carry_out(prepared: Prepared, config: TrainConfig, recipe: Recipe, resume: b
 
 
 def report(result: TrainResult, bigram: float, out: Path) -> None:
+    if rank() > 0:
+        return
     if result.interrupted:
         typer.echo(f"stopped and saved at step {result.step}; go on with")
         typer.echo(f"  fusedlm train --resume --out {out}")

@@ -12,8 +12,8 @@ from .options import ConfigFile, Precision, Threads, choose_precision, given, se
 
 # What may be given with --resume.
 _ON_RESUME = {
-    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "recompute", "threads",
-    "quiet", "config",
+    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "recompute", "parallel",
+    "threads", "quiet", "config",
 }  # fmt: skip
 
 _OF_A_NEW_MODEL = {
@@ -76,7 +76,13 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 16,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Batches per optimizer step, shared by the ranks.",
+            show_default="1, or one a rank",
+        ),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     min_lr_ratio: Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")] = 0.1,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 100,
@@ -93,6 +99,12 @@ def train(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
     ] = False,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="On several ranks (torchrun): ddp, fsdp, or auto: ddp where the model fits each."
+        ),
+    ] = "auto",
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     config: ConfigFile = None,
@@ -109,12 +121,16 @@ def train(
       fusedlm train my_text.txt --from SmolLM2.gguf --lora 8 --lr 2e-4 --context 512
       fusedlm train --resume --out runs/mine
       fusedlm train --config settings.yaml
+      torchrun --nproc-per-node=2 -m fusedlm train my_text.txt --out runs/mine
     """
+    from fusedlm._sharded import rank, ranks
     from fusedlm.train import TrainConfig
+    from fusedlm.train.parallel import finish, start
 
     from .run import Recipe, again, begin, carry_out
 
     set_threads(threads)
+    start()
     if resume:
         fixed = sorted(given(context) - _ON_RESUME)
         if fixed:
@@ -124,10 +140,11 @@ def train(
             )
         prepared, settings = again(out, text)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
-        values |= {"log_every": log_every, "recompute": recompute}
+        values |= {"log_every": log_every, "recompute": recompute, "parallel": parallel}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
         recipe = Recipe(text or "", out, progress=not quiet)
         carry_out(prepared, settings, recipe, resume=True)
+        finish()
         return
     fixed = sorted(given(context) & _OF_A_NEW_MODEL)
     if base is not None and fixed:
@@ -147,11 +164,12 @@ def train(
     if text is None:
         raise ValueError("text is missing: give a file, a folder or 'shakespeare' (or --resume)")
     settings = TrainConfig(
-        steps=steps, batch=batch, accumulate=accumulate, lr=lr, min_lr_ratio=min_lr_ratio,
+        steps=steps, batch=batch, accumulate=accumulate or ranks(), lr=lr, min_lr_ratio=min_lr_ratio,
         warmup=warmup, weight_decay=weight_decay, clip=clip,
         context=block if base is not None else None,
         precision=choose_precision(precision), seed=seed, eval_every=eval_every,
         eval_batches=eval_batches, save_every=save_every, log_every=log_every, recompute=recompute,
+        parallel=parallel,
     )  # fmt: skip
     recipe = Recipe(
         text, out, style, tokenizer, vocab_size, validation,
@@ -162,5 +180,6 @@ def train(
         base=base, lora=adapters, progress=not quiet,
     )  # fmt: skip
     result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
-    if not result.interrupted:
+    if not result.interrupted and rank() == 0:
         typer.echo(f'\nTry next:\n  fusedlm generate {out} "Once"')
+    finish()

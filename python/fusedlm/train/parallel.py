@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -120,8 +121,8 @@ def contact(last: Path) -> Iterator[None]:
             raise
         left = f"; go on from {last} with --resume" if last.exists() else ""
         raise ConnectionError(
-            f"rank {rank()} of {ranks()} lost contact with another rank, which has ended or cannot be"
-            f" reached (why is in its own output){left}"
+            f"train: lost contact with another of the {ranks()} ranks, which has ended or cannot be"
+            f" reached; its own output says why{left}"
         ) from error
 
 
@@ -176,15 +177,18 @@ class Parallel:
         Returns the loss.
         """
         if self.how == "alone":
-            loss = self.task.loss(batch)
-            (loss * share).backward()
-            return loss.detach()
-        if self.how == "ddp":
-            # Of FSDP the ranks add up after each batch: whole gradients would not fit.
-            self._entry.require_backward_grad_sync = last
-        loss = self._entry(self.task.loss, batch)
-        (loss * (share * ranks())).backward()  # both take the mean over ranks
-        return loss.detach()
+            loss, part = self._loss(batch, share)
+        else:
+            if self.how == "ddp":
+                # Of FSDP the ranks add up after each batch: whole gradients would not fit.
+                self._entry.require_backward_grad_sync = last
+            loss, part = self._entry(self._loss, batch, share * ranks())  # both divide by the ranks
+        part.backward()
+        return loss
+
+    def _loss(self, batch: Any, share: float) -> tuple[Tensor, Tensor]:
+        loss = self.task.loss(batch)
+        return loss.detach(), loss * share
 
     def evaluate(self) -> dict[str, float]:
         """The task's numbers, the same on all ranks."""
@@ -217,9 +221,11 @@ def _choose(model: nn.Module) -> str:
 def _replicate(model: nn.Module) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(
-        _Entry(model), broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():  # broadcast_buffers will be called something else
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            _Entry(model), broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 def _shard(model: nn.Module) -> nn.Module:
