@@ -1,4 +1,5 @@
-"""What several ranks do together, for tests: `torchrun -m tests.support.ranks <folder>`.
+"""What several ranks do together, for tests: `torchrun -m tests.support.ranks <folder>`, or that and
+"dies".
 
 Each scenario is a function, which test_distributed.py names; its result, or error, of rank r goes to
 <folder>/<scenario>.<r>.json.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,7 @@ from fusedlm.models import Decoder, ModelConfig, add_lora, tensor_parallel
 from fusedlm.optim import AdamW
 from fusedlm.train import LanguageModelling, TrainConfig, fit, parallel
 
-from .small import CONFIGS, small_model
+from .small import small_model
 
 TEXT = "a stitch in time saves nine; " * 60
 TOKENIZER = train_chars(TEXT)
@@ -99,6 +102,29 @@ def resumed(out):
     return run(out / "resumed", replace(CONFIG, parallel="fsdp"), resume=True)
 
 
+class _Told(LanguageModelling):
+    """Rank 1 gets a signal in step 4."""
+
+    signal = signal.SIGTERM
+
+    def loss(self, batch):
+        if _sharded.rank() == 1 and self.batches.drawn == 4 * CONFIG.batch * CONFIG.accumulate:
+            os.kill(os.getpid(), self.signal)
+        return super().loss(batch)
+
+
+class _Killed(_Told):
+    signal = signal.SIGKILL
+
+
+def stopped(out):
+    return run(out / "stopped", replace(CONFIG, parallel="ddp"), kind=_Told)
+
+
+def dies(out):
+    run(out / "dies", replace(CONFIG, parallel="fsdp"), kind=_Killed)
+
+
 class _Broken(LanguageModelling):
     """Rank 1 has a loss, or a gradient, that is not finite."""
 
@@ -147,7 +173,9 @@ def unlike_commands(out):
 
 def sharing(_out):
     numbers = [*range(5)]
-    found = [(float(10 * n), float(n)) if counts else (0.0, 0.0) for n, counts in parallel.share(numbers)]
+    found = [
+        (float(10 * n), float(n)) if counts else (0.0, 0.0) for n, counts in parallel.share(numbers)
+    ]
     return {"mine": len(found), "all": parallel.collect(found)}
 
 
@@ -175,13 +203,17 @@ def _tensor_parallel(name, **changes):
         optimizer.step()
     norms = [torch.tensor(o.last_grad_norm) for o in optimizers]
     compare("norm", norms[1], norms[0])
-    for (_, theirs), ours in zip(plain.named_parameters(), cut.parameters(), strict=True):
-        ours.data, theirs.data = ours.grad, theirs.grad  # and so state_dict() is of gradients
+    with torch.no_grad():  # so that state_dict() is of gradients
+        for parameter in (*plain.parameters(), *cut.parameters()):
+            parameter.copy_(parameter.grad)
     theirs = plain.state_dict()
     for key, ours in cut.state_dict().items():
         compare("gradients", _sharded.whole(ours), theirs[key])
     held = sum(_sharded.local(p).numel() for p in cut.blocks.parameters() if p.dim() > 1)
-    return {**worst, "held": held / sum(p.numel() for p in plain.blocks.parameters() if p.dim() > 1)}
+    return {
+        **worst,
+        "held": held / sum(p.numel() for p in plain.blocks.parameters() if p.dim() > 1),
+    }
 
 
 def tensor_parallel_gpt2(_out):
@@ -203,22 +235,21 @@ def tensor_parallel_uneven(_out):
 
 SCENARIOS = (
     ddp, fsdp, ddp_accumulating, fsdp_accumulating, ddp_ragged, fsdp_ragged, fsdp_adapters, half,
-    resumed, loss_not_finite, gradient_not_finite, odd_accumulate, unlike_commands, sharing,
+    resumed, stopped, loss_not_finite, gradient_not_finite, odd_accumulate, unlike_commands, sharing,
     tensor_parallel_gpt2, tensor_parallel_llama, tensor_parallel_qwen, tensor_parallel_uneven,
 )  # fmt: skip
 
 
 def main(out: Path) -> None:
-    torch.set_num_threads(1)
     parallel.start()
     for scenario in SCENARIOS:
         try:
             result = scenario(out)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, FloatingPointError) as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         (out / f"{scenario.__name__}.{_sharded.rank()}.json").write_text(json.dumps(result))
     parallel.finish()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (dies if sys.argv[2:] == ["dies"] else main)(Path(sys.argv[1]))

@@ -79,7 +79,8 @@ def train(
     accumulate: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Batches per optimizer step, shared by the ranks.",
+            min=1,
+            help="Batches per optimizer step, shared by the ranks.",
             show_default="1, or one a rank",
         ),
     ] = None,

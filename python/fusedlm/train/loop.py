@@ -111,7 +111,7 @@ def _fit(
         check_same_settings(checkpoint, config)
         checkpoint.restore(model, task.batches, fingerprint)
         at = checkpoint.progress
-    parallel.check_same("settings, data and step", (config.to_dict(), fingerprint, at.step))
+    parallel.check_same(**config.to_dict(), data=fingerprint, step=at.step)
     ranks = parallel.Parallel(task, config)
     optimizer = make_optimizer(model, config)
     if resume:

@@ -85,18 +85,19 @@ def any_of(flag: bool) -> bool:
     return any(value for (value,) in collect([(float(flag),)]))
 
 
-def check_same(what: str, value: Any) -> None:
+def check_same(**values: Any) -> None:
     """Raises ValueError on all ranks where one has another value than rank 0."""
     if ranks() == 1:
         return
-    values: list[Any] = [None] * ranks()
-    dist.all_gather_object(values, value)
-    for number, other in enumerate(values):
-        if other != values[0]:
-            raise ValueError(
-                f"train: rank {number} has {what} {other!r}, rank 0 {values[0]!r}; start all ranks"
-                " with the same command and files"
-            )
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, values)
+    for number, others in enumerate(found):
+        for name, value in values.items():
+            if others[name] != found[0][name]:
+                raise ValueError(
+                    f"train: rank {number} has {name} {others[name]!r}, rank 0 {found[0][name]!r};"
+                    " start all ranks with the same command and files"
+                )
 
 
 def deal(batches: BatchSource, accumulate: int) -> list[Any]:
@@ -128,7 +129,9 @@ def contact(last: Path) -> Iterator[None]:
 
 def _is_of_the_network(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(w in text for w in ("gloo", "nccl", "connection"))
+    return isinstance(error, dist.DistError) or any(
+        w in text for w in ("gloo", "nccl", "connection")
+    )
 
 
 class _Entry(nn.Module):

@@ -81,7 +81,7 @@ class _FeedForward(ParallelStyle):
         columns = ("up_weight", "gate_weight", "up_bias", "gate_bias")
         _cut(module, mesh, {**dict.fromkeys(columns, Shard(0)), "down_weight": Shard(1)})
         _compute_on_parts(module, {"down_bias": lambda _: None})
-        _copy_then_sum(module, mesh, lambda: module._parameters["down_bias"])
+        _copy_then_sum(module, mesh, lambda: module._parameters.get("down_bias"))
         return module
 
 
@@ -101,9 +101,7 @@ def _sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
     )
 
 
-def _copy_then_sum(
-    module: nn.Module, mesh: DeviceMesh, bias: Callable[[], Tensor | None]
-) -> None:
+def _copy_then_sum(module: nn.Module, mesh: DeviceMesh, bias: Callable[[], Tensor | None]) -> None:
     def before(_module, args):
         return (_copy(args[0], mesh), *args[1:])
 
@@ -140,18 +138,21 @@ def _cut(
         module.register_state_dict_post_hook(undeal)
 
 
-def _compute_on_parts(module: nn.Module, seen: dict[str, Callable[[Tensor], Tensor | None]]) -> None:
+def _compute_on_parts(
+    module: nn.Module, seen: dict[str, Callable[[Tensor], Tensor | None]]
+) -> None:
     """While the module computes, its parameter `name` is what seen[name] makes of it."""
 
     def before(module, _args):
         # An entry of __dict__ is found before the parameter, which stays what optimizers and files see.
         for name, make in seen.items():
-            if (parameter := module._parameters[name]) is not None:
+            if (parameter := module._parameters.get(name)) is not None:
                 module.__dict__[name] = make(parameter)
 
     def after(module, _args, _output):
         for name in seen:
-            module.__dict__.pop(name, None)
+            if name in module._parameters:
+                module.__dict__.pop(name, None)
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after, always_call=True)
