@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fusedlm.cli import main
 from fusedlm.models import add_lora, load
 from fusedlm.train import read_metrics
 from tests.support import commands, ranks
@@ -163,6 +165,27 @@ def test_a_rank_that_dies_ends_the_run_and_the_last_checkpoint_goes_on(one, tmp_
     assert f"go on from {last} with --resume" in done.stdout
     ranks.run(tmp_path / "dies", CONFIG, resume=True)
     assert_same_run(tmp_path / "dies", one("plain"), rtol=1e-5)
+
+
+def test_a_command_that_torchrun_starts_again_goes_on_from_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "text.txt").write_text(ranks.TEXT)
+    command = (
+        "fusedlm train text.txt --out run --tokenizer chars --layers 1 --width 16 --heads 2 --context 24"
+        " --batch 2 --quiet --eval-every 2 --steps"
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for steps, restarts in ((2, 0), (4, 1)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        monkeypatch.setattr(sys, "argv", [*command.split(), str(steps)])
+        with contextlib.suppress(SystemExit):
+            main()
+    steps = [
+        line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in line
+    ]
+    assert steps == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "run/last/training.json").read_text())["step"] == 4
 
 
 def test_the_command_line_says_everything_once_and_leaves_a_model(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -132,9 +133,12 @@ def train(
 
     set_threads(threads)
     start()
-    if resume:
+    # torchrun --max-restarts starts the whole command again after a rank has died.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    restarted = restarted and (out / "last").exists()
+    if resume or restarted:
         fixed = sorted(given(context) - _ON_RESUME)
-        if fixed:
+        if fixed and not restarted:
             raise ValueError(
                 f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
                 " the settings it began with"

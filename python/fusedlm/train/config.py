@@ -19,9 +19,9 @@ class TrainConfig:
     `steps`. weight_decay holds for matrices, not for norms and biases. Gradients are clipped to a
     global norm of `clip` (None: not). precision "bfloat16" computes activations in bfloat16; the
     weights, their gradients and the optimizer stay float32. recompute trades time for memory and
-    changes no result. eval_batches None evaluates on all of
-    the validation data. On several ranks (torchrun) each takes accumulate / ranks batches of a step, and
-    parallel says whether each holds all of the model, "ddp", or a part, "fsdp". Raises ValueError naming the field that does not fit.
+    changes no result. eval_batches None evaluates on all of the validation data. On several ranks
+    (torchrun) each takes accumulate / ranks batches of a step, and `parallel` says whether each holds all
+    of the model, "ddp", or a part, "fsdp". Raises ValueError naming the field that does not fit.
     """
 
     steps: int = 1000

@@ -20,7 +20,7 @@ def evaluate(model: Decoder, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """
     was_training = model.training
     model.eval()
-    device = model.embedding.weight.device
+    device = next(model.parameters()).device
     found = []
     try:
         for (tokens, targets), counts in share(batches):

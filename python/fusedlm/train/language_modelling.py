@@ -49,7 +49,7 @@ class LanguageModelling(Task):
         self.model.recompute = config.recompute
 
     def loss(self, batch: Batch) -> Tensor:
-        device = self.model.embedding.weight.device
+        device = next(self.model.parameters()).device
         return self.model(*(t.to(device) for t in batch))
 
     def tokens(self, batch: Batch) -> int:

@@ -92,7 +92,7 @@ def check_same(**values: Any) -> None:
     found: list[Any] = [None] * ranks()
     dist.all_gather_object(found, values)
     for number, others in enumerate(found):
-        for name, value in values.items():
+        for name in values:
             if others[name] != found[0][name]:
                 raise ValueError(
                     f"train: rank {number} has {name} {others[name]!r}, rank 0 {found[0][name]!r};"
