@@ -67,7 +67,11 @@ def ddp(out):
 
 
 def fsdp(out):
-    return run(out / "fsdp", replace(CONFIG, parallel="fsdp"))
+    """Rank 0 alone has weights at first."""
+    subject = model()
+    if parallel.gets_parts(subject, "fsdp"):
+        subject = Decoder.empty(subject.config)
+    return run(out / "fsdp", replace(CONFIG, parallel="fsdp"), subject=subject)
 
 
 def ddp_accumulating(out):

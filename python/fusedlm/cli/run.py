@@ -33,6 +33,7 @@ class Recipe:
     base: Path | None = None  # a model to go on from, whose tokenizer and shape hold then
     lora: dict[str, Any] | None = None  # arguments of add_lora; None trains every weight
     progress: bool = True
+    parallel: str = "auto"  # as in TrainConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
 
     from fusedlm.data import Tokenizer, load_corpus, train_bpe, train_chars
     from fusedlm.models import Decoder, ModelConfig
+    from fusedlm.train.parallel import gets_parts
 
     if (recipe.out / "last").exists():
         raise FileExistsError(
@@ -76,7 +78,9 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
         raise ValueError(f"style is {recipe.style!r}, expected gpt2 or llama")
     config = presets[recipe.style](vocab_size=tokenizer.vocab_size, **recipe.model)
     torch.manual_seed(seed)
-    return _keep(recipe, _pack(text, tokenizer, Decoder(config), recipe.validation))
+    parts = gets_parts(Decoder.empty(config), recipe.parallel)
+    model = Decoder.empty(config) if parts else Decoder(config)
+    return _keep(recipe, _pack(text, tokenizer, model, recipe.validation))
 
 
 def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
@@ -109,8 +113,8 @@ def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     return prepared
 
 
-def again(out: Path, text: str | None) -> tuple[Prepared, TrainConfig]:
-    """The run in `out`, ready to go on from its last checkpoint."""
+def again(out: Path, text: str | None, parallel: str | None) -> tuple[Prepared, TrainConfig]:
+    """The run in `out`, ready to go on from its last checkpoint, `parallel` or as it was."""
     from fusedlm.data import load_corpus
     from fusedlm.models.files import read_json
     from fusedlm.train import load_checkpoint
@@ -118,7 +122,7 @@ def again(out: Path, text: str | None) -> tuple[Prepared, TrainConfig]:
     if not (out / "last").exists():
         raise FileNotFoundError(f"{out} holds no training run to resume")
     memory = read_json(out / "run.json")
-    checkpoint = load_checkpoint(out / "last")
+    checkpoint = load_checkpoint(out / "last", parallel)
     if checkpoint.tokenizer is None:
         raise FileNotFoundError(f"{out / 'last' / 'tokenizer.json'} is missing")
     source = load_corpus(text or memory["text"])

@@ -143,7 +143,8 @@ def train(
                 f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
                 " the settings it began with"
             )
-        prepared, settings = again(out, text)
+        how = parallel if "parallel" in given(context) else None
+        prepared, settings = again(out, text, how)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
         values |= {"log_every": log_every, "recompute": recompute, "parallel": parallel}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
@@ -182,7 +183,7 @@ def train(
             "layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads,
             "context": block, "dropout": dropout, "tied": True,
         },
-        base=base, lora=adapters, progress=not quiet,
+        base=base, lora=adapters, progress=not quiet, parallel=parallel,
     )  # fmt: skip
     result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
     if not result.interrupted and rank() == 0:

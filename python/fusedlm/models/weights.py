@@ -78,6 +78,20 @@ class Safetensors:
         return value.to(torch.float32, copy=True)
 
 
+class Tensors:
+    """A safetensors file, read tensor by tensor."""
+
+    def __init__(self, file: Path) -> None:
+        self._path, self._file = file, _open(file)
+        self._names = set(self._file.keys())
+
+    def read(self, name: str, shape: torch.Size) -> Tensor:
+        """A copy. Raises `CorruptFileError` where it is missing or has another shape."""
+        if name not in self._names or tuple(self._file.get_slice(name).get_shape()) != tuple(shape):
+            raise CorruptFileError(self._path, f"{name} is missing or misshapen")
+        return self._file.get_tensor(name).clone()
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, as they are in it."""
     return _reading(file, load_file)

@@ -34,10 +34,11 @@ from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import load, write_model
 from fusedlm.models.lora import has_lora, load_lora, write_lora
-from fusedlm.models.weights import read_tensors, write_tensors
+from fusedlm.models.weights import Tensors, write_tensors
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
+from .parallel import gets_parts
 from .task import BatchSource
 
 ADAPTER = "adapter"
@@ -175,7 +176,7 @@ class Checkpoint:
     config: TrainConfig
     progress: Progress
     state: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Tensors  # of the optimizer
 
     def restore(self, model: nn.Module, batches: BatchSource, data: str) -> None:
         """Puts weights and data position into the objects of a new run, before ranks part the model.
@@ -194,7 +195,8 @@ class Checkpoint:
                 f"{self.path}: the checkpoint was trained on other data; give the same text and"
                 " tokenizer, or start a new run in another folder"
             )
-        model.load_state_dict(self.model.state_dict())
+        if not any(p.is_meta for p in self.model.parameters()):
+            model.load_state_dict(self.model.state_dict())
         batches.load_state_dict(self.state["batches"])
 
     def restore_optimizer(self, model: nn.Module, optimizer: AdamW) -> None:
@@ -202,22 +204,20 @@ class Checkpoint:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            found = {k: self.tensors.get(f"{name}.{k}") for k in ("exp_avg", "exp_avg_sq")}
-            for key, value in found.items():
-                if value is None or value.shape != parameter.shape:
-                    raise CorruptFileError(
-                        self.path / "optimizer.safetensors", f"{name}.{key} is missing or misshapen"
-                    )
-            parts = {key: part_like(parameter, value) for key, value in found.items()}
+            parts = {
+                key: part_like(parameter, self.tensors.read(f"{name}.{key}", parameter.shape))
+                for key in ("exp_avg", "exp_avg_sq")
+            }
             optimizer.state[parameter] = {"step": torch.tensor(float(self.progress.step)), **parts}
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file."""
+def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint:
+    """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file.
+
+    `parallel`, by default the checkpoint's own, is how several ranks will go on: one that will get its
+    part of the model from rank 0 reads no weights.
+    """
     folder = Path(path)
-    model, tokenizer = load(folder)
-    if (folder / ADAPTER).is_dir():
-        load_lora(model, folder / ADAPTER)
     state = read_json(folder / "state.json")
     try:
         progress = Progress(
@@ -232,7 +232,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CorruptFileError(
             folder / "state.json", f"bad or missing entry ({error!r})"
         ) from error
-    tensors = read_tensors(folder / "optimizer.safetensors")
+    model, tokenizer = load(folder, weights=False)
+    if not gets_parts(model, parallel or config.parallel):
+        model, tokenizer = load(folder)
+    if (folder / ADAPTER).is_dir():
+        load_lora(model, folder / ADAPTER)
+    tensors = Tensors(folder / "optimizer.safetensors")
     return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)
 
 

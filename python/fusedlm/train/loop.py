@@ -107,7 +107,7 @@ def _fit(
     fingerprint = task.fingerprint()
     at = Progress()
     if resume:
-        checkpoint = load_checkpoint(last)
+        checkpoint = load_checkpoint(last, config.parallel)
         check_same_settings(checkpoint, config)
         checkpoint.restore(model, task.batches, fingerprint)
         at = checkpoint.progress

@@ -162,10 +162,9 @@ class Parallel:
                 f"train: accumulate is {config.accumulate}, expected a multiple of the {ranks()} ranks:"
                 " each takes whole batches of a step"
             )
-        self.how = _choose(model) if config.parallel == "auto" else config.parallel
-        model.to(device())
+        self.how = _choose(model, config.parallel)
         if self.how == "ddp":
-            self._entry = _replicate(model)
+            self._entry = _replicate(model.to(device()))
         else:
             self._entry = _shard(model)
 
@@ -208,7 +207,15 @@ class Parallel:
         return dict(zip(found, first, strict=True))
 
 
-def _choose(model: nn.Module) -> str:
+def gets_parts(model: nn.Module, how: str) -> bool:
+    """Whether rank 0 will hand out a model like this, so that here its parameters may be on the meta
+    device. Where "auto" is to decide, all ranks have to ask."""
+    return ranks() > 1 and _choose(model, how) == "fsdp" and rank() > 0
+
+
+def _choose(model: nn.Module, how: str) -> str:
+    if how != "auto":
+        return how
     need = sum(
         p.numel() * (_BYTES_TRAINED if p.requires_grad else _BYTES_FROZEN)
         for p in model.parameters()
@@ -218,7 +225,7 @@ def _choose(model: nn.Module) -> str:
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return "ddp" if need <= memory // 2 else "fsdp"
+    return "fsdp" if any_of(need > memory // 2) else "ddp"
 
 
 def _replicate(model: nn.Module) -> nn.Module:
@@ -232,15 +239,25 @@ def _replicate(model: nn.Module) -> nn.Module:
 
 
 def _shard(model: nn.Module) -> nn.Module:
-    """Every block's parameters are together only while the block computes, the others' all step long."""
+    """Every block's parameters are together only while the block computes, the others' all step long.
+
+    All ranks get their parts of rank 0's model; what the others have may be on the meta device.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import distribute_tensor
 
-    for parameter in model.parameters():  # DDP does so itself
-        dist.broadcast(parameter.detach(), src=0)
+    given = {name: parameter.detach() for name, parameter in model.named_parameters()}
     mesh = init_device_mesh(device().type, (ranks(),))
     for module in list(model.modules()):
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)
-    return fully_shard(_Entry(model), mesh=mesh)
+    entry = fully_shard(_Entry(model), mesh=mesh)
+    parts = {}
+    for name, parameter in model.named_parameters():
+        full = given.pop(name)
+        full = full.to(device()) if rank() == 0 else torch.empty_like(full, device=device())
+        parts[name] = distribute_tensor(full, mesh, parameter.placements)
+    model.load_state_dict(parts, strict=False, assign=True)
+    return entry

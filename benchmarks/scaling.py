@@ -1,0 +1,148 @@
+"""Memory and time of training 1B to 70B parameters on N nodes, from formulas: nothing here is measured.
+
+    python -m benchmarks.scaling cpu
+    python -m benchmarks.scaling gpu --rate 300 --network 200 --nodes 1 4 16
+
+What the formulas are fed is below, with where each number comes from; docs/scaling.md explains them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+
+from fusedlm.models import Decoder, ModelConfig
+
+GIB = 2**30
+# Llama's shapes: the parameters are counted by the model itself, on the meta device.
+SHAPES = {
+    "1.1B": {"layers": 22, "width": 2048, "heads": 32, "kv_heads": 4, "ffn_width": 5632, "vocab_size": 32000},
+    "3.2B": {"layers": 28, "width": 3072, "heads": 24, "kv_heads": 8, "ffn_width": 8192, "vocab_size": 128256},
+    "8B": {"layers": 32, "width": 4096, "heads": 32, "kv_heads": 8, "ffn_width": 14336, "vocab_size": 128256},
+    "13B": {"layers": 40, "width": 5120, "heads": 40, "kv_heads": 40, "ffn_width": 13824, "vocab_size": 32000},
+    "34B": {"layers": 48, "width": 8192, "heads": 64, "kv_heads": 8, "ffn_width": 22016, "vocab_size": 32000},
+    "70B": {"layers": 80, "width": 8192, "heads": 64, "kv_heads": 8, "ffn_width": 28672, "vocab_size": 128256},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """ranks: on a node. rate: TFLOP/s that a rank reaches in a step. memory: GiB a rank. network: GB/s in
+    and out of a node at once. tokens: of a batch, one batch a rank at a time. host: GiB a node, where the
+    model is made before it is cut."""
+
+    ranks: int
+    rate: float
+    memory: float
+    network: float
+    tokens: int
+    host: float
+    nodes: tuple[int, ...] = (1, 8, 64)
+
+
+NODES = {
+    # rate: 32 x 2 cores x 182 GFLOP/s. A core reaches 77 % of 236.5 GFLOP/s in a bfloat16 step, measured
+    # with two (docs/benchmarks.md); that 64 do as well each is assumed. network: 100 Gbit/s.
+    "cpu": Node(ranks=1, rate=11.7, memory=512, network=12.5, tokens=32768, host=512),
+    # rate: 40 % of an H100's 989 TFLOP/s, assumed: our kernels have not run on one. network: 8 x 400 Gbit/s.
+    "gpu": Node(ranks=8, rate=396, memory=80, network=400, tokens=8192, host=2048),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the formulas need to know of one."""
+
+    config: ModelConfig
+    parameters: int
+    outside: int  # of them in embedding, final norm and head
+    block: int  # in one block
+
+    @classmethod
+    def of(cls, **shape) -> Model:
+        config = ModelConfig.llama(**shape, context=4096)
+        model = Decoder.empty(config)
+        total = model.num_parameters()
+        block = sum(p.numel() for p in model.blocks[0].parameters())
+        return cls(config, total, total - config.layers * block, block)
+
+    def flops(self, tokens: int) -> float:
+        """Of a step with recompute: forward twice, backward as two forwards; causal attention."""
+        c = self.config
+        products = self.parameters - c.vocab_size * c.width  # reading the embedding is no product
+        attention = 2 * c.layers * c.context * c.heads * c.head_width  # 4 T C, half of it masked
+        head = 2 * c.vocab_size * c.width  # is not computed again
+        return tokens * (4 * (2 * products + attention) - head)
+
+
+def memory(model: Model, node: Node, count: int) -> dict[str, float]:
+    """Bytes of a rank. Everything that is sharded is float32."""
+    c = model.config
+    ranks = node.ranks * count
+    kept = 2 * 2 * c.width * c.layers  # branch and stream into every block, bfloat16
+    inside = 2 * (
+        6 * c.width + 2 * c.kv_heads * c.head_width + 3 * c.ffn_width
+    )  # of the block at work
+    return {
+        # Weights, gradients and AdamW's two averages.
+        "parts": 16 * model.parameters / ranks,
+        # Embedding, norm and head are whole all step long, and so are their gradients at its end; two
+        # blocks (one at work, one on its way), and a block's gradients, twice while they are sent.
+        "whole": 0.0 if ranks == 1 else 8 * model.outside + (2 + 2) * 4 * model.block,
+        "activations": node.tokens * (kept + inside) + 104 * 2**20,
+    }
+
+
+def seconds(model: Model, node: Node, count: int) -> tuple[float, float]:
+    """(computing, sending) for one batch a rank. Weights come together twice, gradients are summed once;
+    of each, float32, all but a node's own part passes its network, once."""
+    computing = model.flops(node.tokens) / (node.rate * 1e12)
+    sending = 3 * 4 * model.parameters * (count - 1) / count / (node.network * 1e9)
+    return computing, sending
+
+
+def row(name: str, model: Model, node: Node, count: int) -> str:
+    need = memory(model, node, count)
+    total = sum(need.values())
+    computing, sending = seconds(model, node, count)
+    tokens = node.tokens * node.ranks * count
+    apart, together = computing + sending, max(computing, sending)
+    days = 20 * model.parameters / tokens * apart / 86400
+    cells = [
+        name, count, *(f"{value / GIB:.1f}" for value in need.values()), f"{total / GIB:.0f}",
+        "yes" if total <= node.memory * GIB else "no",
+        f"{node.ranks * 4 * model.parameters / GIB:.0f}", f"{computing:.2f}", f"{sending:.2f}",
+        f"{tokens / apart:,.0f} - {tokens / together:,.0f}", f"{days:,.1f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("kind", choices=NODES)
+    for name, unit in (
+        ("ranks", int), ("rate", float), ("memory", float), ("network", float), ("tokens", int),
+        ("host", float),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=unit)
+    parser.add_argument("--nodes", type=int, nargs="+")
+    given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
+    node = replace(NODES[given.pop("kind")], **given)
+    print(
+        f"A node: {node.ranks} rank(s) that reach {node.rate} TFLOP/s and have {node.memory} GiB each;"
+        f" {node.network} GB/s of network. Batches of {node.tokens} tokens a rank, context 4096, bfloat16,"
+        " --recompute, --parallel fsdp.\n"
+    )
+    print(
+        "| model | nodes | parts | whole | activations | GiB a rank | fits | GiB a host at the start |"
+        " s computing | s sending | tokens/s | days for 20 tokens a parameter |\n"
+        + "| --- " * 12 + "|"
+    )  # fmt: skip
+    for name, shape in SHAPES.items():
+        model = Model.of(**shape)
+        for count in node.nodes:
+            print(row(name, model, node, count))
+
+
+if __name__ == "__main__":
+    main()
