@@ -28,24 +28,22 @@ SHAPES = {
 @dataclass(frozen=True)
 class Node:
     """ranks: on a node. rate: TFLOP/s that a rank reaches in a step. memory: GiB a rank. network: GB/s in
-    and out of a node at once. tokens: of a batch, one batch a rank at a time. host: GiB a node, where the
-    model is made before it is cut."""
+    and out of a node at once. tokens: of a batch, one batch a rank at a time."""
 
     ranks: int
     rate: float
     memory: float
     network: float
     tokens: int
-    host: float
-    nodes: tuple[int, ...] = (1, 8, 64)
+    nodes: tuple[int, ...] = (1, 4, 32)
 
 
 NODES = {
     # rate: 32 x 2 cores x 182 GFLOP/s. A core reaches 77 % of 236.5 GFLOP/s in a bfloat16 step, measured
     # with two (docs/benchmarks.md); that 64 do as well each is assumed. network: 100 Gbit/s.
-    "cpu": Node(ranks=1, rate=11.7, memory=512, network=12.5, tokens=32768, host=512),
+    "cpu": Node(ranks=1, rate=11.7, memory=512, network=12.5, tokens=32768),
     # rate: 40 % of an H100's 989 TFLOP/s, assumed: our kernels have not run on one. network: 8 x 400 Gbit/s.
-    "gpu": Node(ranks=8, rate=396, memory=80, network=400, tokens=8192, host=2048),
+    "gpu": Node(ranks=8, rate=396, memory=80, network=400, tokens=8192),
 }
 
 
@@ -108,10 +106,10 @@ def row(name: str, model: Model, node: Node, count: int) -> str:
     tokens = node.tokens * node.ranks * count
     apart, together = computing + sending, max(computing, sending)
     days = 20 * model.parameters / tokens * apart / 86400
+    fits = total <= node.memory * GIB
     cells = [
-        name, count, *(f"{value / GIB:.1f}" for value in need.values()), f"{total / GIB:.0f}",
-        "yes" if total <= node.memory * GIB else "no",
-        f"{node.ranks * 4 * model.parameters / GIB:.0f}", f"{computing:.2f}", f"{sending:.2f}",
+        name, count, " + ".join(f"{value / GIB:.1f}" for value in need.values()),
+        f"{total / GIB:.0f}" + ("" if fits else ", too much"), f"{computing:.2f}", f"{sending:.2f}",
         f"{tokens / apart:,.0f} - {tokens / together:,.0f}", f"{days:,.1f}",
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -122,7 +120,6 @@ def main() -> None:
     parser.add_argument("kind", choices=NODES)
     for name, unit in (
         ("ranks", int), ("rate", float), ("memory", float), ("network", float), ("tokens", int),
-        ("host", float),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=unit)
     parser.add_argument("--nodes", type=int, nargs="+")
@@ -134,9 +131,8 @@ def main() -> None:
         " --recompute, --parallel fsdp.\n"
     )
     print(
-        "| model | nodes | parts | whole | activations | GiB a rank | fits | GiB a host at the start |"
-        " s computing | s sending | tokens/s | days for 20 tokens a parameter |\n"
-        + "| --- " * 12 + "|"
+        "| model | nodes | parts + whole + activations | GiB a rank | s computing | s sending | tokens/s |"
+        " days |\n" + "| --- " * 8 + "|"
     )  # fmt: skip
     for name, shape in SHAPES.items():
         model = Model.of(**shape)
