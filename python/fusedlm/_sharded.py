@@ -46,12 +46,16 @@ def part_like(tensor: Tensor, full: Tensor) -> Tensor:
     """This rank's part of `full`, which every rank has, cut as `tensor` is."""
     if not is_sharded(tensor):
         return full
-    from torch.distributed.tensor import distribute_tensor
+    return cut(full.to(tensor.device), tensor.device_mesh, tensor.placements).to_local()
 
-    cut = distribute_tensor(
-        full.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
-    )
-    return cut.to_local().clone()
+
+def cut(full: Tensor, mesh, placements):
+    """The DTensor of `full`, which every rank has: nothing is sent, and each keeps a copy of its part."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    parts = everywhere.redistribute(placements=placements)
+    return sharded_like(parts, parts.to_local().clone())
 
 
 def sharded_like(tensor: Tensor, part: Tensor) -> Tensor:

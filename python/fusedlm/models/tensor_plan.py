@@ -23,10 +23,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 
-from fusedlm._sharded import whole
+from fusedlm._sharded import cut, whole
 from fusedlm.nn import FeedForward, SelfAttention
 
 from .decoder import Decoder
@@ -120,13 +120,15 @@ def _cut(
 
     With `blocks`, the parameters are blocks of so many rows one below the other, each of which is cut.
     """
-    cuts = {name: cut for name, cut in cuts.items() if getattr(module, name) is not None}
-    for name, cut in cuts.items():
+    cuts = {
+        name: placement for name, placement in cuts.items() if getattr(module, name) is not None
+    }
+    for name, placement in cuts.items():
         parameter = getattr(module, name)
         full = parameter.detach()
         if blocks is not None:
             full = _dealt(full, blocks, mesh.size())
-        part = distribute_tensor(full, mesh, [cut], src_data_rank=None)
+        part = cut(full, mesh, [placement])
         setattr(module, name, nn.Parameter(part, requires_grad=parameter.requires_grad))
     _compute_on_parts(module, dict.fromkeys(cuts, DTensor.to_local))
     if blocks is not None:
