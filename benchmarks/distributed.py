@@ -20,9 +20,10 @@ from pathlib import Path
 LAYOUTS = ("alone", "ddp", "fsdp")
 # name -> (fields of ModelConfig, batch, steps timed). The second is for memory: mostly parameters.
 MODELS = {
-    "10 M": ({"layers": 6, "width": 384, "heads": 6, "vocab_size": 4096, "context": 256}, 8, 12),
-    "100 M": ({"layers": 8, "width": 1024, "heads": 16, "vocab_size": 4096, "context": 64}, 1, 6),
+    "12 M": ({"layers": 6, "width": 384, "heads": 6, "vocab_size": 4096, "context": 256}, 8, 8),
+    "105 M": ({"layers": 8, "width": 1024, "heads": 16, "vocab_size": 4096, "context": 64}, 1, 6),
 }
+RUNS = (("12 M", "bfloat16"), ("105 M", "bfloat16"), ("12 M", "float32"))
 
 
 def work(name: str, precision: str, layout: str) -> None:
@@ -76,22 +77,21 @@ def measure(name: str, precision: str, layout: str) -> list[float]:
 def main() -> None:
     print("| model | dtype | layout | best ms | median ms | to alone | MiB a rank |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name in MODELS:
-        for precision in ("bfloat16", "float32"):
-            runs = {layout: [] for layout in LAYOUTS}
-            for _ in range(2):
-                for layout in LAYOUTS:
-                    runs[layout].append(measure(name, precision, layout))
-            alone = min(run[0] for run in runs["alone"])
-            for layout, found in runs.items():
-                best = min(run[0] for run in found)
-                median = statistics.mean(run[1] for run in found)
-                memory = max(run[2] for run in found)
-                print(
-                    f"| {name} | {precision} | {layout} | {best:.0f} | {median:.0f} |"
-                    f" {best / alone:.2f} | {memory:.0f} |",
-                    flush=True,
-                )
+    for name, precision in RUNS:
+        runs = {layout: [] for layout in LAYOUTS}
+        for _ in range(2):
+            for layout in LAYOUTS:
+                runs[layout].append(measure(name, precision, layout))
+        alone = min(run[0] for run in runs["alone"])
+        for layout, found in runs.items():
+            best = min(run[0] for run in found)
+            median = statistics.mean(run[1] for run in found)
+            memory = max(run[2] for run in found)
+            print(
+                f"| {name} | {precision} | {layout} | {best:.0f} | {median:.0f} |"
+                f" {best / alone:.2f} | {memory:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

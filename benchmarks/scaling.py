@@ -35,7 +35,7 @@ class Node:
     memory: float
     network: float
     tokens: int
-    nodes: tuple[int, ...] = (1, 4, 32)
+    nodes: tuple[int, ...] = (1, 8, 64)
 
 
 NODES = {
@@ -65,12 +65,13 @@ class Model:
         return cls(config, total, total - config.layers * block, block)
 
     def flops(self, tokens: int) -> float:
-        """Of a step with recompute: forward twice, backward as two forwards; causal attention."""
+        """Of a step with recompute: forward twice, and backward."""
         c = self.config
         products = self.parameters - c.vocab_size * c.width  # reading the embedding is no product
-        attention = 2 * c.layers * c.context * c.heads * c.head_width  # 4 T C, half of it masked
-        head = 2 * c.vocab_size * c.width  # is not computed again
-        return tokens * (4 * (2 * products + attention) - head)
+        head = c.vocab_size * c.width  # is not computed again
+        # A pair of tokens and a channel: 4 forward, twice, and 10 backward; half of the pairs are masked.
+        attention = c.layers * 9 * c.context * c.heads * c.head_width
+        return tokens * (8.0 * products - 2.0 * head + attention)
 
 
 def memory(model: Model, node: Node, count: int) -> dict[str, float]:
@@ -85,8 +86,8 @@ def memory(model: Model, node: Node, count: int) -> dict[str, float]:
         # Weights, gradients and AdamW's two averages.
         "parts": 16 * model.parameters / ranks,
         # Embedding, norm and head are whole all step long, and so are their gradients at its end; two
-        # blocks (one at work, one on its way), and a block's gradients, twice while they are sent.
-        "whole": 0.0 if ranks == 1 else 8 * model.outside + (2 + 2) * 4 * model.block,
+        # blocks (one at work, one on its way), and a block's gradients three times while they are sent.
+        "whole": 0.0 if ranks == 1 else 8 * model.outside + (2 + 3) * 4 * model.block,
         "activations": node.tokens * (kept + inside) + 104 * 2**20,
     }
 
@@ -110,7 +111,7 @@ def row(name: str, model: Model, node: Node, count: int) -> str:
     cells = [
         name, count, " + ".join(f"{value / GIB:.1f}" for value in need.values()),
         f"{total / GIB:.0f}" + ("" if fits else ", too much"), f"{computing:.2f}", f"{sending:.2f}",
-        f"{tokens / apart:,.0f} - {tokens / together:,.0f}", f"{days:,.1f}",
+        f"{tokens / apart:,.0f} - {tokens / together:,.0f}", f"{days:,.1f}" if days < 10 else f"{days:,.0f}",
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
 

@@ -9,6 +9,7 @@ with "fsdp" (Zhao et al. 2023, arXiv:2304.11277; torch's fully_shard) a part of 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -238,6 +239,14 @@ def _replicate(model: nn.Module) -> nn.Module:
         )
 
 
+def _give_memory_back() -> None:
+    """Weights that come and go must not stay in the heap, where glibc keeps what was freed once it has
+    seen buffers of their size: from 1 MiB each gets pages of its own."""
+    threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).mallopt(threshold, 2**20)
+
+
 def _shard(model: nn.Module) -> nn.Module:
     """Every block's parameters are together only while the block computes, the others' all step long.
 
@@ -247,6 +256,8 @@ def _shard(model: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import distribute_tensor
 
+    if device().type == "cpu":
+        _give_memory_back()
     given = {name: parameter.detach() for name, parameter in model.named_parameters()}
     mesh = init_device_mesh(device().type, (ranks(),))
     for module in list(model.modules()):
