@@ -4,7 +4,8 @@
 
 A step is the loop's own: batches dealt out, forward, backward, sums over ranks, clipping, AdamW. Prints
 best and median time of a step and the most memory a rank had resident. Two ranks on one machine
-gain nothing but show what their talk costs; the layouts run in turn, twice.
+gain nothing but show what their talk costs; the layouts run in turn, twice. Before that, how fast gloo
+moves 50 MB between the two.
 """
 
 from __future__ import annotations
@@ -59,22 +60,52 @@ def work(name: str, precision: str, layout: str) -> None:
     parallel.finish()
 
 
+def talk() -> None:
+    """What each rank does to time gloo alone; rank 0 prints GB/s of the 50 MB."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    whole, part = torch.ones(12_500_000), torch.ones(6_250_000)
+    for name, send in (
+        ("all-gather", lambda: dist.all_gather_into_tensor(whole, part)),
+        ("reduce-scatter", lambda: dist.reduce_scatter_tensor(part, whole)),
+        ("all-reduce", lambda: dist.all_reduce(whole)),
+    ):
+        times = []
+        for _ in range(9):
+            dist.barrier()
+            started = time.perf_counter()
+            send()
+            times.append(time.perf_counter() - started)
+        if dist.get_rank() == 0:
+            print(
+                f"{name}: best {0.05 / min(times):.2f} GB/s, median {0.05 / statistics.median(times):.2f}"
+            )
+    dist.destroy_process_group()
+
+
 def measure(name: str, precision: str, layout: str) -> list[float]:
     """[best ms, median ms, MiB] of one run in processes of its own."""
+    return [
+        float(word) for word in launch(name, precision, layout, alone=layout == "alone").split()
+    ]
+
+
+def launch(*arguments: str, alone: bool = False) -> str:
+    """What this module prints in a process with all threads, or in two ranks that share them."""
     cores = len(os.sched_getaffinity(0))
-    launch = [sys.executable]
-    if layout != "alone":
-        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    threads = cores if layout == "alone" else max(1, cores // 2)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launch, "-m", "benchmarks.distributed", name, precision, layout],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        [sys.executable, *([] if alone else two), "-m", "benchmarks.distributed", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(cores if alone else max(1, cores // 2))},
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    return [float(word) for word in done.stdout.split()]
+    return done.stdout
 
 
 def main() -> None:
+    print(launch("talk"), flush=True)
     print("| model | dtype | layout | best ms | median ms | to alone | MiB a rank |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, precision in RUNS:
@@ -95,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    work(*sys.argv[1:]) if sys.argv[1:] else main()
+    {1: main, 2: talk, 4: work}[len(sys.argv)](*sys.argv[1:4] if len(sys.argv) == 4 else ())
