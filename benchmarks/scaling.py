@@ -1,7 +1,7 @@
 """Memory and time of training 1B to 70B parameters on N nodes, from formulas: nothing here is measured.
 
     python -m benchmarks.scaling cpu
-    python -m benchmarks.scaling gpu --rate 300 --network 200 --nodes 1 4 16
+    python -m benchmarks.scaling gpu --rate 300 --parts 200 --sums 200 --nodes 1 4 16
 
 What the formulas are fed is below, with where each number comes from; docs/scaling.md explains them.
 """
@@ -27,23 +27,26 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Node:
-    """ranks: on a node. rate: TFLOP/s that a rank reaches in a step. memory: GiB a rank. network: GB/s in
-    and out of a node at once. tokens: of a batch, one batch a rank at a time."""
+    """ranks: on a node. rate: TFLOP/s that a rank reaches in a step. memory: GiB a rank. parts, sums: GB/s
+    out of a node while weights come together and gradients are summed in parts (fsdp), and while they are
+    summed on all ranks (ddp). tokens: of a batch, one batch a rank and step."""
 
     ranks: int
     rate: float
     memory: float
-    network: float
+    parts: float
+    sums: float
     tokens: int
     nodes: tuple[int, ...] = (1, 8, 64)
 
 
 NODES = {
     # rate: 32 x 2 cores x 182 GFLOP/s. A core reaches 77 % of 236.5 GFLOP/s in a bfloat16 step, measured
-    # with two (docs/benchmarks.md); that 64 do as well each is assumed. network: 100 Gbit/s.
-    "cpu": Node(ranks=1, rate=11.7, memory=512, network=12.5, tokens=32768),
-    # rate: 40 % of an H100's 989 TFLOP/s, assumed: our kernels have not run on one. network: 8 x 400 Gbit/s.
-    "gpu": Node(ranks=8, rate=396, memory=80, network=400, tokens=8192),
+    # with two (docs/benchmarks.md); that 64 do as well each is assumed. parts, sums: of gloo, measured
+    # between two ranks on one machine (benchmarks.distributed); the network is not what bounds it.
+    "cpu": Node(ranks=1, rate=11.7, memory=512, parts=0.19, sums=0.98, tokens=32768),
+    # rate: 40 % of an H100's 989 TFLOP/s, assumed: our kernels have not run on one. Network: 8 x 400 Gbit/s.
+    "gpu": Node(ranks=8, rate=396, memory=80, parts=400, sums=400, tokens=8192),
 }
 
 
@@ -74,10 +77,15 @@ class Model:
         return tokens * (8.0 * products - 2.0 * head + attention)
 
 
+def layout(model: Model, node: Node) -> str:
+    """What --parallel auto takes."""
+    return "ddp" if 16 * model.parameters <= node.memory * GIB / 2 else "fsdp"
+
+
 def memory(model: Model, node: Node, count: int) -> dict[str, float]:
-    """Bytes of a rank. Everything that is sharded is float32."""
+    """Bytes of a rank. Weights and gradients are float32."""
     c = model.config
-    ranks = node.ranks * count
+    ranks = node.ranks * count if layout(model, node) == "fsdp" else 1
     kept = 2 * 2 * c.width * c.layers  # branch and stream into every block, bfloat16
     inside = 2 * (
         6 * c.width + 2 * c.kv_heads * c.head_width + 3 * c.ffn_width
@@ -93,11 +101,14 @@ def memory(model: Model, node: Node, count: int) -> dict[str, float]:
 
 
 def seconds(model: Model, node: Node, count: int) -> tuple[float, float]:
-    """(computing, sending) for one batch a rank. Weights come together twice, gradients are summed once;
-    of each, float32, all but a node's own part passes its network, once."""
+    """(computing, sending) for a step of one batch a rank. With fsdp weights come together twice and
+    gradients are summed in parts, with ddp they are summed (twice their size): of each float32 tensor, all
+    but a node's own part leaves it once."""
     computing = model.flops(node.tokens) / (node.rate * 1e12)
-    sending = 3 * 4 * model.parameters * (count - 1) / count / (node.network * 1e9)
-    return computing, sending
+    tensor = 4 * model.parameters * (count - 1) / count
+    if layout(model, node) == "fsdp":
+        return computing, 3 * tensor / (node.parts * 1e9)
+    return computing, 2 * tensor / (node.sums * 1e9)
 
 
 def row(name: str, model: Model, node: Node, count: int) -> str:
@@ -109,8 +120,8 @@ def row(name: str, model: Model, node: Node, count: int) -> str:
     days = 20 * model.parameters / tokens * apart / 86400
     fits = total <= node.memory * GIB
     cells = [
-        name, count, " + ".join(f"{value / GIB:.1f}" for value in need.values()),
-        f"{total / GIB:.0f}" + ("" if fits else ", too much"), f"{computing:.2f}", f"{sending:.2f}",
+        name, count, layout(model, node), " + ".join(f"{value / GIB:.1f}" for value in need.values()),
+        f"{total / GIB:.0f}" + ("" if fits else ", too much"), f"{computing:,.2f}", f"{sending:,.2f}",
         f"{tokens / apart:,.0f} - {tokens / together:,.0f}", f"{days:,.1f}" if days < 10 else f"{days:,.0f}",
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -120,7 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("kind", choices=NODES)
     for name, unit in (
-        ("ranks", int), ("rate", float), ("memory", float), ("network", float), ("tokens", int),
+        ("ranks", int), ("rate", float), ("memory", float), ("parts", float), ("sums", float),
+        ("tokens", int),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=unit)
     parser.add_argument("--nodes", type=int, nargs="+")
@@ -128,12 +140,12 @@ def main() -> None:
     node = replace(NODES[given.pop("kind")], **given)
     print(
         f"A node: {node.ranks} rank(s) that reach {node.rate} TFLOP/s and have {node.memory} GiB each;"
-        f" {node.network} GB/s of network. Batches of {node.tokens} tokens a rank, context 4096, bfloat16,"
-        " --recompute, --parallel fsdp.\n"
+        f" {node.parts} and {node.sums} GB/s of network, with fsdp and ddp. Batches of {node.tokens} tokens a"
+        " rank, context 4096, bfloat16, --recompute, --parallel auto.\n"
     )
     print(
-        "| model | nodes | parts + whole + activations | GiB a rank | s computing | s sending | tokens/s |"
-        " days |\n" + "| --- " * 8 + "|"
+        "| model | nodes | parallel | parts + whole + activations | GiB a rank | s computing | s sending |"
+        " tokens/s | days |\n" + "| --- " * 9 + "|"
     )  # fmt: skip
     for name, shape in SHAPES.items():
         model = Model.of(**shape)

@@ -59,7 +59,7 @@ def test_flops_of_a_training_step():
 
 
 def test_memory_of_many_ranks_is_that_of_one_in_parts_and_what_is_whole_for_a_while():
-    node = replace(scaling.NODES["gpu"], ranks=4)
+    node = replace(scaling.NODES["gpu"], ranks=4, memory=1)  # too small for a replica
     model = scaling.Model.of(**{**scaling.SHAPES["1.1B"], "layers": 2})
     one, many = (scaling.memory(model, replace(node, ranks=n), 2) for n in (1, 4))
     assert one["parts"] == 4 * many["parts"] == 16 * model.parameters / 2
