@@ -44,7 +44,7 @@ NODES = {
     # rate: 32 x 2 cores x 182 GFLOP/s. A core reaches 77 % of 236.5 GFLOP/s in a bfloat16 step, measured
     # with two (docs/benchmarks.md); that 64 do as well each is assumed. parts, sums: of gloo, measured
     # between two ranks on one machine (benchmarks.distributed); the network is not what bounds it.
-    "cpu": Node(ranks=1, rate=11.7, memory=512, parts=0.19, sums=0.98, tokens=32768),
+    "cpu": Node(ranks=1, rate=11.7, memory=512, parts=0.36, sums=1.05, tokens=32768),
     # rate: 40 % of an H100's 989 TFLOP/s, assumed: our kernels have not run on one. Network: 8 x 400 Gbit/s.
     "gpu": Node(ranks=8, rate=396, memory=80, parts=400, sums=400, tokens=8192),
 }
