@@ -12,6 +12,7 @@ import typer
 from .chat import chat
 from .embed import embed
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .generate import generate
 from .info import info
@@ -85,6 +86,7 @@ app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(embed)
+app.command()(explain)
 app.command()(export)
 app.command()(quantize)
 app.command()(info)
