@@ -110,5 +110,8 @@ def main() -> None:
         )  # fmt: skip
         if not isinstance(error, expected) or os.environ.get("FUSEDLM_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from fusedlm._sharded import rank, ranks
+
+        who = f"rank {rank()}: " if ranks() > 1 else ""
+        print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(1)
