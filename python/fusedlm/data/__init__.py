@@ -10,6 +10,7 @@ _HOME = {
     "Tokenizer": "tokenizer",
     "train_bpe": "tokenizer",
     "train_chars": "tokenizer",
+    "train_words": "tokenizer",
     "PackedData": "packed",
     "PackedWriter": "packed",
     "pack_text": "packed",

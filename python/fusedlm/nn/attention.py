@@ -38,8 +38,10 @@ class SelfAttention(nn.Module):
         self.out = Linear(heads * self.head_width, width, bias=bias, std=out_std)
 
     def forward(
-        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None
-    ) -> Tensor:
+        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`starts` [n + 1] int32: x [1, N, C] holds sequences one behind the other, each for itself."""
         B, T, _ = x.shape
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
@@ -49,9 +51,12 @@ class SelfAttention(nn.Module):
         if self.query_norm is None and rope is not None:
             qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
         if self.query_norm is None:
-            return self.out(ops.attention_qkv(qkv, H, **options).flatten(2))
+            return self.out(ops.attention_qkv(qkv, H, cu_seqlens=starts, **options).flatten(2))
         query, key, value = qkv.split((H, G, G), dim=2)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
             query, key = rope(query, positions), rope(key, positions)
-        return self.out(ops.attention(query, key, value, **options).flatten(2))
+        mixed = ops.attention(
+            query, key, value, cu_seqlens_q=starts, cu_seqlens_k=starts, **options
+        )
+        return self.out(mixed.flatten(2))
