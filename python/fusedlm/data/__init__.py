@@ -7,6 +7,11 @@ import importlib
 _HOME = {
     "CORPORA": "corpus",
     "load_corpus": "corpus",
+    "Columns": "labelled",
+    "Labelled": "labelled",
+    "read_labelled": "labelled",
+    "Tagged": "tagged",
+    "read_tagged": "tagged",
     "Tokenizer": "tokenizer",
     "train_bpe": "tokenizer",
     "train_chars": "tokenizer",

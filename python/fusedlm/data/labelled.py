@@ -60,9 +60,11 @@ class Labelled:
 
     def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:
         """(the rest, `share` of the texts). A hash decides: a text is on the same side in any file."""
-        chosen = [_hash(salt + text) < share for text in self.texts]
+        chosen = [hash_share(salt + text) < share for text in self.texts]
         numbers = range(len(self))
-        rest, part = (self.part([i for i in numbers if chosen[i] is side]) for side in (False, True))
+        rest, part = (
+            self.part([i for i in numbers if chosen[i] is side]) for side in (False, True)
+        )
         return rest, part
 
 
@@ -236,7 +238,9 @@ def label_names(labels: list[str]) -> list[str]:
     """The classes in order: by number where all are numbers. ValueError where there is only one."""
     names = set(labels)
     if len(names) < 2:
-        raise ValueError(f"all texts to train on have the label {min(names)!r}, expected two or more")
+        raise ValueError(
+            f"all texts to train on have the label {min(names)!r}, expected two or more"
+        )
     if all(name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
@@ -255,7 +259,7 @@ def keep_known(data: Labelled, names: list[str], place: str) -> Labelled:
     return kept
 
 
-def _hash(text: str) -> float:
+def hash_share(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

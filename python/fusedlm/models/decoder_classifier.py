@@ -1,6 +1,6 @@
 """A decoder that classifies: its last layer at the end of a text, or of each token, and a linear layer.
 
-As `LlamaForSequenceClassification` of transformers does: the last token has seen the whole text.
+The last token has seen the whole text.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class DecoderClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.decoder = Decoder(config.decoder) if decoder is None else decoder
-        self.classifier = Linear(config.width, len(config.labels), bias=False)
+        self.classifier = Linear(config.width, len(config.labels))
 
     @classmethod
     def of(cls, decoder: Decoder, labels: list[str], **fields: Any) -> Self:
@@ -114,11 +114,16 @@ class DecoderClassifier(nn.Module):
         self, packed: Packed, targets: Tensor | None = None, *, label_smoothing: float = 0.0
     ) -> Tensor:
         """Logits of packed sequences [n, K], or of their tokens [N, K], or the mean loss."""
-        x = self.decoder.hidden(packed)
-        if self.config.task == "sequence":
-            x = mean_of(x, packed) if self.config.pooling == "mean" else last_of(x, packed)
+        sequence = self.config.task == "sequence"
+        x = self.features(packed) if sequence else self.decoder.hidden(packed)
+        head = self.classifier
         if targets is None:
-            return self.classifier(x)
+            return head(x)
         return ops.linear_cross_entropy(
-            x, self.classifier.weight, targets, label_smoothing=label_smoothing
+            x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
         )
+
+    def features(self, packed: Packed) -> Tensor:
+        """What stands for each sequence [n, C]: its last token, or the mean."""
+        hidden = self.decoder.hidden(packed)
+        return mean_of(hidden, packed) if self.config.pooling == "mean" else last_of(hidden, packed)

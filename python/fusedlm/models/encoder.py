@@ -69,7 +69,9 @@ class Encoder(nn.Module):
         self.pooler = Linear(C, C) if dense else None
         self.classifier = Linear(C, len(config.labels)) if config.task else None
         wide = config.ngrams > 0
-        self.ngrams = NGrams(config.ngrams, config.ngram_buckets, len(config.labels)) if wide else None
+        self.ngrams = (
+            NGrams(config.ngrams, config.ngram_buckets, len(config.labels)) if wide else None
+        )
 
     @classmethod
     def empty(cls, config: EncoderConfig) -> Encoder:
@@ -184,8 +186,9 @@ class Encoder(nn.Module):
         self, packed: Packed, targets: Tensor | None = None, *, label_smoothing: float = 0.0
     ) -> Tensor:
         """`classify` of packed sequences: logits [n, K], or [N, K] of tokens, or the loss."""
-        x = self.hidden(packed)
-        x = self._drop(self._whole(x, packed) if self.config.task == "sequence" else x)
+        x = self._drop(
+            self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
+        )
         head = self.classifier
         if self.ngrams is not None:
             logits = head(x) + self.ngrams(packed)
@@ -198,8 +201,9 @@ class Encoder(nn.Module):
             x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
         )
 
-    def _whole(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """What stands for a sequence: its mean, or its first token through a dense layer."""
+    def features(self, packed: Packed) -> Tensor:
+        """What stands for each sequence [n, C]: its mean, or its first token through a dense layer."""
+        hidden = self.hidden(packed)
         if self.config.head == "mean":
             return mean_of(hidden, packed)
         first = first_of(hidden, packed)

@@ -76,22 +76,26 @@ def over_batches(
     model: Classifier, rows: Sequence[Sequence[int]], compute: Callable[[Packed], Tensor],
     width: int, *, batch_tokens: int = BATCH_TOKENS, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """What `compute` makes of packed rows, [n, width] float32, one result a row in the order of `rows`.
-
-    The model computes as it does in use, and is left in the mode it was in.
-    """
+    """What `compute` makes of packed rows, [n, width] float32, one result a row in the order of `rows`."""
     results = torch.empty(len(rows), width)
+    for chosen, packed in in_batches(model, rows, batch_tokens):
+        results[chosen] = compute(packed).float()
+        if progress is not None:
+            progress(len(chosen))
+    return results
+
+
+def in_batches(
+    model: Classifier, rows: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[list[int], Packed]]:
+    """(numbers of rows, these packed) until all are done, with `model` as it is in use meanwhile."""
     was_training = model.training
     model.eval()
     try:
         for chosen in _batches(rows, batch_tokens):
-            packed = Packed.of([rows[i] for i in chosen], model.config.first_position)
-            results[chosen] = compute(packed).float()
-            if progress is not None:
-                progress(len(chosen))
+            yield chosen, Packed.of([rows[i] for i in chosen], model.config.first_position)
     finally:
         model.train(was_training)
-    return results
 
 
 def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
