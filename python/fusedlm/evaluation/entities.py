@@ -72,3 +72,22 @@ def _scores(right: int, given: int, true: int) -> dict[str, float]:
         "precision": right / max(1, given), "recall": right / max(1, true),
         "f1": 2 * right / max(1, given + true), "support": true,
     }  # fmt: skip
+
+
+def wrong_sentences(
+    sentences: Sequence[Sequence[str]], targets: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]], count: int = 10,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The sentences with most entities missed or invented, the worst first."""
+    found = []
+    for words, truth, guess in zip(sentences, targets, predicted, strict=True):
+        in_truth, in_guess = spans(truth), spans(guess)
+        wrong = len(set(in_truth) ^ set(in_guess))
+        if wrong:
+            shown = [
+                ", ".join(f"{kind}: {' '.join(words[a:b])}" for kind, a, b in each) or "none"
+                for each in (in_truth, in_guess)
+            ]
+            text = " ".join(words)
+            found.append((-wrong, {"text": text, "label": shown[0], "predicted": shown[1]}))
+    return [error for _, error in sorted(found, key=lambda pair: pair[0])[:count]]

@@ -77,7 +77,7 @@ def _markdown(report: dict[str, Any], title: str, plots: dict[str, str]) -> str:
 
 def _error(error: dict[str, Any]) -> str:
     quoted = error["text"].replace("<", "&lt;")
-    return (
-        f"**{error['label']}**, taken for **{error['predicted']}** (probability of"
-        f" {error['label']}: {error['probability_of_label']:.2g})\n\n> {quoted}"
-    )
+    line = f"**{error['label']}**, taken for **{error['predicted']}**"
+    if "probability_of_label" in error:
+        line += f" (probability of {error['label']}: {error['probability_of_label']:.2g})"
+    return f"{line}\n\n> {quoted}"

@@ -67,14 +67,14 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     baselines: dict[str, float] | None = None,
-    on_evaluation: Callable[[dict[str, float]], None] | None = None,
+    on_evaluation: Callable[[dict[str, float]], bool | None] | None = None,
 ) -> TrainResult:
     """Trains task.model in place and writes last/, best/, metrics.jsonl and curve.png into `out_dir`.
 
     With `resume` the run goes on from last/ as if it had never stopped, bit for bit. Ctrl-C or
     SIGTERM finishes the step, saves and returns. `baselines` are drawn into the curve.
     `on_evaluation` gets the numbers of each evaluation, with "step" and the training "loss" since
-    the one before.
+    the one before; where it returns true the run ends there, as by Ctrl-C.
 
     Raises FileExistsError where out_dir holds a run and `resume` is not set; FloatingPointError at
     a loss or gradient that is not finite, naming step and batch (the last checkpoint stays);
@@ -144,8 +144,9 @@ def fit(
                     found = judge()
                     val_loss = found["val_loss"]
                     metrics.add(step=step, **found)
-                    if on_evaluation is not None:
-                        on_evaluation({"step": step, "loss": sum(since) / len(since), **found})
+                    told = {"step": step, "loss": sum(since) / len(since), **found}
+                    if on_evaluation is not None and on_evaluation(told):
+                        stop.set()
                     since = []
                 if step % config.save_every == 0 or step == config.steps:
                     save()
