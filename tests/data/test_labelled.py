@@ -84,7 +84,7 @@ def test_files_without_anything_to_use_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="it is empty"):
         read_labelled(written(tmp_path / "b.csv", "text,label\n"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no folders with .txt files"):
+    with pytest.raises(ValueError, match=r"holds no folders with \.txt files"):
         read_labelled(tmp_path / "empty")
 
 

@@ -40,7 +40,7 @@ def test_sentences_that_cannot_be_used_are_counted(tmp_path):
     (tmp_path / "b.bio").write_text("word\n")
     with pytest.raises(ValueError, match=r"b\.bio holds no tagged sentence; 1 left out"):
         read_tagged(tmp_path / "b.bio")
-    with pytest.raises(FileNotFoundError, match="c.bio is missing"):
+    with pytest.raises(FileNotFoundError, match=r"c\.bio is missing"):
         read_tagged(tmp_path / "c.bio")
 
 

@@ -21,7 +21,7 @@ from fusedlm.models import (
     load,
     save,
 )
-from fusedlm.models.ngrams import NGrams
+from fusedlm.models.ngrams import SCALE, NGrams
 from fusedlm.models.packed import Packed
 from tests.support.small import CONFIGS, small_model
 
@@ -115,7 +115,7 @@ def test_ngrams_are_sums_of_a_table_over_all_tokens_and_pairs():
     for text, found in zip(texts, table(packed), strict=True):
         pairs = zip([None, *text], text, strict=False)
         grams = [(token,) for token in text] + list(pairs)
-        expected = 10 * sum(of[gram] for gram in grams) / len(grams) ** 0.5
+        expected = SCALE * sum(of[gram] for gram in grams) / len(grams) ** 0.5
         torch.testing.assert_close(found, expected)
 
 

@@ -15,9 +15,10 @@ from .packed import Packed
 
 # Odd, so that multiplying by them modulo 2^64 loses nothing (splitmix64's constants, as signed numbers).
 _FACTORS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47)
-# AdamW moves a weight by about its learning rate a step, whatever its size; the weights of n-grams have
-# to become some ten times as large as others, since few of a text's several hundred speak for a class.
-_SCALE = 10.0
+# AdamW moves a weight by about its learning rate a step, whatever its size. The weights of n-grams have to
+# become large, since few of a text's several hundred speak for a class, and have to do so before the
+# transformer has learnt the texts by heart: so they move this much faster than everything else.
+SCALE = 32.0
 
 
 class NGrams(nn.Module):
@@ -39,7 +40,7 @@ class NGrams(nn.Module):
         sums = embedding_bag(
             buckets.flatten(), self.weight, self.longest * packed.starts[:-1].long(), mode="sum"
         )
-        return sums * (_SCALE / counts.float().sqrt()[:, None])
+        return sums * (SCALE / counts.float().sqrt()[:, None])
 
     def buckets(self, packed: Packed) -> Tensor:
         """The rows of the n-grams that end in each token, [N, longest] int64.
