@@ -132,15 +132,17 @@ def test_eval_measures_on_another_file_and_leaves_out_unknown_classes(run, train
 @pytest.mark.parametrize("backbone", ["gpt2", "llama"])
 def test_a_decoder_is_a_backbone_new_and_already_trained(run, data, tmp_path, backbone):
     first = tmp_path / "first"
-    code, _, err = run("classify", "train", data, "--backbone", backbone, "--out", first, *SMALL)
+    code, _, err = run(
+        "classify", "train", data, "--backbone", backbone, "--out", first, *SMALL, "--epochs", 10,
+    )  # fmt: skip
     assert code == 0, err
-    assert report(first)["accuracy"] > 0.8
+    assert report(first)["accuracy"] > 0.7  # of 0.5 by chance
     code, stdout, err = run(
         "classify", "train", data, "--from", first, "--preset", "probe", "--out", tmp_path / "probe",
         "--quiet",
     )  # fmt: skip
     assert code == 0 and "penalty" in stdout, err
-    assert report(tmp_path / "probe")["accuracy"] > 0.8
+    assert report(tmp_path / "probe")["accuracy"] > 0.7
     code, _, err = run("generate", first, "x")
     assert code == 1 and "writes no text" in err
 
@@ -208,8 +210,9 @@ def test_mistakes_are_one_clear_line(run, data, trained, tmp_path):
     )
     assert "expected COLUMN=VALUE" in error("train", data, "--where", "source", *out)
     assert "no labelled text" in error("train", data, "--where", "label=maybe", *out)
-    few = write_csv(tmp_path / "few.csv", [("a", "x"), ("b", "y")])
-    assert "no text is left for" in error("train", few, *out)
+    few = write_csv(tmp_path / "few.csv", [(c, "xy"[i % 2]) for i, c in enumerate("abcdefgh")])
+    found = error("train", few, "--validation", 0.001, *out)
+    assert "no text is left for validation with a share of 0.001" in found
     assert "holds no training run to resume" in error("train", "--resume", *out)
     assert "give texts or --file" in error("predict", trained)
     assert "missing" in error("predict", trained, "--file", tmp_path / "no.txt")
