@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def measure(
     model: Classifier, tokenizer: Tokenizer, data: Labelled | Tagged, out: Path | None, *,
-    title: str, errors: int = 10, left_out: list[str] | None = None, progress: bool = True,
+    title: str, errors: int = 10, left_out: list[str] | None = None,
+    more: dict[str, Any] | None = None, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """The report of `model` on `data`; into the folder `out` with plots, where one is given."""
+    """The report of `model` on `data`, with what is `more`; into the folder `out`, where one is given."""
     from tqdm import tqdm
 
     from fusedlm.evaluation.report import write_report
@@ -25,7 +26,7 @@ def measure(
         found = (_tags if model.config.task == "token" else _classes)(
             model, tokenizer, data, errors, bar.update
         )
-    report = {**found, "left_out": left_out or []}
+    report = {**found, "left_out": left_out or [], **(more or {})}
     if out is not None:
         write_report(out, report, title=title)
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,7 +67,7 @@ def start(run: Run, *, progress: bool) -> None:
     if run.settings.probe:
         _probe(run, splits, model, tokenizer, progress)
     else:
-        _fit(run, splits, model, tokenizer, progress, resume=False)
+        _fit(run, splits, model, tokenizer, progress, done=None)
     _report(run, splits, started, progress)
 
 
@@ -79,7 +78,8 @@ def resume(run: Run, *, progress: bool) -> None:
     checkpoint = load_checkpoint(run.out / "last")
     splits = read_splits(run.source)
     _describe(run, splits, checkpoint.model)
-    _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, resume=True)
+    done = checkpoint.progress.step
+    _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, done=done)
     _report(run, splits, started, progress)
 
 
@@ -100,18 +100,23 @@ def _describe(run: Run, splits: Splits, model: Any) -> None:
 
 
 def _fit(
-    run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool, *, resume: bool
+    run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool, *, done: int | None
 ) -> None:
+    """Trains, or goes on after `done` steps."""
     from fusedlm.train import fit
     from fusedlm.train.classification import freeze
 
-    settings = run.settings
-    if settings.freeze is not None:
-        freeze(model, settings.freeze)
-    task = _task(splits, model, tokenizer, settings)
-    config = settings.train_config(task.batches.per_epoch)
-    epochs = _Epochs(task, settings, config.eval_every, run.out, resume)
-    result = fit(task, config, run.out, resume=resume, progress=progress, on_evaluation=epochs.tell)
+    if run.settings.freeze is not None:
+        freeze(model, run.settings.freeze)
+    task = _task(splits, model, tokenizer, run.settings)
+    config = run.settings.train_config(task.batches.per_epoch)
+    epochs = _Epochs(task, run.settings, config.eval_every)
+    if done is not None:
+        epochs.recall(run.out / "metrics.jsonl", done)
+    result = fit(
+        task, config, run.out, resume=done is not None, progress=progress,
+        on_evaluation=epochs.tell,
+    )  # fmt: skip
     if result.interrupted and not epochs.stopped:
         typer.echo(f"stopped and saved at step {result.step} of {config.steps}; go on with")
         typer.echo(f"  fusedlm classify train --resume --out {run.out}")
@@ -140,13 +145,17 @@ def _task(splits: Splits, model: Any, tokenizer: Any, settings: Settings):
 class _Epochs:
     """A line for each epoch, and the end of the run when it gets no better."""
 
-    def __init__(self, task: Any, settings: Settings, steps: int, out: Path, resume: bool) -> None:
+    def __init__(self, task: Any, settings: Settings, steps: int) -> None:
+        self._task, self._settings, self._steps = task, settings, steps
+        self._values: list[float] = []
+        self.stopped = False
+
+    def recall(self, metrics: Path, done: int) -> None:
         from fusedlm.train import read_metrics
 
-        self._task, self._settings, self._steps = task, settings, steps
-        self.stopped = False
-        before = read_metrics(out / "metrics.jsonl") if resume else []
-        self._values = [m[task.objective] for m in before if task.objective in m]
+        name = self._task.objective
+        lines = [line for line in read_metrics(metrics) if name in line and line["step"] <= done]
+        self._values = [line[name] for line in lines]
 
     def tell(self, found: dict[str, float]) -> bool:
         from tqdm import tqdm
@@ -199,15 +208,16 @@ def _report(run: Run, splits: Splits, started: float, progress: bool) -> None:
     on, data = ("test", splits.test) if splits.test is not None else (
         "validation", splits.validation,
     )  # fmt: skip
+    seconds = time.perf_counter() - started
     report = measure(
         model, tokenizer, data, run.out / "report", title=f"{run.out.name} on {on} data",
-        left_out=splits.skipped.lines(), progress=progress,
+        left_out=splits.skipped.lines(), more={"seconds": round(seconds, 1)}, progress=progress,
     )  # fmt: skip
-    seconds = time.perf_counter() - started
-    (run.out / "time.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
     typer.echo(f"\non {on} data:")
     show({**report, "left_out": []}, run.out / "report")
-    typer.echo(f"best model      {run.out / 'best'}\ntime            {seconds / 60:.1f} minutes")
+    typer.echo(
+        f"best model      {run.out / 'best'}\ntime            {seconds / 60:.1f} minutes without the test"
+    )
     for name in ("metrics.jsonl", "curve.png"):
         if (run.out / name).is_file():
             typer.echo(f"{name:<15} {run.out / name}")
