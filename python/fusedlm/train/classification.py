@@ -61,13 +61,19 @@ class Classification(Task):
 
 
 def freeze(model: Classifier, layers: int) -> None:
-    """No gradients for the embeddings and the lowest `layers` blocks: what is learned lies above."""
+    """No gradients for the embeddings and the lowest `layers` blocks, and no dropout in these blocks.
+
+    What is learned lies above. Raises ValueError where there are fewer blocks.
+    """
     body: nn.Module = model if isinstance(model, Encoder) else model.decoder
     if not 0 <= layers <= len(body.blocks):
         raise ValueError(f"freeze: layers is {layers}, expected 0 to {len(body.blocks)}")
-    trained = {id(p) for block in body.blocks[layers:] for p in block.parameters()}
-    last = [getattr(body, "pooler", None), getattr(body, "final_norm", None)]
-    last += [model.classifier, getattr(model, "ngrams", None)]
-    trained |= {id(p) for module in last if module is not None for p in module.parameters()}
+    for block in body.blocks[:layers]:
+        for module in block.modules():
+            if hasattr(module, "dropout"):
+                module.dropout = 0.0
+    above = [*body.blocks[layers:], model.classifier]
+    above += [getattr(body, name, None) for name in ("pooler", "final_norm", "ngrams")]
+    trained = {id(p) for module in above if module is not None for p in module.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
