@@ -230,4 +230,4 @@ def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
     code, _, err = run("embed", trained, tmp_path / "lines.txt")
     assert code == 1 and "holds a decoder, expected an encoder" in err
     code, _, err = run("generate", tmp_path / "encoder", "x")
-    assert code == 1 and "holds a model that writes no text" in err
+    assert code == 1 and "holds an encoder" in err

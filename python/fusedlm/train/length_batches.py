@@ -71,6 +71,10 @@ class LengthBatches:
             targets
         )
 
+    def skip(self) -> None:
+        """Passes over a batch, which another rank takes."""
+        self.drawn += 1
+
     def _batches(self, epoch: int) -> list[np.ndarray]:
         draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         order = draw.permutation(len(self._lengths))
