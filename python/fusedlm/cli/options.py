@@ -134,9 +134,10 @@ def model_folder(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
 
 
-_NO_WRITER = (
-    "{} holds a model that writes no text; see `fusedlm embed` and `fusedlm classify predict`"
-)
+_OTHERS = {
+    "encoder": "{} holds an encoder, which writes no text; see `fusedlm embed`",
+    "decoder-classifier": "{} holds a classifier, which writes no text; see `fusedlm classify predict`",
+}
 
 
 def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
