@@ -21,7 +21,7 @@ from fusedlm.models import (
     load,
     save,
 )
-from fusedlm.models.ngrams import SCALE, NGrams
+from fusedlm.models.ngrams import NGrams
 from fusedlm.models.packed import Packed
 from tests.support.small import CONFIGS, small_model
 
@@ -55,6 +55,9 @@ def decoder_classifier(name: str = "llama", **fields) -> DecoderClassifier:
 
 MODELS = {
     "encoder": encoder,
+    "encoder whose ngrams read more": lambda: encoder(
+        replace(ENCODER, max_tokens=5, cut="middle", ngram_tokens=24)
+    ),
     "encoder of the first token": lambda: encoder(replace(ENCODER, head="dense", ngrams=0)),
     "gpt2": lambda: decoder_classifier("gpt2"),
     "llama": decoder_classifier,
@@ -99,7 +102,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits_and_any_number_of_threads_g
 
 def test_ngrams_are_sums_of_a_table_over_all_tokens_and_pairs():
     torch.manual_seed(0)
-    table = NGrams(2, 1 << 20, 3)
+    table = NGrams(2, 1 << 20, 3, scale=7.0)
     texts = rows((5, 2, 9))
     packed = Packed.of(texts)
     buckets = table.buckets(packed)
@@ -115,8 +118,29 @@ def test_ngrams_are_sums_of_a_table_over_all_tokens_and_pairs():
     for text, found in zip(texts, table(packed), strict=True):
         pairs = zip([None, *text], text, strict=False)
         grams = [(token,) for token in text] + list(pairs)
-        expected = SCALE * sum(of[gram] for gram in grams) / len(grams) ** 0.5
+        expected = 7 * sum(of[gram] for gram in grams) / len(grams) ** 0.5
         torch.testing.assert_close(found, expected)
+
+
+def test_ngrams_may_read_more_than_the_encoder_which_gets_both_ends():
+    config = replace(ENCODER, max_tokens=6, cut="middle", ngram_tokens=20)
+    assert config.read_tokens == 20
+    model = encoder(config)
+    texts = rows((19, 1, 7, 6))
+    ends = [row if len(row) <= 6 else row[:3] + row[-3:] for row in texts]
+    short = Packed.of(texts).without_middles(6)
+    for found, expected in zip(
+        (short.tokens, short.positions, short.starts),
+        (Packed.of(ends).tokens, Packed.of(ends).positions, Packed.of(ends).starts), strict=True,
+    ):  # fmt: skip
+        assert torch.equal(found, expected)
+    deep = model.classifier(model.features(Packed.of(ends)))
+    logits = model.classify_packed(Packed.of(texts))
+    torch.testing.assert_close(logits, deep + model.ngrams(Packed.of(texts)), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="ngram_tokens is 20, expected None, but with ngrams"):
+        replace(config, ngrams=0)
+    with pytest.raises(ValueError, match="ngram_tokens is 5, expected an integer from 6"):
+        replace(config, ngram_tokens=5)
 
 
 def test_the_last_token_of_a_decoder_stands_for_the_text():

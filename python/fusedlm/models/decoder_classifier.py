@@ -75,6 +75,10 @@ class DecoderClassifierConfig(CheckedFields):
         return self.decoder.head_width
 
     @property
+    def read_tokens(self) -> int:
+        return min(self.max_tokens, self.context)
+
+    @property
     def first_position(self) -> int:
         return 0
 

@@ -68,10 +68,11 @@ class Encoder(nn.Module):
         dense = config.pooler or (config.task == "sequence" and config.head == "dense")
         self.pooler = Linear(C, C) if dense else None
         self.classifier = Linear(C, len(config.labels)) if config.task else None
-        wide = config.ngrams > 0
-        self.ngrams = (
-            NGrams(config.ngrams, config.ngram_buckets, len(config.labels)) if wide else None
-        )
+        self.ngrams = None
+        if config.ngrams:
+            self.ngrams = NGrams(
+                config.ngrams, config.ngram_buckets, len(config.labels), config.ngram_scale
+            )
 
     @classmethod
     def empty(cls, config: EncoderConfig) -> Encoder:
@@ -203,6 +204,8 @@ class Encoder(nn.Module):
 
     def features(self, packed: Packed) -> Tensor:
         """What stands for each sequence [n, C]: its mean, or its first token through a dense layer."""
+        if self.config.ngram_tokens is not None:
+            packed = packed.without_middles(min(self.config.max_tokens, self.config.context))
         hidden = self.hidden(packed)
         if self.config.head == "mean":
             return mean_of(hidden, packed)

@@ -27,7 +27,9 @@ class EncoderConfig(CheckedFields):
 
     `head` is what classifies sequences: "dense", the family's dense layer on the first token and a
     linear one; or "mean", a linear layer on the mean of all tokens. `ngrams` N > 0 adds what an
-    `NGrams` table of `ngram_buckets` rows says of the N-grams and shorter ones.
+    `NGrams` table of `ngram_buckets` rows says of the N-grams and shorter ones. They cost little, and may
+    read `ngram_tokens` of a text (None: as much as the encoder). `ngram_scale` is how much faster their
+    weights move in training than all others.
     """
 
     vocab_size: int
@@ -52,6 +54,8 @@ class EncoderConfig(CheckedFields):
     head: str = "dense"
     ngrams: int = 0
     ngram_buckets: int = 1 << 18
+    ngram_tokens: int | None = None
+    ngram_scale: float = 32.0
 
     @property
     def head_width(self) -> int:
@@ -65,6 +69,11 @@ class EncoderConfig(CheckedFields):
     def first_position(self) -> int:
         """The row of the position table that the first token gets."""
         return self.pad_id + 1 if self.style == "roberta" else 0
+
+    @property
+    def read_tokens(self) -> int:
+        """How many tokens of a text are read at all."""
+        return max(min(self.max_tokens, self.context), self.ngram_tokens or 0)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "layers", "width", "heads"):
@@ -93,6 +102,7 @@ class EncoderConfig(CheckedFields):
         for name, fits, expected in (
             ("norm_eps", lambda v: v > 0, "a number above 0"),
             ("dropout", lambda v: 0 <= v < 1, "a number in [0, 1)"),
+            ("ngram_scale", lambda v: v > 0, "a number above 0"),
         ):
             if not self._number(name) or not fits(getattr(self, name)):
                 self._bad(name, expected)
@@ -102,3 +112,7 @@ class EncoderConfig(CheckedFields):
             self._bad("labels", "the names of the classes with a task, and None without one")
         if self.ngrams and self.task != "sequence":
             self._bad("ngrams", "0, but for task 'sequence'")
+        if self.ngram_tokens is not None:
+            self._count("ngram_tokens", self.max_tokens)
+            if not self.ngrams or self.cut != "middle":
+                self._bad("ngram_tokens", "None, but with ngrams above 0 and cut 'middle'")

@@ -15,10 +15,6 @@ from .packed import Packed
 
 # Odd, so that multiplying by them modulo 2^64 loses nothing (splitmix64's constants, as signed numbers).
 _FACTORS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47)
-# AdamW moves a weight by about its learning rate a step, whatever its size. The weights of n-grams have to
-# become large, since few of a text's several hundred speak for a class, and have to do so before the
-# transformer has learnt the texts by heart: so they move this much faster than everything else.
-SCALE = 32.0
 
 
 class NGrams(nn.Module):
@@ -26,11 +22,15 @@ class NGrams(nn.Module):
 
     An n-gram's row in the table is a hash of its tokens. The sum is divided by the root of the number
     of n-grams, so that a long text says neither much more nor the same as a short one.
+
+    `scale` multiplies it. AdamW moves a weight by about its learning rate a step, whatever its size; those of
+    n-grams have to become large, since few of a text's several hundred speak for a class, and to do so
+    before the transformer has learnt the texts by heart. So they move this much faster than the rest.
     """
 
-    def __init__(self, longest: int, buckets: int, labels: int) -> None:
+    def __init__(self, longest: int, buckets: int, labels: int, scale: float = 32.0) -> None:
         super().__init__()
-        self.longest = longest
+        self.longest, self.scale = longest, scale
         self.weight = nn.Parameter(torch.zeros(buckets, labels))
 
     def forward(self, packed: Packed) -> Tensor:
@@ -40,7 +40,7 @@ class NGrams(nn.Module):
         sums = embedding_bag(
             buckets.flatten(), self.weight, self.longest * packed.starts[:-1].long(), mode="sum"
         )
-        return sums * (SCALE / counts.float().sqrt()[:, None])
+        return sums * (self.scale / counts.float().sqrt()[:, None])
 
     def buckets(self, packed: Packed) -> Tensor:
         """The rows of the n-grams that end in each token, [N, longest] int64.

@@ -38,6 +38,22 @@ class Packed:
         lengths = self.lengths.long()
         return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
+    def without_middles(self, longest: int) -> Packed:
+        """Every sequence with at most `longest` tokens: its first and last ones, moved together."""
+        lengths = self.lengths.long()
+        if int(lengths.max()) <= longest:
+            return self
+        rows = self.rows
+        from_start = torch.arange(len(rows), device=rows.device) - self.starts[:-1].long()[rows]
+        from_end = lengths[rows] - 1 - from_start
+        kept = (from_start < (longest + 1) // 2) | (from_end < longest // 2)
+        kept |= lengths[rows] <= longest
+        starts = torch.nn.functional.pad(lengths.clamp(max=longest).cumsum(0), (1, 0))
+        moved = torch.arange(int(starts[-1]), device=rows.device) - starts[:-1][rows[kept]]
+        types = None if self.types is None else self.types[kept]
+        positions = moved + self.positions[0]
+        return Packed(self.tokens[kept], positions, starts.to(torch.int32), types)
+
 
 def mean_of(hidden: Tensor, packed: Packed) -> Tensor:
     """The mean over each sequence, [n, C] float32, of hidden [N, C]."""

@@ -92,7 +92,7 @@ def tag_words(
     task = getattr(model.config, "task", None)
     if task != "token":
         raise ValueError(f"tag_words: the model's task is {task!r}, expected 'token'")
-    longest = min(model.config.max_tokens, model.config.context)
+    longest = model.config.read_tokens
     pieces = encode_words(tokenizer, sentences, longest)
     return joined(model, pieces, word_logits(model, pieces, progress), sentences)
 

@@ -63,7 +63,7 @@ def encode_texts(
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"{caller}: text {number} is {text!r}, expected a string")
-    longest = min(model.config.max_tokens, model.config.context)
+    longest = model.config.read_tokens
     rows = tokenizer.encode_batch(texts, add_special=True, longest=longest, cut=model.config.cut)
     for number, row in enumerate(rows):
         if not row:

@@ -29,7 +29,7 @@ class TokenClassification(Classification):
         self, model: Classifier, tokenizer: Tokenizer, train_data: Tagged, val_data: Tagged,
         config: TrainConfig, *, label_smoothing: float = 0.0,
     ) -> None:  # fmt: skip
-        self._longest = min(model.config.max_tokens, model.config.context)
+        self._longest = model.config.read_tokens
         encode = lambda data: encode_words(tokenizer, data.sentences, self._longest)  # noqa: E731
         self._pieces, self._held = encode(val_data), val_data
         labels = model.config.labels

@@ -63,7 +63,7 @@ def new_model(
     if settings.backbone == "encoder":
         config = EncoderConfig(
             **shape, types=0, task=task, labels=labels, cut=settings.cut, head="mean",
-            ngrams=settings.ngrams if task == "sequence" else 0,
+            **_ngrams(settings, task),
         )  # fmt: skip
         return Encoder(config), tokenizer
     if settings.backbone not in BACKBONES:
@@ -129,8 +129,7 @@ def _on_encoder(base: Encoder, settings: Settings, labels: list[str], task: str)
 
     config = replace(
         base.config, task=task, labels=labels, head="mean", pooler=False, cut=settings.cut,
-        max_tokens=min(settings.context, base.config.context),
-        ngrams=settings.ngrams if task == "sequence" else 0,
+        max_tokens=min(settings.context, base.config.context), **_ngrams(settings, task),
     )  # fmt: skip
     model = Encoder(config)
     known, wanted = base.state_dict(), model.state_dict()
@@ -143,3 +142,15 @@ def _on_encoder(base: Encoder, settings: Settings, labels: list[str], task: str)
     }
     model.load_state_dict(kept, strict=False)
     return model
+
+
+def _ngrams(settings: Settings, task: str) -> dict[str, Any]:
+    """What the encoder's n-grams are: none where words are tagged, and no more than the encoder reads
+    where that is as much or the text's beginning."""
+    if task != "sequence" or not settings.ngrams:
+        return {"ngrams": 0}
+    more = settings.cut == "middle" and (settings.ngram_tokens or 0) > settings.context
+    return {
+        "ngrams": settings.ngrams, "ngram_tokens": settings.ngram_tokens if more else None,
+        "ngram_scale": settings.ngram_scale,
+    }  # fmt: skip

@@ -94,9 +94,14 @@ def _describe(run: Run, splits: Splits, model: Any) -> None:
         + (" ..." if len(splits.labels) > 12 else "")
         + f"\nmodel   {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters:"
         f" {config.layers} layers, width {config.width}, vocabulary {config.vocab_size},"
-        f" up to {min(config.max_tokens, config.context)} tokens of a text\n"
+        f" up to {min(config.max_tokens, config.context)} tokens of a text{_more(config)}\n"
         f"run     preset {run.settings.preset}, {run.settings.precision} -> {run.out}"
     )
+
+
+def _more(config: Any) -> str:
+    read = getattr(config, "ngram_tokens", None)
+    return "" if read is None else f", n-grams of up to {read}"
 
 
 def _fit(

@@ -29,6 +29,8 @@ class Settings:
     ffn_width: int = 128
     dropout: float = 0.5
     ngrams: int = 2
+    ngram_tokens: int | None = None
+    ngram_scale: float = 32.0
     context: int = 512
     cut: str = "middle"
     keep_tags: bool = False
@@ -70,8 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0, "beta2": 0.999, "patience": 3,
     },
     "finetune": {
-        "context": 256, "epochs": 1, "batch": 32, "lr": 2e-4, "warmup": 0.1, "weight_decay": 0.01,
-        "beta2": 0.999,
+        "ngram_tokens": 1024, "ngram_scale": 100.0, "context": 256, "epochs": 1, "batch": 32, "lr": 1e-4,
+        "warmup": 0.1, "weight_decay": 0.01, "beta2": 0.999,
     },
     "probe": {"ngrams": 0, "context": 128, "probe": True},
 }  # fmt: skip

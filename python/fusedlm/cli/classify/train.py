@@ -77,6 +77,9 @@ def train(
     ngrams: Annotated[
         int | None, _changes("Longest n-grams with weights of their own; 0: none.", min=0, max=8)
     ] = None,
+    ngram_tokens: Annotated[
+        int | None, _changes("Tokens of a text that n-grams are taken of, if more.", min=2)
+    ] = None,
     block: Annotated[
         int | None, typer.Option("--context", min=2, help="Tokens of a text.", show_default=_PRESET)
     ] = None,
@@ -140,8 +143,9 @@ def train(
         {
             "freeze": freeze, "keep_tags": keep_tags, "backbone": backbone, "tokenizer": tokenizer,
             "vocab_size": vocab_size, "layers": layers, "width": width, "heads": heads,
-            "ffn_width": ffn_width, "dropout": dropout, "ngrams": ngrams, "context": block,
-            "cut": cut, "epochs": epochs, "batch": batch, "lr": lr, "weight_decay": weight_decay,
+            "ffn_width": ffn_width, "dropout": dropout, "ngrams": ngrams,
+            "ngram_tokens": ngram_tokens, "context": block, "cut": cut, "epochs": epochs,
+            "batch": batch, "lr": lr, "weight_decay": weight_decay,
             "label_smoothing": label_smoothing, "patience": patience, "seed": seed,
             "precision": choose_precision(precision),
         },
