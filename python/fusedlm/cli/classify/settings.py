@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ngram_tokens": 1024, "ngram_scale": 100.0, "context": 256, "epochs": 1, "batch": 32, "lr": 1e-4,
         "warmup": 0.1, "weight_decay": 0.01, "beta2": 0.999,
     },
-    "probe": {"ngrams": 0, "context": 128, "probe": True},
+    "probe": {"ngrams": 0, "context": 64, "probe": True},
 }  # fmt: skip
 
 
