@@ -5,8 +5,8 @@
 
 namespace fusedlm {
 
-FUSEDLM_CPU_KERNEL(cross_entropy_forward, CrossEntropyForward)
-FUSEDLM_CPU_KERNEL(cross_entropy_backward, CrossEntropyBackward)
+FUSEDLM_KERNEL(cross_entropy_forward, CrossEntropyForward)
+FUSEDLM_KERNEL(cross_entropy_backward, CrossEntropyBackward)
 
 namespace {
 

@@ -8,6 +8,7 @@
 
 #include "core/fork.h"
 #include "core/pages.h"
+#include "core/parallel.h"
 #include "fusedlm/errors.h"
 
 namespace fusedlm {
@@ -144,7 +145,10 @@ bool cuda_compiled() {
 #endif
 }
 
-int num_threads() { return omp_in_parallel() || is_forked() ? 1 : omp_get_max_threads(); }
+int num_threads() {
+  if (const int team = detail::team_threads()) return team;
+  return omp_in_parallel() || is_forked() ? 1 : omp_get_max_threads();
+}
 
 void set_num_threads(int threads) {
   if (threads < 1) {

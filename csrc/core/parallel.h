@@ -10,7 +10,9 @@
 namespace fusedlm {
 namespace detail {
 void run_tasks(index_t tasks, void (*call)(void* body, index_t task, int thread), void* body);
-}
+/// Of the team that this thread leads (core/team.h), or 0.
+int team_threads();
+}  // namespace detail
 
 /// body(task, thread) for task in [0, tasks), thread in [0, num_threads()). An exception must not
 /// leave it.

@@ -9,6 +9,7 @@
 #include "cpu/gemm.h"
 
 #include "cpu/gemm_block.h"
+#include "cpu/gemm_weight.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -79,7 +80,8 @@ void gemm(const Gemm& g, Context& ctx) {
   Panels panels{.pairs = multiplies_pairs(g.low_precision)};
   const index_t per_lane = panels.pairs ? 2 : 1, threads = num_threads();
   const index_t blocks_k = max_of(1, ceil_div(ceil_div(g.K, per_lane), kBlockLanes));
-  const index_t block_k = ceil_div(ceil_div(g.K, blocks_k), 2) * 2;
+  const index_t unit = g.weight ? kWeightUnit : 2;
+  const index_t block_k = ceil_div(ceil_div(g.K, blocks_k), unit) * unit;
   panels.depth = max_of(1, ceil_div(block_k, per_lane));
   const index_t panels_n = ceil_div(g.N, kNR), panels_m = ceil_div(g.M, kMR);
   const index_t some_n = min_of(panels_n, max_of(8, kPackedBytes / (panels.depth * kNR * 4)));
@@ -94,7 +96,7 @@ void gemm(const Gemm& g, Context& ctx) {
   auto* packed_b = ctx.workspace().take<uint32_t>(some_n * panels.depth * kNR);
   auto* packed_a = ctx.workspace().take<uint32_t>(threads * block_lanes);
   auto* shared_a = ctx.workspace().take<uint32_t>(split_blocks * block_lanes);
-  const index_t scratch = g.weight ? kNR * dequantised_stride(block_k) : 0;  // floats of a thread
+  const index_t scratch = g.weight ? weight_scratch(block_k) : 0;  // floats of a thread
   auto* dequantised = ctx.workspace().take<float>(threads * scratch);
   Partial partial;
   if (blocks_k > 1) {

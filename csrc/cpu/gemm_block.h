@@ -6,7 +6,6 @@
 #include "cpu/gemm_kernel.h"
 #include "cpu/gemm_pack.h"
 #include "cpu/switch.h"
-#include "cpu/weight_blocks.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
@@ -44,32 +43,6 @@ inline void pack_b(const Matrix& B, const Panels& p, index_t k0, index_t K, inde
   const index_t n = task * kPackedTogether;
   pack_panels<kNR>(B, p.pairs, k0, K, first + n, min_of(kPackedTogether, columns - n),
                    packed + n * p.depth, p.depth * kNR);
-}
-
-// Weights begin and end in the middle of a block where a block of K does; those of one block at most are
-// dequantised in vain at either end.
-constexpr index_t kLargestBlock = 256;
-// An odd number of 32 elements: rows 4 KiB apart would all fall into one set of L1 (K = 1536).
-inline index_t dequantised_stride(index_t block_k) {
-  return (ceil_div(block_k + 2 * kLargestBlock, 32) | 1) * 32;
-}
-
-/// The same for weights [N, K] in any format: a panel at a time is dequantised into `scratch`
-/// [kNR, dequantised_stride], which stays in L2, and packed from there.
-inline void pack_weight(const Weight& w, const Panels& p, index_t k0, index_t K, index_t first,
-                        index_t columns, index_t task, uint32_t* packed, void* scratch) {
-  const index_t block = block_size(w.format);
-  const index_t begin = k0 / block * block, end = min_of(w.cols, ceil_div(k0 + K, block) * block);
-  const DType dtype = p.pairs ? DType::bfloat16 : DType::float32;
-  const index_t stride = dequantised_stride(K),
-                last = min_of(columns, (task + 1) * kPackedTogether);
-  for (index_t n = task * kPackedTogether; n < last; n += kNR) {
-    const index_t count = min_of(kNR, last - n);
-    dequantize_rows(w, first + n, count, begin, end - begin, scratch, dtype, stride);
-    const char* from = static_cast<const char*>(scratch) + (k0 - begin) * size_of(dtype);
-    pack_panels<kNR>(Matrix{from, dtype, 1, stride}, p.pairs, 0, K, 0, count, packed + n * p.depth,
-                     p.depth * kNR);
-  }
 }
 
 // Where partial sums over earlier blocks of K are kept, C itself if `in_place`; null when there is

@@ -23,32 +23,44 @@ struct alignas(64) XStep {
   float scaled_sum[16];            // scale * sum
 };
 
-/// x [count], at most 128. Where a group is not finite, so is its scale, and with it every result.
+/// A group of 32 elements rounded to 8 bits.
+struct QuantizedGroup {
+  __m128i first, second;
+  float scale;
+};
+/// x [count], at most 32; what is missing is 0. Where x is not finite, neither is the scale, and with it
+/// every result.
+template <class T>
+FUSEDLM_VEC QuantizedGroup quantize_group(const T* x, index_t count) {
+  Vec a, b;
+  if (count == kGroup) {
+    a = Vec::load(x), b = Vec::load(x + 16);
+  } else if (count > 0) {
+    a = Vec::load(x, min_of(16, count));
+    if (count > 16) b = Vec::load(x + 16, count - 16);
+  }
+  const float largest = reduce_max(max(abs(a), abs(b)));
+  constexpr int kNotFinite = 0x99;  // quiet NaN, +inf, -inf, signalling NaN
+  const bool finite =
+      !(_mm512_fpclass_ps_mask(a.v, kNotFinite) | _mm512_fpclass_ps_mask(b.v, kNotFinite));
+  const bool tiny = !(largest > 1e-30f);  // whose reciprocal might overflow
+  const float scale = !finite ? NAN : tiny ? 0.0f : largest * (1.0f / 127.0f);
+  const Vec inverse(tiny || !finite ? 0.0f : 127.0f / largest);
+  const auto bytes = [&](Vec v) {
+    return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((v * inverse).v));
+  };
+  return {bytes(a), bytes(b), scale};
+}
+
+/// x [count], at most 128.
 template <class T>
 FUSEDLM_VEC void quantize_step(const T* x, index_t count, XStep& out) {
   const __m512i ones = _mm512_set1_epi8(1);
   for (index_t g = 0; g < 4; ++g) {
-    const index_t left = max_of(0, min_of(32, count - 32 * g));
-    Vec a, b;
-    if (left == 32) {
-      a = Vec::load(x + 32 * g), b = Vec::load(x + 32 * g + 16);
-    } else if (left > 0) {
-      a = Vec::load(x + 32 * g, min_of(16, left));
-      if (left > 16) b = Vec::load(x + 32 * g + 16, left - 16);
-    }
-    const float largest = reduce_max(max(abs(a), abs(b)));
-    constexpr int kNotFinite = 0x99;  // quiet NaN, +inf, -inf, signalling NaN
-    const bool finite =
-        !(_mm512_fpclass_ps_mask(a.v, kNotFinite) | _mm512_fpclass_ps_mask(b.v, kNotFinite));
-    const bool tiny = !(largest > 1e-30f);  // whose reciprocal might overflow
-    const float scale = !finite ? NAN : tiny ? 0.0f : largest * (1.0f / 127.0f);
-    const Vec inverse(tiny || !finite ? 0.0f : 127.0f / largest);
-    const auto bytes = [&](Vec v) {
-      return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((v * inverse).v));
-    };
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.first + 16 * g), bytes(a));
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.second + 16 * g), bytes(b));
-    _mm_store_ps(out.scale + 4 * g, _mm_set1_ps(scale));
+    const QuantizedGroup q = quantize_group(x + 32 * g, max_of(0, min_of(32, count - 32 * g)));
+    _mm_store_si128(reinterpret_cast<__m128i*>(out.first + 16 * g), q.first);
+    _mm_store_si128(reinterpret_cast<__m128i*>(out.second + 16 * g), q.second);
+    _mm_store_ps(out.scale + 4 * g, _mm_set1_ps(q.scale));
   }
   const __m512i first_sum =
       _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, _mm512_load_si512(out.first));

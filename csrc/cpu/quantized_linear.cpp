@@ -1,11 +1,13 @@
 // Products with weights in any format. Few rows of x (decoding): tasks are stretches of all weights' bytes,
 // so that they end together whatever the shapes; each reads its rows once, in the order they lie in.
-// More rows (a prompt): the packed matrix multiply, which dequantises panels as it packs them.
+// More rows (a prompt): a packed matrix multiply, in integers where a few rows are, which gives a prompt the
+// numbers that decoding it would have had; else of weights that are dequantised as they are packed.
 
 #include "fusedlm/quantized_linear.h"
 
 #include "cpu/activation.h"
 #include "cpu/gemm_views.h"
+#include "cpu/quantized_gemm.h"
 #include "cpu/quantized_rows.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
@@ -161,14 +163,47 @@ Gemm product_with(const QuantizedLinear& a, int i, index_t column) {
   return g;
 }
 
+// Of the products of a call with many rows of x: in integers, or by the packed multiply, as float32 always.
+class ManyRows {
+ public:
+  ManyRows(const QuantizedLinear& a, Context& ctx) : ctx_(ctx) {
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+    if (a.x.dtype == DType::float32) return;
+    for (int i = 0; i < a.count && !x_.data; ++i) {
+      if (multiplies_integers(a.weights[i].format)) x_ = quantize_panels(a.x, ctx);
+    }
+#else
+    (void)a;
+#endif
+  }
+  void multiply(const Gemm& g) const {
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+    if (x_.data && multiplies_integers(g.weight->format)) {
+      return switch_format(g.weight->format, [&](auto format) {
+        constexpr WeightFormat kFormat = decltype(format)::value;
+        if constexpr (multiplies_integers(kFormat)) integer_gemm<kFormat>(g, x_, ctx_);
+      });
+    }
+#endif
+    gemm(g, ctx_);
+  }
+
+ private:
+  Context& ctx_;
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+  XPanels x_;
+#endif
+};
+
 void many_rows(const QuantizedLinear& a, Context& ctx) {
+  const ManyRows rows(a, ctx);
   const auto finish = [&](Gemm g, index_t column) {
     g.activation = a.activation;
     if (a.residual.defined()) {
       g.residual = static_cast<char*>(a.residual.data) + column * size_of(a.residual.dtype);
       g.residual_stride = a.residual.strides[0];
     }
-    gemm(g, ctx);
+    rows.multiply(g);
   };
   if (a.gated) {
     // The factor goes to where the product will be, unless the residual lies there.
@@ -179,7 +214,7 @@ void many_rows(const QuantizedLinear& a, Context& ctx) {
     }
     g.factor = factor.C;
     g.factor_stride = factor.c_stride;
-    gemm(factor, ctx);
+    rows.multiply(factor);
     finish(g, 0);
     return;
   }

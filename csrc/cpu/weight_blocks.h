@@ -16,28 +16,60 @@ FUSEDLM_VEC float half_at(const uint8_t* p) {
   return to_float(x);
 }
 
+#if defined(FUSEDLM_HAS_AVX512)
+constexpr index_t kGroup = 32;  // weights: a lane's neighbours along K, sixteen times
+/// A group of weights as float32.
+struct Group {
+  Vec first, second;
+};
+
+namespace detail {
+FUSEDLM_VEC __m128i bytes_of(const uint8_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+FUSEDLM_VEC Vec signed_to_float(__m128i bytes) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+// Bits `shift` and up of 16 bytes, as far as `mask` goes, as numbers.
+FUSEDLM_VEC __m128i bits_at(const uint8_t* p, index_t shift, char mask) {
+  const __m128i count = _mm_cvtsi64_si128(shift);
+  return _mm_and_si128(_mm_srl_epi16(bytes_of(p), count), _mm_set1_epi8(mask));
+}
+FUSEDLM_VEC Vec nibbles_at(const uint8_t* p, index_t shift) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bits_at(p, shift, 15)));
+}
+}  // namespace detail
+#endif
+
 template <>
 struct Block<WeightFormat::q8_0> {
   static constexpr index_t kSize = 32, kBytes = 34;
+#if defined(FUSEDLM_HAS_AVX512)
+  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
+    const Vec scale(half_at(p));
+    return {scale * detail::signed_to_float(detail::bytes_of(p + 2)),
+            scale * detail::signed_to_float(detail::bytes_of(p + 18))};
+  }
+#else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p);
     for (index_t i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(int8_t(p[2 + i]));
   }
+#endif
 };
 
 // Byte i of a block of nibbles holds weights i and, in its upper half, i + 16.
-#if defined(FUSEDLM_HAS_AVX512)
-// The lower or upper halves of 16 bytes, as numbers.
-FUSEDLM_VEC Vec nibbles_at(const uint8_t* p, int shift) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  const __m128i nibbles = _mm_and_si128(_mm_srli_epi16(bytes, shift), _mm_set1_epi8(15));
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles));
-}
-#endif
 
 template <>
 struct Block<WeightFormat::q4_0> {
   static constexpr index_t kSize = 32, kBytes = 18;
+#if defined(FUSEDLM_HAS_AVX512)
+  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
+    const Vec scale(half_at(p)), middle(8.0f);
+    return {scale * (detail::nibbles_at(p + 2, 0) - middle),
+            scale * (detail::nibbles_at(p + 2, 4) - middle)};
+  }
+#else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p);
     for (index_t i = 0; i < 16; ++i) {
@@ -45,23 +77,27 @@ struct Block<WeightFormat::q4_0> {
       out[i + 16] = scale * static_cast<float>((p[2 + i] >> 4) - 8);
     }
   }
+#endif
 };
 
 template <>
 struct Block<WeightFormat::q4_1> {
   static constexpr index_t kSize = 32, kBytes = 20;
+#if defined(FUSEDLM_HAS_AVX512)
+  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
+    const Vec scale(half_at(p)), minimum(half_at(p + 2));
+    return {scale * detail::nibbles_at(p + 4, 0) + minimum,
+            scale * detail::nibbles_at(p + 4, 4) + minimum};
+  }
+#else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p), minimum = half_at(p + 2);
-#if defined(FUSEDLM_HAS_AVX512)
-    (Vec(scale) * nibbles_at(p + 4, 0) + Vec(minimum)).store(out);
-    (Vec(scale) * nibbles_at(p + 4, 4) + Vec(minimum)).store(out + 16);
-#else
     for (index_t i = 0; i < 16; ++i) {
       out[i] = scale * static_cast<float>(p[4 + i] & 15) + minimum;
       out[i + 16] = scale * static_cast<float>(p[4 + i] >> 4) + minimum;
     }
-#endif
   }
+#endif
 };
 
 // float16 scale and minimum of the scales and minima that follow: those of 8 sub-blocks of 32, of 6 bits
@@ -79,6 +115,19 @@ struct Block<WeightFormat::q4_k> {
     out[2] = low[1] & 0x3f3f3f3f;
     out[3] = (low[2] >> 4 & 0x0f0f0f0f) | (low[1] >> 2 & 0x30303030);
   }
+#if defined(FUSEDLM_HAS_AVX512)
+  FUSEDLM_VEC static Group group(const uint8_t* p, index_t j) {
+    uint32_t words[4];
+    unpack_scales(p, words);
+    const auto byte = [&](index_t of) {
+      return static_cast<float>(words[of + j / 4] >> j % 4 * 8 & 255);
+    };
+    const Vec scale(half_at(p) * byte(0)), minimum(half_at(p + 2) * byte(2));
+    const uint8_t* nibbles = p + kNibbles + j / 2 * 32;
+    return {scale * detail::nibbles_at(nibbles, j % 2 * 4) - minimum,
+            scale * detail::nibbles_at(nibbles + 16, j % 2 * 4) - minimum};
+  }
+#else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     uint32_t words[4];
     unpack_scales(p, words);
@@ -97,6 +146,7 @@ struct Block<WeightFormat::q4_k> {
       }
     }
   }
+#endif
 };
 
 // 128 bytes of low halves, 64 of the two bits above them, 16 signed scales, the float16 scale of all. Of
@@ -105,6 +155,21 @@ struct Block<WeightFormat::q4_k> {
 template <>
 struct Block<WeightFormat::q6_k> {
   static constexpr index_t kSize = 256, kBytes = 210, kHigh = 128, kScales = 192, kScale = 208;
+#if defined(FUSEDLM_HAS_AVX512)
+  FUSEDLM_VEC static Group group(const uint8_t* p, index_t j) {
+    const index_t half = j / 4, quarter = j % 4;
+    const uint8_t *low = p + 64 * half + quarter % 2 * 32, *high = p + kHigh + 32 * half;
+    const float scale = half_at(p + kScale);
+    const auto part = [&](index_t i) {
+      const __m128i bits =
+          _mm_or_si128(detail::bits_at(low + 16 * i, quarter / 2 * 4, 15),
+                       _mm_slli_epi16(detail::bits_at(high + 16 * i, 2 * quarter, 3), 4));
+      const Vec own(scale * static_cast<float>(int8_t(p[kScales + 8 * half + 2 * quarter + i])));
+      return own * (Vec(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bits))) - Vec(32.0f));
+    };
+    return {part(0), part(1)};
+  }
+#else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p + kScale);
     for (index_t half = 0; half < 2; ++half, out += 128) {
@@ -121,6 +186,7 @@ struct Block<WeightFormat::q6_k> {
       }
     }
   }
+#endif
 };
 
 template <WeightFormat format>
@@ -196,7 +262,17 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
   if constexpr (has_blocks(format)) {
     using B = Block<format>;
     row += first / B::kSize * B::kBytes;
-    for (index_t c = 0; c < count; c += B::kSize, row += B::kBytes) B::dequantize(row, out + c);
+    for (index_t c = 0; c < count; c += B::kSize, row += B::kBytes) {
+#if defined(FUSEDLM_HAS_AVX512)
+      for (index_t j = 0; j < B::kSize / kGroup; ++j) {
+        const Group g = B::group(row, j);
+        g.first.store(out + c + kGroup * j);
+        g.second.store(out + c + kGroup * j + kGroup / 2);
+      }
+#else
+      B::dequantize(row, out + c);
+#endif
+    }
   } else if constexpr (format == WeightFormat::int8) {
     for (index_t c = 0; c < count; ++c) {
       out[c] = row_scale * static_cast<float>(int8_t(row[first + c]));
@@ -208,6 +284,28 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
     for_each_vec(count, copy, copy);
   }
 }
+
+#if defined(FUSEDLM_HAS_AVX512)
+/// Weights [first, first + count) of a row, count at most a group and `first` a multiple of one; zeros behind
+/// them.
+template <WeightFormat format>
+FUSEDLM_VEC Group group_of(const uint8_t* row, float row_scale, index_t first, index_t count) {
+  const index_t n = min_of(16, count), rest = max_of(0, count - 16);
+  if constexpr (has_blocks(format)) {
+    using B = Block<format>;
+    return B::group(row + first / B::kSize * B::kBytes, first % B::kSize / kGroup);
+  } else if constexpr (format == WeightFormat::int8) {
+    const auto part = [&](index_t from, index_t some) {
+      return Vec(row_scale) *
+             detail::signed_to_float(_mm_maskz_loadu_epi8(Vec::mask(some), row + from));
+    };
+    return {part(first, n), part(first + 16, rest)};
+  } else {
+    const auto* from = reinterpret_cast<const typename ElementOf<format>::type*>(row) + first;
+    return {Vec::load(from, n), Vec::load(from + 16, rest)};
+  }
+}
+#endif
 
 /// Rows [first, first + rows), weights [first_col, first_col + cols) of w as float32 or bfloat16; columns
 /// are whole blocks.

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "core/check.h"
+#include "core/team.h"
 #include "engine/step.h"
 
 namespace fusedlm {
@@ -185,7 +186,7 @@ void Engine::forward(std::span<const Append> appends, std::span<float> logits) {
   if (appends.empty()) return;
   state.reserve(appends);
   try {
-    state.run(appends, logits.data());
+    with_team([&] { state.run(appends, logits.data()); });
   } catch (...) {
     for (const Append& a : appends) {  // room that was made goes back
       engine::CachedSequence& s = state.sequence(a.sequence);

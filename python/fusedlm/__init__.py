@@ -19,6 +19,7 @@ _SUBMODULES = {
     "train",
     "generate",
     "optim",
+    "explain",
     "errors",
     "functional",
     "cli",

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "core/parallel.h"
+#include "core/team.h"
 #include "fusedlm/rms_norm.h"
 #include "support.h"
 
@@ -248,6 +249,38 @@ TEST(Threads, ParallelForRunsEveryTaskOnce) {
       EXPECT_TRUE(thread_in_range);
     }
   }
+  set_num_threads(before);
+}
+
+TEST(Team, DoesEachTaskOnceInManyLoopsAndLendsItsThreadsToNone) {
+  const int before = num_threads();
+  for (int threads : {1, 2, 5}) {
+    set_num_threads(threads);
+    with_team([&] {
+      EXPECT_EQ(num_threads(), threads);
+      for (index_t loop = 0; loop < 3000; ++loop) {
+        const index_t tasks = loop % 9;
+        std::vector<std::atomic<int>> done(static_cast<size_t>(tasks));
+        parallel_for(tasks, [&](index_t task, int thread) {
+          EXPECT_TRUE(thread >= 0 && thread < threads);
+          if (threads > 1 && tasks > 1) {
+            EXPECT_EQ(num_threads(), 1);  // a loop within a task is the task's own
+          }
+          parallel_for(2, [&](index_t, int) { ++done[static_cast<size_t>(task)]; });
+        });
+        for (const auto& count : done) ASSERT_EQ(count, 2) << threads << " threads, loop " << loop;
+      }
+    });
+    EXPECT_EQ(num_threads(), threads);
+  }
+  set_num_threads(before);
+}
+
+TEST(Team, PassesAnExceptionOnAndIsOver) {
+  const int before = num_threads();
+  set_num_threads(2);
+  EXPECT_THROW(with_team([] { throw OutOfMemory("none left"); }), OutOfMemory);
+  EXPECT_EQ(num_threads(), 2);
   set_num_threads(before);
 }
 

@@ -14,10 +14,10 @@ namespace fusedlm {
 ///   y         [M, N]  float32 or bfloat16, rows contiguous; N is the sum of N_i (gated: N_0 = N_1)
 ///   residual  [M, N]  like y, which it may be; or undefined
 /// Up to kStreamedRows rows, weights are read once, as they lie, and each row of y is the same bits as
-/// if it were alone: blocks and int8 are multiplied with x rounded to 8 bits in groups of 32 where the
-/// machine has integer dot products (AVX-512 VNNI; the result is off by 0.5 % of its norm), else in
-/// float32, as the other formats are everywhere. More rows go through the packed matrix multiply, which
-/// dequantises panels as it packs them: bfloat16 products for a bfloat16 x, float32 for a float32 one.
+/// if it were alone. More rows go through a packed matrix multiply. Blocks and int8 are multiplied with x
+/// rounded to 8 bits in groups of 32 where the machine has integer dot products (AVX-512 VNNI; the result
+/// is off by 0.5 % of its norm), unless x has more than kStreamedRows rows of float32: then, and elsewhere,
+/// as the other formats are everywhere, in float32 (few rows, or a float32 x) or bfloat16 (many rows of it).
 /// A row of x that is not finite makes no finite result, and touches no other row. On the CPU alone.
 /// Throws InvalidArgument naming the argument.
 struct QuantizedLinear {

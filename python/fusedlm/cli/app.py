@@ -13,6 +13,7 @@ from .chat import chat
 from .classify import classify
 from .embed import embed
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .generate import generate
 from .info import info
@@ -87,6 +88,7 @@ app.command()(serve)
 app.command("eval")(evaluate)
 app.add_typer(classify, name="classify")
 app.command()(embed)
+app.command()(explain)
 app.command()(export)
 app.command()(quantize)
 app.command()(info)

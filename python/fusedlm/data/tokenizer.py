@@ -51,6 +51,10 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 
+    def token(self, token_id: int) -> str | None:
+        """The entry of the vocabulary itself, as the model's files write it; None for an unknown id."""
+        return self._inner.id_to_token(token_id)
+
     def to_json(self) -> str:
         """What tokenizer.json holds."""
         return self._inner.to_str()

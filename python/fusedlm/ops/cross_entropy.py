@@ -97,13 +97,14 @@ def cross_entropy(
 ) -> Tensor:
     """`torch.nn.functional.cross_entropy` without log-probabilities in memory.
 
-    input [V], [N, V] or [N, V, d1, ...] float32 or bfloat16; target without V, int64; weight [V].
+    input [V], [N, V] or [N, V, d1, ...] float32 or bfloat16, on CUDA float16 too; target without V, int64;
+    weight [V].
     One pass over the logits forward and one backward; float32 sums, no float32 copy. Where V is not
     the last dimension in memory, the logits are copied. z_loss and softcap are those of
     `linear_cross_entropy`, which is the better choice where the logits come from a linear layer.
 
-    Returns the loss in the dtype of input (under autocast float32). Class probabilities, other dtypes
-    and CUDA tensors go to torch's own function. Raises ValueError naming the argument that does not
+    Returns the loss in the dtype of input (under autocast float32). Class probabilities and other dtypes
+    go to torch's own function. Raises ValueError naming the argument that does not
     fit, or the target out of range.
     """
     if size_average is not None or reduce is not None:
@@ -112,7 +113,7 @@ def cross_entropy(
         if z_loss or softcap:
             raise NotImplementedError(
                 "cross_entropy: z_loss and softcap are for class indices and logits in float32 or"
-                f" bfloat16 on the CPU, got {input.dtype} on {input.device} and {target.dtype}"
+                f" bfloat16, on CUDA float16 too, got {input.dtype} on {input.device} and {target.dtype}"
             )
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction,
@@ -138,8 +139,5 @@ def cross_entropy(
 
 
 def _has_kernel(input: Tensor, target: Tensor) -> bool:
-    return (
-        not input.is_cuda
-        and input.dtype in (torch.float32, torch.bfloat16)
-        and not target.is_floating_point()
-    )
+    half = (torch.bfloat16, torch.float16) if input.is_cuda else (torch.bfloat16,)
+    return input.dtype in (torch.float32, *half) and not target.is_floating_point()

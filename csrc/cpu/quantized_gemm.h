@@ -1,0 +1,285 @@
+#pragma once
+// Products of many rows of x (a prompt) with quantised weights, in integers. Weights are unpacked to bytes
+// once, into panels of kNR columns; x is rounded to bytes in groups of 32, as for a few rows. A tile of
+// 6 x 32 sums stays in registers over all of K: four products a lane and instruction (VPDPBUSD) make
+// the sum of a group, which both scales turn into float32.
+
+#include "cpu/gemm_block.h"
+#include "cpu/quantized_dot.h"
+
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+
+namespace fusedlm::cpu::FUSEDLM_ISA {
+
+constexpr index_t kGroupLanes = 8;  // of four bytes each
+constexpr index_t kRowsOfTile = 6;
+
+/// A group of 32 elements of each of kRowsOfTile rows of x.
+struct XGroup {
+  int32_t lanes[kGroupLanes][kRowsOfTile];  // four bytes each
+  float scale[kRowsOfTile], scaled_sum[kRowsOfTile];
+  int32_t less[2][kRowsOfTile];  // minus the sum of the bytes of a half
+};
+
+/// x [M, K] as groups [panels of kRowsOfTile rows][groups].
+struct XPanels {
+  index_t groups = 0;
+  const XGroup* data = nullptr;
+};
+
+/// How the bytes of a group are meant: scale * (q - 2^shift), or, without a shift, scale * q + minimum.
+template <WeightFormat format>
+struct GroupOf {
+  static constexpr bool minimum = format == WeightFormat::q4_1 || format == WeightFormat::q4_k;
+  static constexpr int shift = minimum                        ? 0
+                               : format == WeightFormat::q4_0 ? 3
+                               : format == WeightFormat::q6_k ? 5
+                                                              : 7;
+  static constexpr index_t halves =
+      format == WeightFormat::q6_k ? 2 : 1;  // with a scale of their own
+  /// Of a panel and group: the lanes, then the scales of each half or scale and minimum.
+  static constexpr index_t words = kGroupLanes * kNR + (minimum || halves == 2 ? 2 : 1) * kNR;
+};
+
+namespace detail {
+
+FUSEDLM_VEC __m256i both_nibbles(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(bytes), _mm_srli_epi16(bytes, 4), 1);
+  return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+FUSEDLM_VEC __m256i bits_of(const uint8_t* p, index_t shift, char mask) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi64_si128(shift)),
+                          _mm256_set1_epi8(mask));
+}
+
+/// Group g of a row of weights as unsigned bytes in the order of K; of `count` weights, and anything
+/// behind them. Its scales, or scale and minimum, go to to[0] and to[kNR].
+template <WeightFormat format>
+FUSEDLM_VEC __m256i unpack_group(const uint8_t* row, float row_scale, index_t g, index_t count,
+                                 float* to) {
+  const __m256i sign = _mm256_set1_epi8(-128);
+  if constexpr (format == WeightFormat::int8) {
+    to[0] = row_scale;
+    const __mmask32 mask = count == kGroup ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
+    return _mm256_xor_si256(_mm256_maskz_loadu_epi8(mask, row + g * kGroup), sign);
+  } else if constexpr (format == WeightFormat::q4_k) {
+    using B = Block<format>;
+    const uint8_t* p = row + g / 8 * B::kBytes;
+    const index_t j = g % 8;
+    uint32_t words[4];
+    B::unpack_scales(p, words);
+    const auto byte = [&](index_t of) {
+      return static_cast<float>(words[of + j / 4] >> j % 4 * 8 & 255);
+    };
+    to[0] = half_at(p) * byte(0);
+    to[kNR] = -(half_at(p + 2) * byte(2));
+    return bits_of(p + B::kNibbles + j / 2 * 32, j % 2 * 4, 15);
+  } else if constexpr (format == WeightFormat::q6_k) {
+    using B = Block<format>;
+    const uint8_t* p = row + g / 8 * B::kBytes;
+    const index_t half = g % 8 / 4, quarter = g % 4;
+    const float scale = half_at(p + B::kScale);
+    const uint8_t* scales = p + B::kScales + 8 * half + 2 * quarter;
+    to[0] = scale * static_cast<float>(int8_t(scales[0]));
+    to[kNR] = scale * static_cast<float>(int8_t(scales[1]));
+    const __m256i high = bits_of(p + B::kHigh + 32 * half, 2 * quarter, 3);
+    return _mm256_or_si256(bits_of(p + 64 * half + quarter % 2 * 32, quarter / 2 * 4, 15),
+                           _mm256_slli_epi16(high, 4));
+  } else {
+    const uint8_t* p = row + g * Block<format>::kBytes;
+    to[0] = half_at(p);
+    if constexpr (format == WeightFormat::q8_0) {
+      return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 2)), sign);
+    } else if constexpr (format == WeightFormat::q4_0) {
+      return both_nibbles(p + 2);
+    } else {
+      static_assert(format == WeightFormat::q4_1);
+      to[kNR] = half_at(p + 2);
+      return both_nibbles(p + 4);
+    }
+  }
+}
+
+// Rows [first, first + columns) of w as one panel [groups][GroupOf::words].
+template <WeightFormat format>
+void unpack_panel(const Weight& w, index_t first, index_t columns, uint32_t* out) {
+  constexpr index_t kWords = GroupOf<format>::words, kScales = kGroupLanes * kNR;
+  const index_t bytes = row_bytes_of<format>(w.cols), groups = ceil_div(w.cols, kGroup);
+  const uint8_t* base = row_of(w, first, bytes);
+  for (index_t c = 0; c < kNR; c += 16) {
+    const index_t some = max_of(0, min_of(16, columns - c));
+    for (index_t g = 0; g < groups; g += 2) {  // two groups of a row fill a vector
+      uint32_t* to = out + g * kWords;
+      __m512i lanes[16];
+#pragma GCC unroll 16
+      for (index_t i = 0; i < 16; ++i) {
+        // The next panel is on its way to L2.
+        _mm_prefetch(base + (kNR + c + i) * bytes + row_bytes_of<format>(g * kGroup), _MM_HINT_T1);
+        const auto group = [&](index_t j) {
+          auto* scales = reinterpret_cast<float*>(to + j * kWords + kScales) + c + i;
+          if (i < some && g + j < groups) {
+            const float scale = format == WeightFormat::int8 ? w.scales[first + c + i] : 1.0f;
+            const index_t count = min_of(kGroup, w.cols - (g + j) * kGroup);
+            return unpack_group<format>(base + (c + i) * bytes, scale, g + j, count, scales);
+          }
+          if (g + j < groups) {
+            scales[0] = 0.0f;
+            if constexpr (kWords > kScales + kNR) scales[kNR] = 0.0f;
+          }
+          return _mm256_setzero_si256();
+        };
+        lanes[i] = _mm512_inserti64x4(_mm512_castsi256_si512(group(0)), group(1), 1);
+      }
+      transpose_16x16(lanes);
+#pragma GCC unroll 16
+      for (index_t i = 0; i < 16; ++i) {
+        const index_t j = i / kGroupLanes;
+        if (g + j < groups) _mm512_storeu_si512(to + j * kWords + i % 8 * kNR + c, lanes[i]);
+      }
+    }
+  }
+}
+
+// tile [kRowsOfTile][kNR] = a panel of x times one of weights.
+template <WeightFormat format>
+void multiply_groups(const XGroup* x, const uint32_t* w, index_t groups, float* tile) {
+  using G = GroupOf<format>;
+  constexpr index_t kLanes = kGroupLanes / G::halves;
+  Vec sums[kRowsOfTile][2];
+  for (index_t g = 0; g < groups; ++g, ++x, w += G::words) {
+    const float* scales = reinterpret_cast<const float*>(w + kGroupLanes * kNR);
+#pragma GCC unroll 2
+    for (index_t half = 0; half < G::halves; ++half) {
+      __m512i dots[kRowsOfTile][2];
+#pragma GCC unroll 6
+      for (index_t m = 0; m < kRowsOfTile; ++m) {
+        __m512i start = _mm512_setzero_si512();
+        if constexpr (G::shift > 0) {
+          const int32_t less = G::halves == 2 ? x->less[half][m] : x->less[0][m] + x->less[1][m];
+          start = _mm512_slli_epi32(_mm512_set1_epi32(less), G::shift);
+        }
+        dots[m][0] = dots[m][1] = start;
+      }
+#pragma GCC unroll 8
+      for (index_t i = half * kLanes; i < (half + 1) * kLanes; ++i) {
+        const __m512i w0 = _mm512_loadu_si512(w + i * kNR),
+                      w1 = _mm512_loadu_si512(w + i * kNR + 16);
+#pragma GCC unroll 6
+        for (index_t m = 0; m < kRowsOfTile; ++m) {
+          const __m512i bytes = _mm512_set1_epi32(x->lanes[i][m]);
+          dots[m][0] = _mm512_dpbusd_epi32(dots[m][0], w0, bytes);
+          dots[m][1] = _mm512_dpbusd_epi32(dots[m][1], w1, bytes);
+        }
+      }
+      const Vec s0 = Vec::load(scales + half * kNR), s1 = Vec::load(scales + half * kNR + 16);
+#pragma GCC unroll 6
+      for (index_t m = 0; m < kRowsOfTile; ++m) {
+        const Vec scale(x->scale[m]);
+        sums[m][0] = add_scaled(sums[m][0], dots[m][0], s0 * scale);
+        sums[m][1] = add_scaled(sums[m][1], dots[m][1], s1 * scale);
+      }
+    }
+    if constexpr (G::minimum) {
+      const Vec m0 = Vec::load(scales + kNR), m1 = Vec::load(scales + kNR + 16);
+#pragma GCC unroll 6
+      for (index_t m = 0; m < kRowsOfTile; ++m) {
+        const Vec sum(x->scaled_sum[m]);
+        sums[m][0] = fma(m0, sum, sums[m][0]);
+        sums[m][1] = fma(m1, sum, sums[m][1]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (index_t m = 0; m < kRowsOfTile; ++m) {
+    sums[m][0].store(tile + m * kNR);
+    sums[m][1].store(tile + m * kNR + 16);
+  }
+}
+
+// Rows [first, first + count) of x, as far as there are so many, as one panel.
+template <class T>
+void quantize_panel(const TensorView& x, index_t first, index_t groups, XGroup* out) {
+  const __m128i ones = _mm_set1_epi8(1);
+  const auto sum_of = [&](__m128i bytes) {
+    __m128i sum = _mm_dpbusd_epi32(_mm_setzero_si128(), ones, bytes);
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+  };
+  const index_t K = x.shape[1];
+  for (index_t m = 0; m < kRowsOfTile; ++m) {
+    const bool exists = first + m < x.shape[0];
+    const T* row = exists ? x.row<T>(first + m) : nullptr;
+    for (index_t g = 0; g < groups; ++g) {
+      const index_t count = exists ? min_of(kGroup, K - g * kGroup) : 0;
+      const QuantizedGroup q = quantize_group(row + g * kGroup, count);
+      alignas(16) int32_t lanes[kGroupLanes];
+      _mm_store_si128(reinterpret_cast<__m128i*>(lanes), q.first);
+      _mm_store_si128(reinterpret_cast<__m128i*>(lanes + 4), q.second);
+#pragma GCC unroll 8
+      for (index_t i = 0; i < kGroupLanes; ++i) out[g].lanes[i][m] = lanes[i];
+      const int32_t sum0 = sum_of(q.first), sum1 = sum_of(q.second);
+      out[g].scale[m] = q.scale;
+      out[g].scaled_sum[m] = q.scale * static_cast<float>(sum0 + sum1);
+      out[g].less[0][m] = -sum0, out[g].less[1][m] = -sum1;
+    }
+  }
+}
+
+}  // namespace detail
+
+/// x [M, K] in integers, in memory of the workspace.
+inline XPanels quantize_panels(const TensorView& x, Context& ctx) {
+  const index_t panels = ceil_div(x.shape[0], kRowsOfTile), groups = ceil_div(x.shape[1], kGroup);
+  auto* data = ctx.workspace().take<XGroup>(panels * groups);
+  switch_float(x.dtype, [&](auto type) {
+    parallel_for(panels, [&](index_t panel, int) {
+      detail::quantize_panel<decltype(type)>(x, panel * kRowsOfTile, groups, data + panel * groups);
+    });
+  });
+  return {groups, data};
+}
+
+/// The product that `g` describes, whose weight multiplies_integers, with x in place of A.
+template <WeightFormat format>
+void integer_gemm(const Gemm& g, const XPanels& x, Context& ctx) {
+  // Rows of x in a task: enough that the stream of weights costs little.
+  constexpr index_t kTaskPanels = 16, kTasksPerThread = 12, kTogether = kPackedTogether / kNR;
+  Workspace::Scope scope(ctx.workspace());
+  const index_t panel_words = x.groups * GroupOf<format>::words;
+  const index_t panels_m = ceil_div(g.M, kRowsOfTile), panels_n = ceil_div(g.N, kNR);
+  const index_t some_n =
+      min_of(panels_n, max_of(8, kPackedBytes / (panel_words * index_t{sizeof(uint32_t)})));
+  const index_t blocks = ceil_div(panels_m, kTaskPanels);
+  auto* packed = ctx.workspace().take<uint32_t>(some_n * panel_words);
+  for (index_t first = 0; first < panels_n; first += some_n) {
+    const index_t count = min_of(some_n, panels_n - first);
+    parallel_for(ceil_div(count, kTogether), [&](index_t task, int) {
+      const index_t end = min_of(count, (task + 1) * kTogether);
+      for (index_t j = task * kTogether; j < end; ++j) {
+        const index_t n = (first + j) * kNR;
+        detail::unpack_panel<format>(*g.weight, n, min_of(kNR, g.N - n), packed + j * panel_words);
+      }
+    });
+    const index_t pieces = min_of(count, ceil_div(kTasksPerThread * num_threads(), blocks));
+    parallel_for(blocks * pieces, [&](index_t task, int) {
+      alignas(64) float tile[kRowsOfTile * kNR];
+      const index_t block = task / pieces, piece = task % pieces;
+      const index_t last = (block + 1) * panels_m / blocks;
+      for (index_t j = piece * count / pieces; j < (piece + 1) * count / pieces; ++j) {
+        const index_t n = (first + j) * kNR;
+        for (index_t i = block * panels_m / blocks; i < last; ++i) {
+          const index_t m = i * kRowsOfTile;
+          detail::multiply_groups<format>(x.data + i * x.groups, packed + j * panel_words, x.groups,
+                                          tile);
+          finish_rows(g, tile, kNR, m, min_of(kRowsOfTile, g.M - m), n, min_of(kNR, g.N - n));
+        }
+      }
+    });
+  }
+}
+
+}  // namespace fusedlm::cpu::FUSEDLM_ISA
+#endif

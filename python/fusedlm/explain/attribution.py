@@ -1,0 +1,206 @@
+"""Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) on the token embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusedlm.models import Decoder, Encoder
+
+from .plain import Weights
+from .tracing import Model, as_tokens, dtype_for, trace, weights_of
+
+BASELINES = ("mean", "zero")
+_BATCH_TOKENS = 512  # computed at once; the path is cut into so much
+_POINTS, _PIECES = 4, 8  # of the rule of Gauss and Legendre on a piece of the path; pieces at first
+_ENOUGH = 0.005  # of what the whole path changes, as the sum of what the pieces are off by
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How much each token moved log p(target), in nats.
+
+    `scores` [T] sum up to what the way from the baseline to the text changes: from `before` to `after`.
+    `numbers` [T, C] are the same for each number of an embedding. `gap` is what the sum is off by
+    (completeness, the paper's check): it vanishes with more steps; `relative_gap` is its share of
+    after - before. `steps` gradients were computed.
+    """
+
+    target: int
+    position: int | None
+    baseline: str
+    steps: int
+    scores: Tensor
+    numbers: Tensor
+    before: float
+    after: float
+
+    @property
+    def gap(self) -> float:
+        return float(self.scores.sum()) - (self.after - self.before)
+
+    @property
+    def relative_gap(self) -> float:
+        return abs(self.gap) / max(abs(self.after - self.before), 1e-12)
+
+
+def integrated_gradients(
+    model: Model, tokens: Sequence[int] | Tensor, *, target: int | None = None,
+    position: int | None = None, steps: int = 512, baseline: str | int = "mean",
+) -> Attribution:  # fmt: skip
+    """Which tokens speak for `target`, and which against it.
+
+    Of a decoder target is the token after position (by default the last), of a classifier a class,
+    of one of tokens that of position; None takes the likeliest. The gradient of log p(target) is
+    averaged over the straight line from a baseline, the same row for every token, to the embeddings;
+    positions and types stay. baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
+    number the row of that token.
+
+    At most `steps` gradients are computed (32 at least), where they are needed: what a piece of the
+    path has to add up to is known from its ends, and pieces that are off are halved. Near a baseline
+    whose norm is small a model can change a thousand times faster than elsewhere.
+    """
+    ids = as_tokens(model, tokens)
+    if ids.shape[0] != 1:
+        raise ValueError(f"integrated_gradients: tokens has shape {list(ids.shape)}, expected [T]")
+    if type(steps) is not int or steps < _POINTS * _PIECES:
+        raise ValueError(
+            f"integrated_gradients: steps is {steps!r}, expected an integer of at least"
+            f" {_POINTS * _PIECES}"
+        )
+    position = _position(model, ids.shape[1], position)
+    weights = weights_of(model, dtype_for(model))
+    table = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"]
+    start = _baseline(table, baseline).expand(ids.shape[1], -1)
+    end = table[ids[0]]
+
+    def log_shares(rows: Tensor) -> Tensor:
+        return _log_shares(model, ids, rows, weights, position)
+
+    with torch.no_grad():
+        ends = log_shares(torch.stack([start, end]))
+    classes = ends.shape[-1]
+    target = int(ends[1].argmax()) if target is None else target
+    if type(target) is not int or not 0 <= target < classes:
+        raise ValueError(
+            f"integrated_gradients: target is {target!r}, expected an integer from 0 to"
+            f" {classes - 1}"
+        )
+    path = _Path(start, end, lambda rows: log_shares(rows)[:, target])
+    used, numbers = path.integrate(steps)
+    return Attribution(
+        target, position, str(baseline), used, numbers.sum(-1), numbers,
+        before=ends[0, target].item(), after=ends[1, target].item(),
+    )  # fmt: skip
+
+
+@dataclass
+class _Path:
+    """The line from `start` to `end` [T, C], and a function of many such rows [n, T, C] -> [n]."""
+
+    start: Tensor
+    end: Tensor
+    function: Callable[[Tensor], Tensor]
+
+    def integrate(self, steps: int) -> tuple[int, Tensor]:
+        """(gradients computed, their integral along the line [T, C])."""
+        # The first pieces are the shorter the nearer they are to the baseline, where most happens.
+        edges = [0.0, *(2.0 ** -(_PIECES - 1 - k) for k in range(_PIECES))]
+        fresh = list(pairwise(edges))
+        heights = dict(zip(edges, self._heights(edges), strict=True))
+        change = abs(heights[1.0] - heights[0.0])
+        done: list[tuple[float, float, float, Tensor]] = []  # (off by, from, to, integral)
+        used = 0
+        while True:
+            for (a, b), integral in zip(fresh, self._gradients(fresh), strict=True):
+                off = abs(float(integral.sum()) - (heights[b] - heights[a]))
+                done.append((off, a, b, integral))
+            used += _POINTS * len(fresh)
+            done.sort(key=lambda piece: -piece[0])
+            missing = sum(piece[0] for piece in done) - _ENOUGH * change
+            worst = 0  # the fewest pieces without which little enough would be off
+            while missing > 0 and worst < len(done) and used + 2 * _POINTS * (worst + 1) <= steps:
+                missing -= done[worst][0]
+                worst += 1
+            if not worst:
+                return used, sum(piece[3] for piece in sorted(done, key=lambda piece: piece[1]))
+            halves = [(a, (a + b) / 2, b) for _, a, b, _ in done[:worst]]
+            middles = [middle for _, middle, _ in halves]
+            heights.update(zip(middles, self._heights(middles), strict=True))
+            fresh = [half for a, middle, b in halves for half in ((a, middle), (middle, b))]
+            done = done[worst:]
+
+    def _rows(self, alphas: Sequence[float]) -> Iterator[Tensor]:
+        many = torch.tensor(alphas, dtype=torch.float64).to(self.end.dtype)[:, None, None]
+        for some in many.split(max(1, _BATCH_TOKENS // self.end.shape[0])):
+            yield self.start + some * (self.end - self.start)
+
+    @torch.no_grad()
+    def _heights(self, alphas: Sequence[float]) -> list[float]:
+        return [value for rows in self._rows(alphas) for value in self.function(rows).tolist()]
+
+    def _gradients(self, pieces: list[tuple[float, float]]) -> list[Tensor]:
+        """The integral over each piece, times the whole line."""
+        points, shares = np.polynomial.legendre.leggauss(_POINTS)  # on [-1, 1]
+        alphas = [a + (b - a) * (point + 1) / 2 for a, b in pieces for point in points]
+        found = []
+        for rows in self._rows(alphas):
+            rows.requires_grad_()
+            found.append(torch.autograd.grad(self.function(rows).sum(), rows)[0])
+        slopes = torch.cat(found).unflatten(0, (len(pieces), _POINTS))
+        shares = torch.from_numpy(shares / 2).to(slopes.dtype)[:, None, None]
+        lengths = torch.tensor([b - a for a, b in pieces], dtype=slopes.dtype)[:, None, None]
+        return list((slopes * shares).sum(1) * lengths * (self.end - self.start))
+
+
+def _position(model: Model, T: int, position: int | None) -> int | None:
+    """Where the target stands: None of a classifier of sequences."""
+    if isinstance(model, Encoder):
+        if model.config.task is None:
+            raise ValueError(
+                "integrated_gradients: the encoder has no classifier, and so nothing to explain"
+            )
+        if model.config.task == "sequence":
+            if position is not None:
+                raise ValueError(
+                    f"integrated_gradients: position is {position!r}, expected None of a"
+                    " classifier of sequences"
+                )
+            return None
+    position = T - 1 if position is None else position
+    if type(position) is not int or not 0 <= position < T:
+        raise ValueError(
+            f"integrated_gradients: position is {position!r}, expected an integer from 0 to {T - 1}"
+        )
+    return position
+
+
+def _baseline(table: Tensor, baseline: str | int) -> Tensor:
+    if type(baseline) is int and 0 <= baseline < table.shape[0]:
+        return table[baseline]
+    if baseline == "zero":
+        return torch.zeros_like(table[0])
+    if baseline == "mean":
+        return table.mean(0)
+    raise ValueError(
+        f"integrated_gradients: baseline is {baseline!r}, expected one of {BASELINES} or a token"
+    )
+
+
+def _log_shares(
+    model: Model, ids: Tensor, rows: Tensor, weights: Weights, position: int | None
+) -> Tensor:
+    """Log-probabilities [B, K] at the position, of B versions of the token rows."""
+    ids = ids.expand(rows.shape[0], -1)
+    if isinstance(model, Encoder):
+        logits = trace(model, ids, token_rows=rows, weights=weights).logits
+        return (logits if position is None else logits[:, position]).log_softmax(-1)
+    # Of the whole vocabulary one row will do.
+    final = trace(model, ids, token_rows=rows, weights=weights, logits=False).final
+    table = weights["embedding.weight" if model.head is None else "head.weight"]
+    return (final[:, position] @ table.T).log_softmax(-1)

@@ -1,0 +1,319 @@
+const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
+const { model, layers } = data;
+const labels = data.tokens.map((token) => token.text);
+const T = labels.length, L = model.layers, H = model.heads;
+const shared = H / model.kv_heads; // query heads that look at the same keys
+const chosen = { ...data.view };
+
+function floats(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+const weights = floats(data.maps.weights), scores = floats(data.maps.scores);
+const place = (layer, head, row, column) => ((layer * H + head) * T + row) * T + column;
+const seen = (layer, head, row, column) => scores[place(layer, head, row, column)] !== -Infinity;
+
+// ---- elements ----
+
+function make(kind, fields = {}, ...children) {
+  const element = document.createElement(kind);
+  for (const [name, value] of Object.entries(fields)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "class") element.className = value;
+    else if (name === "style") element.style.cssText = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const digits = (x, n = 3) => (Math.abs(x) >= 10000 || (x !== 0 && Math.abs(x) < 0.5 * 10 ** -n)
+  ? x.toExponential(1) : x.toFixed(n));
+const share = (p) => `${(100 * p).toFixed(1)} %`;
+const cell = (content, kind = "") => make("td", { class: kind }, content);
+const number = (x, n) => cell(digits(x, n), "number");
+
+function table(heads, rows) {
+  const head = make("tr", {}, ...heads.map((text) => make("th", {}, text)));
+  return make("div", { class: "scroll" },
+    make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+}
+
+// Numbers as coloured cells; the row is [length, numbers ...], the first of `size`.
+function strip(row, size) {
+  const values = row.slice(1), most = Math.max(...values.map(Math.abs), 1e-30);
+  const cells = values.map((x) => {
+    const strength = Math.round(55 * Math.abs(x) / most);
+    const colour = x < 0 ? "minus" : "plus";
+    return make("span", { title: String(x),
+      style: `background: color-mix(in srgb, var(--${colour}) ${strength}%, transparent)` },
+      digits(x));
+  });
+  if (size > values.length) cells.push(make("span", { class: "more", title: `${size} in all` }, "…"));
+  return make("div", { class: "strip" }, ...cells);
+}
+
+// Lines of [name, vector, size, anything more ...].
+function vectors(lines, heads = []) {
+  return table(["", ...heads, "length", "numbers"], lines.map(([name, row, size, ...more]) =>
+    make("tr", {}, cell(name), ...more, number(row[0], 2), cell(strip(row, size)))));
+}
+
+function gauge(part, kind = "") {
+  return cell(make("span", { class: `gauge ${kind}`, style: `width: ${Math.max(0, 9 * part)}rem` }));
+}
+
+// ---- what stands in each section ----
+
+const C = model.width, D = model.head_width, F = model.ffn_width;
+const draw = {
+  tokens() {
+    return [table(["position", "id", "token"], data.tokens.map((token, t) =>
+      mark(t, make("tr", {}, cell(String(t)), cell(String(token.id), "number"), cell(token.text)))))];
+  },
+  embedding() {
+    const names = { token: "token row", position: "position row", type: "type row", sum: "sum",
+      normed: "normed" };
+    let parts = Object.entries(data.embedding);
+    if (parts.length === 2) parts = parts.slice(0, 1); // the sum is the row itself
+    return [vectors(parts.map(([name, rows]) => [names[name], rows[chosen.position], C]))];
+  },
+  attention_norm() {
+    const { input, attention_in } = layers[chosen.layer];
+    return [vectors([["before", input[chosen.position], C],
+      ["normed", attention_in[chosen.position], C]])];
+  },
+  qkv() { return headVectors(["query", "key", "value"]); },
+  used() { return headVectors(["query_used", "key_used"]); },
+  scores() {
+    const layer = layers[chosen.layer], own = Math.floor(chosen.head / shared);
+    const query = (layer.query_used ?? layer.query)[chosen.head][chosen.position];
+    const keys = (layer.key_used ?? layer.key)[own];
+    return [vectors([[`query of ${labels[chosen.position]}`, query, D]]),
+      vectors(labels.map((label, t) => {
+        const score = scores[place(chosen.layer, chosen.head, chosen.position, t)];
+        return [`key of ${label}`, keys[t], D,
+          score === -Infinity ? cell("hidden", "dim") : number(score, 2)];
+      }), ["score"])];
+  },
+  weights: drawMaps,
+  mixed() {
+    const layer = layers[chosen.layer], own = Math.floor(chosen.head / shared);
+    const lines = [];
+    labels.forEach((label, t) => {
+      const weight = weights[place(chosen.layer, chosen.head, chosen.position, t)];
+      if (seen(chosen.layer, chosen.head, chosen.position, t))
+        lines.push([`${weight.toFixed(3)} · value of ${label}`, layer.value[own][t], D]);
+    });
+    lines.push(["sum", layer.mixed[chosen.head][chosen.position], D]);
+    return [vectors(lines)];
+  },
+  out() {
+    const layer = layers[chosen.layer], t = chosen.position;
+    return [vectors([["before", layer.input[t], C], ["attention adds", layer.out[t], C],
+      ["sum", layer.middle[t], C]])];
+  },
+  ffn() {
+    const layer = layers[chosen.layer], t = chosen.position;
+    const lines = [["normed", layer.ffn_in[t], C], ["up", layer.up[t], F]];
+    if (layer.gate) lines.push(["gate", layer.gate[t], F]);
+    lines.push(["hidden", layer.hidden[t], F], ["down", layer.ffn_out[t], C],
+      ["the layer's output", layer.output[t], C]);
+    return [vectors(lines)];
+  },
+  layers() {
+    const t = chosen.position;
+    const most = Math.max(...layers.map((l) => Math.max(l.out[t][0], l.ffn_out[t][0])));
+    return [table(["layer", "length before", "attention adds", "", "feed-forward adds", "",
+      "tokens a head looks at"],
+      layers.map((layer, n) => {
+        const row = make("tr", { class: n === chosen.layer ? "choosable chosen" : "choosable",
+          onclick: () => choose({ layer: n }) },
+          cell(String(n)), number(layer.input[t][0], 2),
+          number(layer.out[t][0], 2), gauge(layer.out[t][0] / most / 2),
+          number(layer.ffn_out[t][0], 2), gauge(layer.ffn_out[t][0] / most / 2),
+          cell(layer.spread.map((s) => s.toFixed(1)).join("  ")));
+        return row;
+      }))];
+  },
+  pooled() { return [vectors([["vector", data.pooled, C]])]; },
+  logits() {
+    const rows = data.predictions, one = rows.length === 1;
+    const guesses = rows[one ? 0 : chosen.position];
+    const best = table([one ? "class" : `at ${labels[chosen.position]}`, "logit", "probability", ""],
+      guesses.map((guess) => make("tr", {}, cell(guess.text), number(guess.logit),
+        cell(share(guess.p), "number"), gauge(guess.p))));
+    if (one) return [best];
+    const all = table([model.kind === "decoder" ? "after" : "token", "likeliest"],
+      rows.map((row, t) => mark(t, make("tr", {}, cell(labels[t]),
+        cell(row.map((g) => `${g.text} ${share(g.p)}`).join("   "))))));
+    return [best, make("h3", {}, "Every token"), all];
+  },
+  lens: drawLens,
+  loss() {
+    const { each, mean, guessed } = data.loss, one = model.task === "sequence";
+    const parts = [table([one ? "text" : "after", "comes", "p", "", "−log p", "p after the steps"],
+      each.map((row) => mark(one ? -1 : row.position, make("tr", {},
+        cell(one ? data.text : labels[row.position]), cell(row.target), number(row.p, 4),
+        gauge(row.p), number(row.loss, 4), number(row.p_after, 4))))),
+      make("p", {}, make("b", {}, `Mean: ${mean.toFixed(4)}`))];
+    if (guessed) parts.push(make("p", { class: "dim" },
+      "No class was given: the likeliest stands for the right one."));
+    return parts;
+  },
+  gradients() {
+    const { groups, norms } = data.learning;
+    const most = Math.max(...groups.map((g) => g.gradient), 1e-30);
+    const parts = table(["part", "weights", "their length", "gradient's length", ""],
+      groups.map((g) => make("tr", {}, cell(g.name), cell(g.count.toLocaleString("en"), "number"),
+        number(g.norm, 2), number(g.gradient), gauge(g.gradient / most))));
+    const lines = parametersShown().map((p) => [
+      `${p.name} ${p.shape.join("×")}${p.row.length ? `, row ${p.row}` : ""}`,
+      [p.gradient_norm, ...p.gradients], p.shape[p.shape.length - 1]]);
+    return [parts, make("p", {}, `All together: length ${digits(norms[0])}.`),
+      make("h3", {}, `Some real ones, of layer ${chosen.layer} and outside of layers`), vectors(lines)];
+  },
+  adam: drawAdam,
+  attribution() {
+    const found = data.attribution;
+    const most = Math.max(...found.scores.map(Math.abs), 1e-30);
+    const colour = (s) => `background: color-mix(in srgb, var(--${s < 0 ? "minus" : "plus"}) ` +
+      `${Math.round(70 * Math.abs(s) / most)}%, transparent)`;
+    return [make("p", {}, `For ${found.target}: log p is ${found.after.toFixed(3)}, of the average ` +
+        `token in every place ${found.before.toFixed(3)}.`),
+      make("div", { class: "said" }, ...found.scores.map((s, t) =>
+        make("span", { style: colour(s), title: s.toFixed(3) }, labels[t]))),
+      table(["token", "nats", ""], found.scores.map((s, t) => make("tr", {}, cell(labels[t]),
+        number(s), gauge(Math.abs(s) / most, s < 0 ? "minus" : "plus")))),
+      make("p", { class: "dim" }, `Completeness: the scores sum to ` +
+        `${found.scores.reduce((a, b) => a + b, 0).toFixed(4)}, log p changes by ` +
+        `${(found.after - found.before).toFixed(4)}; off by ${(100 * found.relative_gap).toFixed(2)} % ` +
+        `after ${found.steps} gradients.`)];
+  },
+};
+
+function mark(t, row) {
+  if (t < 0) return row;
+  row.classList.add("choosable");
+  row.classList.toggle("chosen", t === chosen.position);
+  row.addEventListener("click", () => choose({ position: t }));
+  return row;
+}
+
+function headVectors(names) {
+  const layer = layers[chosen.layer];
+  return [vectors(names.map((name) => {
+    const own = name.startsWith("query") ? chosen.head : Math.floor(chosen.head / shared);
+    return [`${name.split("_")[0]}, head ${own}`, layer[name][own][chosen.position], D];
+  }))];
+}
+
+function parametersShown() {
+  const inside = `blocks.${chosen.layer}.`;
+  return data.learning.parameters.filter((p) =>
+    !p.name.startsWith("blocks.") || (p.name.startsWith(inside) && p.shape.length > 1));
+}
+
+const RISEN = "The loss has risen: the steps were too long for this model; give a smaller --lr.";
+let weightShown = null;
+function drawAdam() {
+  const { settings: s, losses, norms, clips } = data.learning, shown = parametersShown();
+  if (!shown.some((p) => p.name === weightShown))
+    weightShown = (shown.find((p) => p.name.startsWith("blocks.")) ?? shown[0]).name;
+  const steps = norms.map((norm, n) => make("tr", {}, cell(String(n + 1)), number(losses[n], 4),
+    number(norm), cell(`× ${digits(clips[n])}`, "number")));
+  steps.push(make("tr", {}, cell("after"), number(losses[norms.length], 4)));
+  const select = make("select", { "aria-label": "Parameter", id: "parameter",
+    onchange: (event) => { weightShown = event.target.value; redraw("adam"); } },
+    ...shown.map((p) => make("option", p.name === weightShown ? { selected: "" } : {}, p.name)));
+  const parameter = shown.find((p) => p.name === weightShown);
+  const small = (x) => cell(x.toExponential(3), "number");
+  const entry = table(["step", "before", "g", "m", "v", "m̂", "v̂", "update", "after"],
+    parameter.entry.map((e, n) => make("tr", {}, cell(String(n + 1)), number(e.before, 6),
+      ...["gradient", "m", "v", "m_hat", "v_hat", "update"].map((name) => small(e[name])),
+      number(e.after, 6))));
+  const risen = losses[1] > losses[0] ? [make("p", { class: "bad" }, RISEN)] : [];
+  return [make("p", { class: "dim" }, `lr ${s.lr}, β₁ ${s.beta1}, β₂ ${s.beta2}, ε ${s.eps}, decay ` +
+      `${s.decay} of matrices, ${s.limit === null ? "no limit" : `limit ${s.limit}`}`),
+    table(["step", "loss", "gradients' length", "made shorter by"], steps), ...risen,
+    make("h3", {}, "One weight, step by step: that with the largest gradient of"),
+    make("p", {}, select, ` [${parameter.index.join(", ")}]`), entry];
+}
+
+function drawLens() {
+  const { tokens, p, rank, last } = data.lens;
+  const head = make("tr", {}, make("th", {}, ""), ...labels.map((label) => make("th", {}, label)));
+  const rows = tokens.map((row, n) => make("tr", {},
+    make("th", {}, n ? `layer ${n - 1}` : "embedding"),
+    ...row.map((best, t) => {
+      const text = `${n ? `After layer ${n - 1}` : "Embedding"}, at ${labels[t]}\n` +
+        best.map((token, k) => `${token}  ${share(p[n][t][k])}`).join("\n") +
+        `\nwhat is said in the end: ${share(last[n][t])}, rank ${rank[n][t]}`;
+      const strength = Math.round(75 * p[n][t][0]);
+      return make("td", { style: `background: color-mix(in srgb, var(--accent) ${strength}%, transparent)`,
+        onpointermove: (event) => tip(event, text), onpointerleave: () => tip(null),
+        onclick: () => choose({ position: t }) }, best[0]);
+    })));
+  return [make("p", { class: "dim" }, "Each cell is the likeliest token; the stronger its colour, the likelier. " +
+      "Point at one to see the next ones."),
+    make("div", { class: "scroll" }, make("table", { class: "lens" }, head, ...rows))];
+}
+
+// ---- the page ----
+
+const PARTS = { tokens: "The text", [data.sections.attention_norm ? "attention_norm" : "qkv"]: "In a layer",
+  layers: "The whole model", loss: "How it learns", attribution: "Looking back" };
+const constant = new Set(["tokens", "lens", "pooled"]); // no choice of layer or head changes these
+
+function redraw(name) {
+  const scrolled = name === "weights" ? at("small")?.scrollTop ?? 0 : 0;
+  at(`of-${name}`).replaceChildren(...draw[name]());
+  if (name === "weights") at("small").scrollTop = scrolled; // the list of maps stays where it was
+}
+
+function build() {
+  at("sentence").textContent = data.text;
+  const heads = `${H} head${H > 1 ? "s" : ""}` +
+    (shared > 1 ? ` (${model.kv_heads} of keys and values)` : "");
+  at("facts").textContent = `${model.name}: ${model.kind === "decoder" ? "a decoder" : "an encoder"} ` +
+    `of ${L} layers, ${heads}, width ${C}, vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
+    `${model.parameters.toLocaleString("en")} parameters`;
+  at("note").textContent = model.note;
+  document.title = `${data.text}: through ${model.name}`;
+  labels.forEach((label, t) => at("chips").append(make("button",
+    { type: "button", onclick: () => choose({ position: t }) }, label)));
+  for (const [name, count] of [["layer", L], ["head", H]]) {
+    at(name).append(...Array.from({ length: count }, (_, n) => make("option", { value: n }, String(n))));
+    at(name).addEventListener("change", (event) => choose({ [name]: Number(event.target.value) }));
+  }
+  let count = 0;
+  at("walk").replaceChildren();
+  for (const [name, section] of Object.entries(data.sections)) {
+    if (PARTS[name]) at("walk").append(make("div", { class: "part" }, PARTS[name]));
+    count += 1;
+    const parts = [make("h2", {}, `${count}. ${section.title}`), make("p", {}, section.text)];
+    if (section.formula) parts.push(make("code", { class: "formula" }, section.formula));
+    at("walk").append(make("section", { id: name }, ...parts, make("div", { id: `of-${name}` })));
+  }
+  const off = Object.entries(data.check).map(([name, x]) => `${name} ${x.toExponential(1)}`).join(", ");
+  at("check").textContent = "The numbers are plain torch's, where everything in between can be seen. " +
+    `The fused kernels differ from them, as a share of the largest, by: ${off}.`;
+  choose({});
+}
+
+function choose(change) {
+  const first = Object.keys(change).length === 0;
+  const moved = "position" in change && change.position !== chosen.position;
+  Object.assign(chosen, change);
+  at("layer").value = chosen.layer;
+  at("head").value = chosen.head;
+  [...at("chips").children].forEach((chip, t) =>
+    chip.setAttribute("aria-pressed", String(t === chosen.position)));
+  for (const name of Object.keys(data.sections))
+    if (first || moved || !constant.has(name)) redraw(name);
+}
+
+build();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw("weights"));
+addEventListener("resize", () => redraw("weights"));

@@ -1,0 +1,73 @@
+"""fusedlm explain, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny import save_tiny_model
+
+QUICK = ("--training-steps", 5, "--steps", 1, "--attribution-steps", 32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("explain") / "tiny")
+
+
+def test_a_sentence_is_enough(run):
+    code, out, err = run("explain", "我喜欢编程", *QUICK)
+    assert code == 0, err
+    assert "No --model was given" in out and "Chinese and English" in out
+    for title in ("1. Tokens", "Attention weights", "Logits and probabilities", "AdamW"):
+        assert title in out
+    assert all(len(line) <= 115 for line in out.splitlines())
+
+
+def test_what_the_small_model_has_never_seen_is_said(run):
+    code, out, _ = run("explain", "I like ✓", *QUICK)
+    assert code == 0 and "'✓'" in out
+    assert "untrained" in run("explain", "we", "--training-steps", 0, "--steps", 0)[1]
+
+
+def test_a_model_of_ones_own_and_every_kind_of_file(run, folder, tmp_path):
+    files = {kind: tmp_path / "new" / f"walk.{kind}" for kind in ("html", "png", "json")}
+    code, out, err = run(
+        "explain", "the quick", "--model", folder, "--layer", 0, "--layer", 1, "--head", 2,
+        "--numbers", 3, "--top", 2, "--target", " brown", "--steps", 1, "--html", files["html"],
+        "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert code == 0, err
+    assert "layer 0 of 0 to 1" in out and "layer 1 of 0 to 1" in out and "head 2" in out
+    assert f"written: {files['html']}" in out
+    values = json.loads(files["json"].read_text(encoding="utf-8"))
+    assert len(values["predictions"][0]) == 2 and len(values["final"][0]) == 1 + 3
+    assert values["model"]["heads"] == 4 and values["learning"]["settings"]["lr"] == 1e-5
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert files["html"].read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):
+    page = tmp_path / "walk.html"
+    code, out, err = run("explain", "-", "--quiet", "--html", page, *QUICK, stdin="you like\n")
+    assert (code, out, err) == (0, "", "")
+    assert '"text":"you like"' in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("", *QUICK), "text is empty"),
+        (("we", "--layer", 2, *QUICK), "layer is 2, expected 0 to 1"),
+        (("we", "--head", 2, *QUICK), "head is 2, expected 0 to 1"),
+        (("we", "--position", -3, *QUICK), "position is -3, expected 0 to 1"),
+        (("we", "--lr", 0, *QUICK), "lr is 0.0, expected a number above 0"),
+        (("we", "--model", "gone"), "gone does not exist"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(run, arguments, words):
+    code, _, err = run("explain", *arguments, "--quiet")
+    assert code == 1 and err.startswith("error: ") and words in err
+    assert len(err.splitlines()) == 1

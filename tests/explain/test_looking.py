@@ -1,0 +1,123 @@
+"""Logit lens and integrated gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fusedlm.explain import integrated_gradients, logit_lens, trace
+from fusedlm.models import Decoder, ModelConfig
+from tests.explain.test_trace import ENCODERS, small_encoder, some_tokens
+from tests.support.small import CONFIGS, small_model
+
+TOKENS = some_tokens(1, 9)[0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_row_of_the_lens_is_what_the_model_cut_there_says(name):
+    model = small_model(name)
+    lens = logit_lens(model, TOKENS, top=4)
+    assert lens.tokens.shape == lens.probabilities.shape == (3, 9, 4)
+    windows = model.config.windows
+    for layers in (1, 2):
+        cut = Decoder(replace(model.config, layers=layers, windows=windows and windows[:layers]))
+        cut.load_state_dict(model.state_dict(), strict=False)
+        shares = cut.eval()(TOKENS[None])[0].softmax(-1)
+        torch.testing.assert_close(
+            lens.probabilities[layers], shares.topk(4).values, atol=1e-5, rtol=1e-4
+        )
+        assert torch.equal(lens.tokens[layers, :, 0], shares.argmax(-1))
+    said = lens.tokens[-1, :, 0]
+    assert torch.equal(lens.rank[-1], torch.ones(9, dtype=torch.int64))
+    for row in range(3):
+        first = lens.tokens[row, :, 0] == said
+        assert torch.equal(lens.rank[row] == 1, first)
+        torch.testing.assert_close(lens.last[row][first], lens.probabilities[row, :, 0][first])
+
+
+def test_the_lens_refuses_what_it_cannot_look_through():
+    with pytest.raises(ValueError, match="model is a Encoder, expected a Decoder"):
+        logit_lens(small_encoder(ENCODERS["bert, None"]), [1, 2])
+    with pytest.raises(ValueError, match="top is 62, expected an integer from 1 to 61"):
+        logit_lens(small_model("gpt2"), [1, 2], top=62)
+    with pytest.raises(ValueError, match=r"tokens has shape \[1, 2\]"):
+        logit_lens(small_model("gpt2"), [[1, 2]])
+
+
+def by_hand(model, tokens, target, start, points=4000):
+    """The paper's formula as a plain sum over the middle of equal steps, [T]."""
+    weights = {n: p.detach().double() for n, p in model.named_parameters()}
+    rows = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"][tokens]
+    total = torch.zeros_like(rows)
+    for alphas in ((torch.arange(points) + 0.5) / points).double().split(500):
+        way = (start + alphas[:, None, None] * (rows - start)).requires_grad_()
+        ids = tokens.expand(len(alphas), -1)
+        logits = trace(model, ids, token_rows=way, weights=weights).logits
+        last = logits[:, -1] if logits.dim() == 3 else logits
+        (gradient,) = torch.autograd.grad(last.log_softmax(-1)[:, target].sum(), way)
+        total += gradient.sum(0) / points
+    return ((rows - start) * total).sum(-1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert, sequence", "distilbert, token"])
+def test_integrated_gradients_are_the_papers_sum(name):
+    decoder = name in CONFIGS
+    model = small_model(name, spread=2.0) if decoder else small_encoder(ENCODERS[name])
+    table = model.embedding.weight if decoder else model.token_weight
+    found = integrated_gradients(model, TOKENS, target=2, baseline=7)
+    expected = by_hand(model, TOKENS, 2, table[7].detach().double())
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(found.scores, expected, atol=0.01 * scale, rtol=0.01)
+    torch.testing.assert_close(found.numbers.sum(-1), found.scores)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero", 5])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_scores_sum_to_what_the_text_changes(name, baseline):
+    model = small_model(name)
+    found = integrated_gradients(model, TOKENS, baseline=baseline, steps=2048)
+    shares = model(TOKENS[None])[0, -1].log_softmax(-1)
+    assert found.target == int(shares.argmax())  # the likeliest, where none is given
+    assert found.after == pytest.approx(shares.max().item(), abs=1e-4)
+    assert found.relative_gap < 0.02 and found.steps <= 2048
+    assert found.gap == pytest.approx(found.scores.sum().item() - (found.after - found.before))
+
+
+def test_tokens_that_are_not_seen_get_nothing():
+    model = small_model(
+        ModelConfig.llama(vocab_size=61, context=24, layers=1, width=32, heads=4, windows=[2])
+    )
+    found = integrated_gradients(model, TOKENS, target=3, position=5)
+    assert found.scores[[0, 1, 2, 3, 6, 7, 8]].abs().max() == 0
+    assert found.scores[[4, 5]].abs().min() > 0
+
+
+def test_too_few_steps_show_in_the_gap():
+    model = small_model("llama", spread=12.0)  # near zeros its norms are steep
+    few, many = (integrated_gradients(model, TOKENS, steps=n, baseline="zero") for n in (32, 512))
+    assert few.steps == 32 and few.relative_gap > 0.2
+    assert few.steps < many.steps < 512 and many.relative_gap < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": 61}, "target is 61, expected an integer from 0 to 60"),
+        ({"position": 9}, "position is 9, expected an integer from 0 to 8"),
+        ({"steps": 31}, "steps is 31, expected an integer of at least 32"),
+        ({"baseline": "nothing"}, "baseline is 'nothing'"),
+        ({"baseline": 61}, "baseline is 61"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        integrated_gradients(small_model("gpt2"), TOKENS, **options)
+
+
+def test_an_encoder_needs_a_classifier():
+    with pytest.raises(ValueError, match="the encoder has no classifier"):
+        integrated_gradients(small_encoder(ENCODERS["bert, None"]), TOKENS)
+    with pytest.raises(ValueError, match="position is 2, expected None"):
+        integrated_gradients(small_encoder(ENCODERS["bert, sequence"]), TOKENS, position=2)

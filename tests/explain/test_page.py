@@ -1,0 +1,194 @@
+"""The page in a real browser: headless Chromium, driven by selenium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+from fusedlm.explain import Question, View, walk, write_page
+from tests.explain.test_walk import decoder, encoder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+SCREENSHOTS = os.environ.get("FUSEDLM_SCREENSHOTS")
+TEXT = "the <b>fox"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--disable-gpu", "--window-size=1000,800"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def shape(browser, width: int, height: int, scheme: str = "light") -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def shot(browser, name: str) -> None:
+    if SCREENSHOTS:
+        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
+
+
+def complaints(browser) -> list[str]:
+    return [e["message"] for e in browser.get_log("browser") if e["level"] != "DEBUG"]
+
+
+def text_of(browser, selector: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """(walk, page) of a decoder with grouped heads, norms on heads and a window in layer 1."""
+    model, tokenizer = decoder("qwen")
+    question = Question(numbers=4, steps=2, attribution_steps=64)
+    found = walk(model, tokenizer, TEXT, question, name="qwen </script>")
+    page = write_page(found, tmp_path_factory.mktemp("page") / "walk.html", View((1,), (2,), 5))
+    return found, page
+
+
+@pytest.fixture
+def opened(browser, shown):
+    shape(browser, 1000, 800)
+    browser.get(shown[1].as_uri())
+    return shown[0]
+
+
+def test_the_page_asks_for_nothing_else(browser, opened):
+    requests = [
+        entry["message"] for entry in browser.get_log("performance")
+        if '"Network.requestWillBeSent"' in entry["message"]
+    ]  # fmt: skip
+    urls = [re.search(r'"url":"([^"]*)"', message).group(1) for message in requests]
+    assert all(url.startswith(("file://", "data:")) for url in urls)
+    assert sum(url.startswith("file://") for url in urls) <= 1
+    assert complaints(browser) == []
+
+
+def test_names_and_texts_are_shown_and_not_obeyed(browser, opened):
+    assert text_of(browser, "h1") == TEXT
+    assert "qwen </script>" in text_of(browser, "#facts")
+    assert browser.find_elements(By.CSS_SELECTOR, "h1 b") == []
+
+
+def test_every_section_is_there_with_numbers_of_the_chosen_token_layer_and_head(browser, opened):
+    data = opened.data
+    titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
+    assert titles == [f"{n}. {s['title']}" for n, s in enumerate(data["sections"].values(), 1)]
+    layer = data["layers"][1]
+    for section, vector in (
+        ("qkv", layer["query"][2][5]), ("qkv", layer["value"][1][5]),
+        ("used", layer["key_used"][1][5]), ("mixed", layer["mixed"][2][5]),
+        ("out", layer["middle"][5]), ("ffn", layer["gate"][5]),
+    ):  # fmt: skip
+        cells = browser.find_elements(By.CSS_SELECTOR, f"#{section} .strip span")
+        numbers = [cell.get_attribute("title") for cell in cells]
+        assert ",".join(f"{x:g}" for x in vector[1:]) in ",".join(
+            f"{float(n):g}" for n in numbers if "in all" not in n
+        ), section
+    assert f"Mean: {data['loss']['mean']:.4f}" in text_of(browser, "#loss")
+
+
+def test_choosing_another_token_layer_or_head_shows_its_numbers(browser, opened):
+    browser.find_element(By.CSS_SELECTOR, "#chips button:nth-child(4)").click()
+    Select(browser.find_element(By.ID, "layer")).select_by_value("0")
+    Select(browser.find_element(By.ID, "head")).select_by_value("3")
+    expected = opened.data["layers"][0]["query"][3][3][1]
+    first = browser.find_element(By.CSS_SELECTOR, "#qkv .strip span")
+    assert float(first.get_attribute("title")) == pytest.approx(expected)
+    assert "(layer 0, head 3)" in text_of(browser, "#weights")
+    small = browser.find_elements(By.CSS_SELECTOR, "#small canvas")
+    assert len(small) == 2 * 4
+    small[5].click()
+    assert "(layer 1, head 1)" in text_of(browser, "#weights")
+    select = Select(browser.find_element(By.ID, "parameter"))
+    select.select_by_visible_text("blocks.1.ffn.down_weight")
+    parameter = next(
+        p for p in opened.data["learning"]["parameters"] if p["name"].endswith("1.ffn.down_weight")
+    )
+    assert str(parameter["index"]) in text_of(browser, "#adam")
+    assert complaints(browser) == []
+
+
+def pointed_at(browser, row: int, column: int) -> str:
+    """What the tip says over a cell of the big map."""
+    canvas = browser.find_element(By.ID, "big")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    room, top, side = (
+        float(canvas.get_attribute(f"data-{name}")) for name in ("room", "top", "side")
+    )
+    box = canvas.rect
+    x, y = room + side * (column + 0.5), top + side * (row + 0.5)
+    move = ActionChains(browser)
+    move.move_to_element_with_offset(canvas, x - box["width"] / 2, y - box["height"] / 2).perform()
+    tip = browser.find_element(By.ID, "tip")
+    return tip.text if tip.is_displayed() else ""
+
+
+def test_pointing_at_a_map_says_the_weight_and_the_score(browser, opened):
+    found = pointed_at(browser, 7, 6)
+    shot(browser, "explain-map")
+    match = re.fullmatch(r"(.+) looks at (.+)\nweight ([\d.]+), score (-?[\d.]+)", found)
+    assert match, found
+    labels = [token["text"] for token in opened.data["tokens"]]
+    assert match.group(1) == labels[7] and match.group(2) == labels[6]
+    assert float(match.group(3)) == pytest.approx(opened.weights[1, 2, 7, 6].item(), abs=1e-4)
+    assert float(match.group(4)) == pytest.approx(opened.scores[1, 2, 7, 6].item(), abs=1e-3)
+    assert "does not see" in pointed_at(browser, 3, 8)  # later
+    assert "does not see" in pointed_at(browser, 8, 2)  # beyond the window
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_systems_colours(browser, shown, scheme):
+    shape(browser, 1000, 800, scheme)
+    browser.get(shown[1].as_uri())
+    shot(browser, f"explain-{scheme}")
+    back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light = sum(int(part) for part in back[4:-1].split(",")) > 3 * 128
+    assert light == (scheme == "light")
+
+
+def test_a_phone_scrolls_down_only(browser, shown):
+    shape(browser, 390, 800)
+    browser.get(shown[1].as_uri())
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= 390
+    canvas = browser.find_element(By.ID, "big")
+    assert canvas.size["width"] <= 390
+    shot(browser, "explain-phone")
+
+
+@pytest.mark.parametrize("name", ["bert, None", "bert, sequence", "roberta, token"])
+def test_encoders_have_a_page_too(browser, tmp_path, name):
+    shape(browser, 1000, 800)
+    found = walk(*encoder(name), "fox", Question(attribution_steps=32))
+    browser.get(write_page(found, tmp_path / "walk.html").as_uri())
+    titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
+    assert len(titles) == len(found.data["sections"])
+    assert complaints(browser) == []
+    assert torch.isfinite(found.scores).all()  # an encoder hides nothing
