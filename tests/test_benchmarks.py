@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from benchmarks import scaling
 from benchmarks.cases import cases
 from benchmarks.report import HEADER, Row, table
 from benchmarks.timing import Times, alternate
@@ -53,3 +56,13 @@ def test_a_table_row_has_the_ratio_of_best_and_median():
 def test_flops_of_a_training_step():
     # One layer of width 2 with one head, vocabulary 3, two tokens: products of 12 * 4 + 6 weights.
     assert Shape(V=3, T=2, C=2, L=1, H=1, B=1).flops() == 2 * (6 * (48 + 6) + 7 * 2 * 2)
+
+
+def test_memory_of_many_ranks_is_that_of_one_in_parts_and_what_is_whole_for_a_while():
+    node = replace(scaling.NODES["gpu"], ranks=4, memory=1)  # too small for a replica
+    model = scaling.Model.of(**{**scaling.SHAPES["1.1B"], "layers": 2})
+    one, many = (scaling.memory(model, replace(node, ranks=n), 2) for n in (1, 4))
+    assert one["parts"] == 4 * many["parts"] == 16 * model.parameters / 2
+    assert one["whole"] == many["whole"] > 4 * (model.outside + model.block)
+    assert scaling.memory(model, replace(node, ranks=1), 1)["whole"] == 0
+    assert scaling.seconds(model, node, 1)[1] == 0 < scaling.seconds(model, node, 2)[1]

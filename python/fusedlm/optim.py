@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedlm._sharded import layout, local, sum_of_parts
 from fusedlm.ops.adamw import adamw_step_, grad_norm
 
 __all__ = ["AdamW"]
@@ -25,6 +26,9 @@ class AdamW(torch.optim.Optimizer):
     bfloat16 parameters; the gradients themselves stay as they are. `max_grad_norm` None: no
     clipping. `last_grad_norm` holds the norm (before clipping) of the last step. A gradient that is
     not finite makes step() raise FloatingPointError before anything is changed.
+
+    Of parameters that are DTensors (FSDP2, tensor parallel) each rank updates its part, with the norm
+    over all of them; the averages in `state` are plain tensors, shaped like the part.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class AdamW(torch.optim.Optimizer):
         ]
         for _, param in work:
             _check_gradient(param)
-        norm = grad_norm([param.grad for _, param in work]).item()
+        norm = _global_norm([param.grad for _, param in work])
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"AdamW: the gradient norm is {norm}; parameters and state were left unchanged"
@@ -93,12 +97,12 @@ class AdamW(torch.optim.Optimizer):
             beta1, beta2 = group["betas"]
             shared.setdefault((float(beta1), float(beta2), group["eps"]), []).append((group, param))
         for (beta1, beta2, eps), members in shared.items():
-            params = [param for _, param in members]
-            states = [self._state_of(param) for param in params]
+            states = [self._state_of(param) for _, param in members]
+            params = [local(param) for _, param in members]
             steps = [int(state["step"]) + 1 for state in states]
             adamw_step_(
                 params,
-                [param.grad for param in params],
+                [local(param.grad) for _, param in members],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [float(group["lr"]) for group, _ in members],
@@ -116,9 +120,21 @@ class AdamW(torch.optim.Optimizer):
         state = self.state[param]
         if not state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
+            shape = local(param).shape
+            state["exp_avg"] = torch.zeros(shape, dtype=torch.float32, device=param.device)
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
         return state
+
+
+def _global_norm(grads: list[Tensor]) -> float:
+    """Over all ranks, and the same on each; not finite where a gradient of any is not."""
+    alike: dict[tuple | None, list[Tensor]] = {}
+    for grad in grads:
+        alike.setdefault(layout(grad), []).append(grad)
+    if alike.keys() <= {None}:
+        return grad_norm(grads).item()
+    squares = [sum_of_parts(grad_norm([*map(local, g)]) ** 2, g[0]) for g in alike.values()]
+    return math.sqrt(sum(square.item() for square in squares))
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -135,6 +151,8 @@ def _check_gradient(param: Tensor) -> None:
     where = f"AdamW: the gradient of a parameter of shape {list(param.shape)}"
     if grad.layout is not torch.strided:
         raise NotImplementedError(f"{where} is sparse ({grad.layout}), expected a dense one")
+    if layout(grad) != layout(param):
+        raise ValueError(f"{where} is cut as {layout(grad)}, expected {layout(param)} as it is")
     for what, tensor in (("gradient", grad), ("parameter", param)):
         known = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
         if not known or tensor.device.type not in ("cpu", "cuda"):

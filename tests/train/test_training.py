@@ -104,10 +104,10 @@ def _run_and_crash_after(step: int, out: Path, config: TrainConfig, monkeypatch,
 
         plain = loop._step
 
-        def dying(task, optimizer, config, number, last):
+        def dying(ranks, optimizer, config, number, last):
             if number == step + 2:
                 raise RuntimeError("power cut")
-            return plain(task, optimizer, config, number, last)
+            return plain(ranks, optimizer, config, number, last)
 
         patch.setattr(loop, "_step", dying)
         with pytest.raises(RuntimeError, match="power cut"):
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path):
     assert all(torch.equal(p, weights[name]) for name, p in subject.named_parameters())
 
 
-@pytest.mark.parametrize("failing", ["save_file", "write_model"])
+@pytest.mark.parametrize("failing", ["write_tensors", "write_model"])
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, failing):
     run(tmp_path / "r", replace(CONFIG, steps=4))
     before = contents(tmp_path / "r/last")

@@ -17,6 +17,7 @@ from .explain import explain
 from .export import export
 from .generate import generate
 from .info import info
+from .preprocess import preprocess
 from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
@@ -81,6 +82,7 @@ def options(
 
 
 app.command()(quickstart)
+app.command()(preprocess)
 app.command()(train)
 app.command()(generate)
 app.command()(chat)
@@ -110,5 +112,8 @@ def main() -> None:
         )  # fmt: skip
         if not isinstance(error, expected) or os.environ.get("FUSEDLM_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from fusedlm._sharded import rank, ranks
+
+        who = f"rank {rank()}: " if ranks() > 1 else ""
+        print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(1)

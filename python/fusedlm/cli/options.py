@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,6 +107,11 @@ def given(context: typer.Context) -> set[str]:
 
 
 def set_threads(threads: int | None) -> None:
+    """As told; of several processes that torchrun started on this machine, each gets its part of it."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Where nobody sets OMP_NUM_THREADS torchrun makes it 1.
+    if threads is None and local > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        threads = max(1, len(os.sched_getaffinity(0)) // local)
     if threads is not None:
         import torch
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fusedlm._sharded import rank, ranks
+
 if TYPE_CHECKING:
     from fusedlm.data import PackedData, Tokenizer
     from fusedlm.models import Decoder
@@ -31,6 +33,7 @@ class Recipe:
     base: Path | None = None  # a model to go on from, whose tokenizer and shape hold then
     lora: dict[str, Any] | None = None  # arguments of add_lora; None trains every weight
     progress: bool = True
+    parallel: str = "auto"  # as in TrainConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
 
     from fusedlm.data import Tokenizer, load_corpus, train_bpe, train_chars
     from fusedlm.models import Decoder, ModelConfig
+    from fusedlm.train.parallel import gets_parts
 
     if (recipe.out / "last").exists():
         raise FileExistsError(
@@ -74,7 +78,9 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
         raise ValueError(f"style is {recipe.style!r}, expected gpt2 or llama")
     config = presets[recipe.style](vocab_size=tokenizer.vocab_size, **recipe.model)
     torch.manual_seed(seed)
-    return _keep(recipe, _pack(text, tokenizer, Decoder(config), recipe.validation))
+    parts = gets_parts(Decoder.empty(config), recipe.parallel)
+    model = Decoder.empty(config) if parts else Decoder(config)
+    return _keep(recipe, _pack(text, tokenizer, model, recipe.validation))
 
 
 def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
@@ -98,6 +104,8 @@ def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
 
 def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     """Remembers in out/run.json where the text is."""
+    if rank() > 0:
+        return prepared
     recipe.out.mkdir(parents=True, exist_ok=True)
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
     memory = {"text": str(origin), "validation": recipe.validation}
@@ -105,8 +113,8 @@ def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     return prepared
 
 
-def again(out: Path, text: str | None) -> tuple[Prepared, TrainConfig]:
-    """The run in `out`, ready to go on from its last checkpoint."""
+def again(out: Path, text: str | None, parallel: str | None) -> tuple[Prepared, TrainConfig]:
+    """The run in `out`, ready to go on from its last checkpoint, `parallel` or as it was."""
     from fusedlm.data import load_corpus
     from fusedlm.models.files import read_json
     from fusedlm.train import load_checkpoint
@@ -114,7 +122,7 @@ def again(out: Path, text: str | None) -> tuple[Prepared, TrainConfig]:
     if not (out / "last").exists():
         raise FileNotFoundError(f"{out} holds no training run to resume")
     memory = read_json(out / "run.json")
-    checkpoint = load_checkpoint(out / "last")
+    checkpoint = load_checkpoint(out / "last", parallel)
     if checkpoint.tokenizer is None:
         raise FileNotFoundError(f"{out / 'last' / 'tokenizer.json'} is missing")
     source = load_corpus(text or memory["text"])
@@ -140,6 +148,8 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
     import fusedlm
 
     model = prepared.model.config
+    if rank() > 0:
+        return
     typer.echo(
         f"model   {prepared.model.num_parameters() / 1e6:.2f} M parameters{_trained(prepared.model)}:"
         f" {model.layers} layers,"
@@ -149,8 +159,12 @@ def describe(prepared: Prepared, config: TrainConfig, out: Path) -> None:
         f" {len(prepared.val_data):,} to validate\n"
         f"run     {config.steps} steps of {config.batch * config.accumulate} x"
         f" {config.context or model.context} tokens in {config.precision}, {fusedlm.isa()},"
-        f" {torch.get_num_threads()} threads -> {out}"
+        f" {_processes()}{torch.get_num_threads()} threads -> {out}"
     )
+
+
+def _processes() -> str:
+    return f"{ranks()} ranks with " if ranks() > 1 else ""
 
 
 def _trained(model: Decoder) -> str:
@@ -172,6 +186,8 @@ def carry_out(prepared: Prepared, config: TrainConfig, recipe: Recipe, resume: b
 
 
 def report(result: TrainResult, bigram: float, out: Path) -> None:
+    if rank() > 0:
+        return
     if result.interrupted:
         typer.echo(f"stopped and saved at step {result.step}; go on with")
         typer.echo(f"  fusedlm train --resume --out {out}")

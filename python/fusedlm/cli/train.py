@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,8 @@ from .options import ConfigFile, Precision, Threads, choose_precision, given, se
 
 # What may be given with --resume.
 _ON_RESUME = {
-    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "recompute", "threads",
-    "quiet", "config",
+    "text", "out", "resume", "steps", "eval_every", "save_every", "log_every", "recompute", "parallel",
+    "threads", "quiet", "config",
 }  # fmt: skip
 
 _OF_A_NEW_MODEL = {
@@ -76,7 +77,14 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 16,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Batches per optimizer step, shared by the ranks.",
+            show_default="1, or one a rank",
+        ),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     min_lr_ratio: Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")] = 0.1,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 100,
@@ -93,6 +101,12 @@ def train(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
     ] = False,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="On several ranks (torchrun): ddp, fsdp, or auto: ddp where the model fits each."
+        ),
+    ] = "auto",
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     config: ConfigFile = None,
@@ -109,25 +123,34 @@ def train(
       fusedlm train my_text.txt --from SmolLM2.gguf --lora 8 --lr 2e-4 --context 512
       fusedlm train --resume --out runs/mine
       fusedlm train --config settings.yaml
+      torchrun --nproc-per-node=2 -m fusedlm train my_text.txt --out runs/mine
     """
+    from fusedlm._sharded import rank, ranks
     from fusedlm.train import TrainConfig
+    from fusedlm.train.parallel import finish, start
 
     from .run import Recipe, again, begin, carry_out
 
     set_threads(threads)
-    if resume:
+    start()
+    # torchrun --max-restarts starts the whole command again after a rank has died.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    restarted = restarted and (out / "last").exists()
+    if resume or restarted:
         fixed = sorted(given(context) - _ON_RESUME)
-        if fixed:
+        if fixed and not restarted:
             raise ValueError(
                 f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
                 " the settings it began with"
             )
-        prepared, settings = again(out, text)
+        how = parallel if "parallel" in given(context) else None
+        prepared, settings = again(out, text, how)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
-        values |= {"log_every": log_every, "recompute": recompute}
+        values |= {"log_every": log_every, "recompute": recompute, "parallel": parallel}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
         recipe = Recipe(text or "", out, progress=not quiet)
         carry_out(prepared, settings, recipe, resume=True)
+        finish()
         return
     fixed = sorted(given(context) & _OF_A_NEW_MODEL)
     if base is not None and fixed:
@@ -147,11 +170,12 @@ def train(
     if text is None:
         raise ValueError("text is missing: give a file, a folder or 'shakespeare' (or --resume)")
     settings = TrainConfig(
-        steps=steps, batch=batch, accumulate=accumulate, lr=lr, min_lr_ratio=min_lr_ratio,
+        steps=steps, batch=batch, accumulate=accumulate or ranks(), lr=lr, min_lr_ratio=min_lr_ratio,
         warmup=warmup, weight_decay=weight_decay, clip=clip,
         context=block if base is not None else None,
         precision=choose_precision(precision), seed=seed, eval_every=eval_every,
         eval_batches=eval_batches, save_every=save_every, log_every=log_every, recompute=recompute,
+        parallel=parallel,
     )  # fmt: skip
     recipe = Recipe(
         text, out, style, tokenizer, vocab_size, validation,
@@ -159,8 +183,9 @@ def train(
             "layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads,
             "context": block, "dropout": dropout, "tied": True,
         },
-        base=base, lora=adapters, progress=not quiet,
+        base=base, lora=adapters, progress=not quiet, parallel=parallel,
     )  # fmt: skip
     result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
-    if not result.interrupted:
+    if not result.interrupted and rank() == 0:
         typer.echo(f'\nTry next:\n  fusedlm generate {out} "Once"')
+    finish()

@@ -50,6 +50,10 @@ class Batches:
         both = torch.from_numpy(rows)
         return both[:, :-1], both[:, 1:]
 
+    def skip(self) -> None:
+        """Passes over a batch, which another rank takes."""
+        self.drawn += self.batch
+
     def _window(self, number: int) -> np.ndarray:
         epoch, index = divmod(number, self.windows)
         if epoch != self._epoch:

@@ -23,6 +23,7 @@ _HOME = {
     "load_lora": "lora",
     "merge_lora": "lora",
     "save_lora": "lora",
+    "tensor_parallel": "tensor_plan",
     "atomic_folder": "folder",
 }
 __all__ = list(_HOME)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fusedlm.data.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -19,7 +18,7 @@ from .huggingface import FAMILIES, family_for, half_split, write_config
 from .huggingface_encoder import names_of, write_encoder_config, write_sentence_transformer
 from .lora import merged_state
 from .tokenizer_files import GENERATION, SETTINGS, TOKENIZER, generation_config
-from .weights import WEIGHTS, renamed
+from .weights import WEIGHTS, renamed, write_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,7 +49,7 @@ def export_hf(
         names = replace(names, prefix="")  # the model alone is written without its name
     weights = {n: value.to(dtype) for n, value in renamed(model, weights, names).items()}
     with atomic_folder(folder) as new:
-        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(new / WEIGHTS, weights)
         if tokenizer is not None:
             config |= {} if encoder else generation_config(tokenizer)
             _write_tokenizer(new, tokenizer, model)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from fusedlm.errors import CorruptFileError
 
@@ -26,7 +25,7 @@ from .encoder_config import EncoderConfig
 from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
 from .names import Names
-from .weights import WEIGHTS, Safetensors, Source, fill
+from .weights import WEIGHTS, Safetensors, Source, fill, write_tensors
 
 if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
@@ -65,8 +64,7 @@ def write_model(
     config = {"format_version": FORMAT_VERSION, **named, **model.config.to_dict()}
     write_json(folder / "config.json", config)
     state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
-    weights = {name: value.detach().contiguous() for name, value in state.items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, state)
     if tokenizer is not None:
         from .tokenizer_files import write_tokenizer
 
@@ -75,8 +73,10 @@ def write_model(
         write_json(folder / "training.json", training)
 
 
-def load(path: str | os.PathLike) -> tuple[Model, Tokenizer | None]:
+def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Tokenizer | None]:
     """Reads our model folder, one of Hugging Face, or a .gguf file; the weights become float32.
+
+    Without `weights` the parameters of a model in a folder stay on the meta device, to be filled later.
 
     Returns the model, in eval mode, and its tokenizer, None where tokenizer.json is missing. Raises
     FileNotFoundError for a folder or file that is missing, `CorruptFileError` for one that is damaged
@@ -95,12 +95,13 @@ def load(path: str | os.PathLike) -> tuple[Model, Tokenizer | None]:
 
     folder = huggingface_encoder.encoder_folder(path)
     values = read_json(folder / "config.json")
-    weights = Safetensors(folder)
-    config, names = _read_config(folder / "config.json", values, weights)
-    return build(config, weights, names), read_tokenizer(folder, config.vocab_size)
+    source = Safetensors(folder)
+    config, names = _read_config(folder / "config.json", values, source)
+    model = build(config, source, names, weights=weights)
+    return model, read_tokenizer(folder, config.vocab_size)
 
 
-def build(config: Config, source: Source, names: Names | None) -> Model:
+def build(config: Config, source: Source, names: Names | None, *, weights: bool = True) -> Model:
     """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
     # Before anything of such a size is made. Every layer has several tensors.
     if config.layers > len(source.names()):
@@ -117,6 +118,8 @@ def build(config: Config, source: Source, names: Names | None) -> Model:
         model = made.empty(config)
     except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
         raise CorruptFileError(source.path, f"config.json: {error}") from error
+    if not weights:
+        return model.eval()
     fill(model, source, names)
     decoder = model.decoder if isinstance(model, DecoderClassifier) else model
     if isinstance(decoder, Decoder):

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fusedlm._sharded import whole
 from fusedlm.errors import CorruptFileError
 from fusedlm.nn.adapter import Adapter
 
@@ -30,7 +30,7 @@ from .decoder import Decoder
 from .files import read_json, write_json
 from .folder import atomic_folder
 from .huggingface import FAMILIES, family_for, half_split_rows
-from .weights import read_tensors
+from .weights import read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DEFAULT_TARGETS = {"gpt2": ("attn.c_attn",)}
@@ -140,7 +140,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for site in _sites(model):
         if site.adapter is not None:
-            state[names[id(site.matrix)]] = site.matrix + site.adapter.delta()
+            state[names[id(site.matrix)]] = whole(site.matrix) + site.adapter.delta()
     return state
 
 
@@ -163,8 +163,8 @@ def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None
         for name, rotary in zip(site.names, site.rotary, strict=True):
             if _key(name) not in site.adapter.b:
                 continue
-            b = site.adapter.b[_key(name)].detach()
-            weights[f"{_PREFIX}{name}.lora_A.weight"] = site.adapter.a[_key(name)].detach()
+            b = whole(site.adapter.b[_key(name)])
+            weights[f"{_PREFIX}{name}.lora_A.weight"] = whole(site.adapter.a[_key(name)])
             weights[f"{_PREFIX}{name}.lora_B.weight"] = _turned(model, b) if rotary else b
             targets[_short(name)] = None
     first = sites[0].adapter
@@ -174,7 +174,7 @@ def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None
         "target_modules": list(targets), "bias": "none", "inference_mode": True,
         "fan_in_fan_out": family_for(model.config) == "gpt2",
     }  # fmt: skip
-    save_file({n: w.contiguous() for n, w in weights.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, config)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fusedlm._sharded import is_sharded, rank, whole
 from fusedlm.errors import CorruptFileError
 
 from .files import must_exist, read_json
@@ -20,6 +23,10 @@ from .names import Names
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHOWN = 12  # missing tensors that an error names one by one
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -71,9 +78,53 @@ class Safetensors:
         return value.to(torch.float32, copy=True)
 
 
+class Tensors:
+    """A safetensors file, read tensor by tensor."""
+
+    def __init__(self, file: Path) -> None:
+        self._path, self._file = file, _open(file)
+        self._names = set(self._file.keys())
+
+    def read(self, name: str, shape: torch.Size) -> Tensor:
+        """A copy. Raises `CorruptFileError` where it is missing or has another shape."""
+        if name not in self._names or tuple(self._file.get_slice(name).get_shape()) != tuple(shape):
+            raise CorruptFileError(self._path, f"{name} is missing or misshapen")
+        return self._file.get_tensor(name).clone()
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, as they are in it."""
     return _reading(file, load_file)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file, one tensor after the other.
+
+    Of tensors whose parts are on several ranks no rank ever holds more than one whole: all ranks call
+    this, with the same names, and rank 0 writes. (save_file of safetensors wants all of them at once.)
+    """
+    # The order of safetensors itself: the widest first, so that every tensor is aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    if rank() != 0 and any(map(is_sharded, tensors.values())):
+        for name in names:
+            whole(tensors[name])
+        return
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name in names:
+        tensor = tensors[name]
+        end = at + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end],
+        }  # fmt: skip
+        at = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            value = whole(tensors[name]).cpu().contiguous().reshape(-1)
+            out.write(value.view(torch.uint8).numpy())
 
 
 def _open(file: Path):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from fusedlm import ops
+from fusedlm._sharded import whole
 
 
 class Adapter(nn.Module):
@@ -57,7 +58,7 @@ class Adapter(nn.Module):
         """[sum of rows, inputs] float32: what merging adds to W."""
         inputs = next(iter(self.a.values())).shape[1]
         parts = [
-            self.scale * (self.b[name] @ self.a[name])
+            self.scale * (whole(self.b[name]) @ whole(self.a[name]))
             if name in self.b
             else torch.zeros(rows, inputs)
             for name, rows in self.rows.items()

@@ -6,38 +6,46 @@
 A run that trains adapters has them in adapter/ of both, in PEFT's format.
 
 A checkpoint is written whole or not at all: the folder takes its place in one step. Nothing is
-pickled. optimizer.safetensors holds "<parameter>.exp_avg", "<parameter>.exp_avg_sq" and "rng", the
-state of torch's generator.
+pickled. optimizer.safetensors holds "<parameter>.exp_avg" and "<parameter>.exp_avg_sq".
+
+It says nothing of the ranks that wrote it. Where each holds a part of the model, all call the functions
+that write, at the same step; rank 0 writes, tensor by tensor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fusedlm._sharded import part_like, rank, sharded_like
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import load, write_model
 from fusedlm.models.lora import has_lora, load_lora, write_lora
-from fusedlm.models.weights import read_tensors
+from fusedlm.models.weights import Tensors, write_tensors
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
+from .parallel import gets_parts
 from .task import BatchSource
 
 ADAPTER = "adapter"
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-FREE_FIELDS = ("steps", "eval_every", "eval_batches", "save_every", "log_every", "recompute")
+FREE_FIELDS = (
+    "steps", "eval_every", "eval_batches", "save_every", "log_every", "recompute", "parallel",
+)  # fmt: skip
 
 
 @dataclass
@@ -61,12 +69,12 @@ def save_checkpoint(
     data_fingerprint: str,
 ) -> None:
     """Writes `path` anew. Raises OSError naming it; the checkpoint before stays as it was."""
-    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         for key in ("exp_avg", "exp_avg_sq"):
             if key in state:
-                tensors[f"{name}.{key}"] = state[key]
+                tensors[f"{name}.{key}"] = sharded_like(parameter, state[key])
     state = {
         "step": progress.step,
         "best": progress.best,
@@ -76,10 +84,10 @@ def save_checkpoint(
         "data": data_fingerprint,
         "config": config.to_dict(),
     }
-    with _whole(path) as folder:
+    with _folder(path) as folder:
         write_model(folder, model, tokenizer, training=_training(config, progress))
         _write_adapters(folder, model)
-        save_file(tensors, folder / "optimizer.safetensors")
+        write_tensors(folder / "optimizer.safetensors", tensors)
         (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
 
@@ -92,7 +100,7 @@ def save_best(
 ) -> None:
     """A model to use: adapters are in its weights, and beside them for whoever has the base."""
     merged = has_lora(model)
-    with _whole(path) as folder:
+    with _folder(path) as folder:
         write_model(folder, model, tokenizer, training=_training(config, progress), merged=merged)
         _write_adapters(folder, model)
 
@@ -101,6 +109,17 @@ def _write_adapters(folder: Path, model: nn.Module) -> None:
     if has_lora(model):
         (folder / ADAPTER).mkdir()
         write_lora(folder / ADAPTER, model)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Where to write; of a rank other than 0 nothing stays."""
+    if rank() == 0:
+        with _whole(path) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 class _whole:
@@ -157,10 +176,10 @@ class Checkpoint:
     config: TrainConfig
     progress: Progress
     state: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Tensors  # of the optimizer
 
-    def restore(self, model: nn.Module, optimizer: AdamW, batches: BatchSource, data: str) -> None:
-        """Puts weights, optimizer, generator and data position into the objects of a new run.
+    def restore(self, model: nn.Module, batches: BatchSource, data: str) -> None:
+        """Puts weights and data position into the objects of a new run, before ranks part the model.
 
         Raises ValueError where model or data are not those of the checkpoint.
         """
@@ -176,27 +195,29 @@ class Checkpoint:
                 f"{self.path}: the checkpoint was trained on other data; give the same text and"
                 " tokenizer, or start a new run in another folder"
             )
-        model.load_state_dict(self.model.state_dict())
+        if not any(p.is_meta for p in self.model.parameters()):
+            model.load_state_dict(self.model.state_dict())
         batches.load_state_dict(self.state["batches"])
+
+    def restore_optimizer(self, model: nn.Module, optimizer: AdamW) -> None:
+        """Gives the optimizer of `model`, or of this rank's part of it, the state of each parameter."""
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            found = {k: self.tensors.get(f"{name}.{k}") for k in ("exp_avg", "exp_avg_sq")}
-            for key, value in found.items():
-                if value is None or value.shape != parameter.shape:
-                    raise CorruptFileError(
-                        self.path / "optimizer.safetensors", f"{name}.{key} is missing or misshapen"
-                    )
-            optimizer.state[parameter] = {"step": torch.tensor(float(self.progress.step)), **found}
-        torch.set_rng_state(self.tensors["rng"])
+            parts = {
+                key: part_like(parameter, self.tensors.read(f"{name}.{key}", parameter.shape))
+                for key in ("exp_avg", "exp_avg_sq")
+            }
+            optimizer.state[parameter] = {"step": torch.tensor(float(self.progress.step)), **parts}
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file."""
+def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint:
+    """Reads a `last` folder. Raises FileNotFoundError or CorruptFileError naming the file.
+
+    `parallel`, by default the checkpoint's own, is how several ranks will go on: one that will get its
+    part of the model from rank 0 reads no weights.
+    """
     folder = Path(path)
-    model, tokenizer = load(folder)
-    if (folder / ADAPTER).is_dir():
-        load_lora(model, folder / ADAPTER)
     state = read_json(folder / "state.json")
     try:
         progress = Progress(
@@ -211,10 +232,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CorruptFileError(
             folder / "state.json", f"bad or missing entry ({error!r})"
         ) from error
-    file = folder / "optimizer.safetensors"
-    tensors = read_tensors(file)
-    if "rng" not in tensors:
-        raise CorruptFileError(file, "the generator's state is missing")
+    model, tokenizer = load(folder, weights=False)
+    if not gets_parts(model, parallel or config.parallel):
+        model, tokenizer = load(folder)
+    if (folder / ADAPTER).is_dir():
+        load_lora(model, folder / ADAPTER)
+    tensors = Tensors(folder / "optimizer.safetensors")
     return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 PRECISIONS = ("float32", "bfloat16")
+PARALLEL = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class TrainConfig:
     `steps`. weight_decay holds for matrices, not for norms and biases. Gradients are clipped to a
     global norm of `clip` (None: not). precision "bfloat16" computes activations in bfloat16; the
     weights, their gradients and the optimizer stay float32. recompute trades time for memory and
-    changes no result. eval_batches None evaluates on all of
-    the validation data. Raises ValueError naming the field that does not fit.
+    changes no result. eval_batches None evaluates on all of the validation data. On several ranks
+    (torchrun) each takes accumulate / ranks batches of a step, and `parallel` says whether each holds all
+    of the model, "ddp", or a part, "fsdp". Raises ValueError naming the field that does not fit.
     """
 
     steps: int = 1000
@@ -40,6 +42,7 @@ class TrainConfig:
     save_every: int = 200
     log_every: int = 1
     recompute: bool = False
+    parallel: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "eval_every", "save_every", "log_every"):
@@ -60,6 +63,8 @@ class TrainConfig:
             self._bad("clip", "a number above 0 or None")
         if self.precision not in PRECISIONS:
             self._bad("precision", " or ".join(PRECISIONS))
+        if self.parallel not in PARALLEL:
+            self._bad("parallel", "auto, ddp or fsdp")
         if type(self.recompute) is not bool:
             self._bad("recompute", "True or False")
         betas = self.betas

@@ -49,7 +49,8 @@ class LanguageModelling(Task):
         self.model.recompute = config.recompute
 
     def loss(self, batch: Batch) -> Tensor:
-        return self.model(*batch)
+        device = next(self.model.parameters()).device
+        return self.model(*(t.to(device) for t in batch))
 
     def tokens(self, batch: Batch) -> int:
         return batch[0].numel()

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from fusedlm._sharded import rank
 from fusedlm.optim import AdamW
 
+from . import parallel
 from .checkpoint import (
     Progress,
     check_same_settings,
@@ -26,7 +29,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .metrics import MetricsFile, read_metrics
+from .metrics import MetricsFile, NoMetrics, read_metrics
 from .plot import plot_curve
 from .schedule import learning_rate
 from .task import Task
@@ -76,58 +79,79 @@ def fit(
     `on_evaluation` gets the numbers of each evaluation, with "step" and the training "loss" since
     the one before; where it returns true the run ends there, as by Ctrl-C.
 
+    Started by torchrun, the ranks make one run (see `parallel`): all call this alike, rank 0 writes.
+    Resuming takes any number of them that divides config.accumulate. With config.parallel "fsdp" each
+    is left with a part of task.model.
+
     Raises FileExistsError where out_dir holds a run and `resume` is not set; FloatingPointError at
     a loss or gradient that is not finite, naming step and batch (the last checkpoint stays);
-    OSError where a checkpoint cannot be written.
+    OSError where a checkpoint cannot be written, ConnectionError where another rank has ended.
     """
     out = Path(out_dir)
+    with parallel.contact(out / "last"):
+        parallel.start()
+        return _fit(task, config, out, resume, progress, baselines, on_evaluation)
+
+
+def _fit(
+    task: Task, config: TrainConfig, out: Path, resume: bool, progress: bool,
+    baselines: dict[str, float] | None,
+    on_evaluation: Callable[[dict[str, float]], bool | None] | None,
+) -> TrainResult:  # fmt: skip
     last, best = out / "last", out / "best"
     if last.exists() and not resume:
         raise FileExistsError(
             f"{out} holds a training run already; resume it, or choose another folder"
         )
     model, tokenizer = task.model, task.tokenizer
-    optimizer = make_optimizer(model, config)
     task.prepare(config)
     fingerprint = task.fingerprint()
     at = Progress()
     if resume:
-        checkpoint = load_checkpoint(last)
+        checkpoint = load_checkpoint(last, config.parallel)
         check_same_settings(checkpoint, config)
-        checkpoint.restore(model, optimizer, task.batches, fingerprint)
+        checkpoint.restore(model, task.batches, fingerprint)
         at = checkpoint.progress
-    else:
-        torch.manual_seed(config.seed)
+    parallel.check_same(**config.to_dict(), data=fingerprint, step=at.step)
+    ranks = parallel.Parallel(task, config)
+    optimizer = make_optimizer(model, config)
+    if resume:
+        checkpoint.restore_optimizer(model, optimizer)
+        del checkpoint
     out.mkdir(parents=True, exist_ok=True)
-    metrics = MetricsFile(out / "metrics.jsonl", at.step)
+    metrics = MetricsFile(out / "metrics.jsonl", at.step) if rank() == 0 else NoMetrics()
 
     def judge() -> dict[str, float]:
-        found = task.evaluate()
+        found = ranks.evaluate()
         name = task.objective
         if at.best is None or task.better(found[name], at.best[name]):
             at.best, at.best_step = found, at.step
-            save_best(best, model, tokenizer, config, at)
+            if ranks.saves:
+                save_best(best, model, tokenizer, config, at)
         return found
 
     def save() -> None:
-        save_checkpoint(last, model, tokenizer, optimizer, task.batches, config, at, fingerprint)
+        if ranks.saves:
+            save_checkpoint(
+                last, model, tokenizer, optimizer, task.batches, config, at, fingerprint
+            )
 
     started, first_step, trained = time.perf_counter(), at.step, 0
     val_loss = at.best["val_loss"] if at.best else None
     rate, since = 0.0, []
     model.train()
     bar = tqdm(
-        total=config.steps, initial=at.step, desc="training", unit="step", disable=not progress,
-        dynamic_ncols=True,
+        total=config.steps, initial=at.step, desc="training", unit="step",
+        disable=not progress or rank() > 0, dynamic_ncols=True,
     )  # fmt: skip
     try:
         with _stop_requests() as stop:
-            while at.step < config.steps and not stop.is_set():
+            while at.step < config.steps and not parallel.any_of(stop.is_set()):
                 step = at.step + 1
                 lr = learning_rate(config, step)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss, tokens = _step(task, optimizer, config, step, last)
+                loss, tokens = _step(ranks, optimizer, config, step, last)
                 since.append(loss)
                 at.step = step
                 at.tokens += tokens
@@ -145,7 +169,7 @@ def fit(
                     val_loss = found["val_loss"]
                     metrics.add(step=step, **found)
                     told = {"step": step, "loss": sum(since) / len(since), **found}
-                    if on_evaluation is not None and on_evaluation(told):
+                    if on_evaluation is not None and rank() == 0 and on_evaluation(told):
                         stop.set()
                     since = []
                 if step % config.save_every == 0 or step == config.steps:
@@ -159,10 +183,11 @@ def fit(
         model.eval()
     if at.best is None:  # stopped before the first evaluation
         judge()
-    curve = plot_curve(
-        read_metrics(out / "metrics.jsonl"), out / "curve.png", baselines=baselines,
-        unit=task.loss_unit,
-    )  # fmt: skip
+    curve = out / "curve.png"
+    if rank() == 0:
+        lines = read_metrics(out / "metrics.jsonl")
+        plot_curve(lines, curve, baselines=baselines, unit=task.loss_unit)
+    parallel.any_of(False)  # nobody goes on before everything is written
     return TrainResult(
         step=at.step,
         best=at.best,
@@ -176,27 +201,34 @@ def fit(
 
 
 def _step(
-    task: Task, optimizer: AdamW, config: TrainConfig, step: int, last: Path
+    ranks: parallel.Parallel, optimizer: AdamW, config: TrainConfig, step: int, last: Path
 ) -> tuple[float, int]:
     """One optimizer step over `accumulate` batches; returns the mean of their loss, and their tokens."""
+    task = ranks.task
     optimizer.zero_grad(set_to_none=True)
     first = task.batches.drawn
-    batches = [task.batches.next() for _ in range(config.accumulate)]
-    weights = [task.weight(batch) for batch in batches]
-    total = 0.0
-    for batch, weight in zip(batches, weights, strict=True):
-        loss = task.loss(batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(_not_finite(task, step, f"the loss is {value}", first, last))
-        share = weight / sum(weights)
-        (loss * share).backward()
-        total += value * share
+    batches = parallel.deal(task.batches, config.accumulate)
+    counts = parallel.collect([(task.weight(batch), task.tokens(batch)) for batch in batches])
+    weight = sum(w for w, _ in counts)
+    losses = []
+    for turn, batch in enumerate(batches):
+        torch.manual_seed(_noise_seed(config, step, turn * parallel.ranks() + rank()))
+        share = task.weight(batch) / weight
+        losses.append(ranks.backward(batch, share, last=turn == len(batches) - 1))
+    losses = parallel.collect([(loss.item(),) for loss in losses])
+    total = sum(loss * (w / weight) for (loss,), (w, _) in zip(losses, counts, strict=True))
     try:
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is {total}")
         optimizer.step()
     except FloatingPointError as error:
         raise FloatingPointError(_not_finite(task, step, str(error), first, last)) from error
-    return total, sum(task.tokens(batch) for batch in batches)
+    return total, int(sum(tokens for _, tokens in counts))
+
+
+def _noise_seed(config: TrainConfig, step: int, batch: int) -> int:
+    """What dropout draws from: the batch's own, whichever rank computes it, and after a resume."""
+    return int(np.random.SeedSequence([config.seed, step, batch]).generate_state(1, np.uint64)[0])
 
 
 def _not_finite(task: Task, step: int, what: str, first: int, last: Path) -> str:

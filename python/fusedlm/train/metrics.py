@@ -31,6 +31,16 @@ class MetricsFile:
         self._file.close()
 
 
+class NoMetrics:
+    """In place of a MetricsFile, of ranks that write none."""
+
+    def add(self, **values: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl. Raises FileNotFoundError or CorruptFileError naming the file."""
     file = Path(path)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class BatchSource(Protocol):
     """Endless batches in an order of their own; the state says where it stands.
 
-    `drawn` counts what `next` has handed out, in whatever unit `Task.where` names.
+    `drawn` counts what `next` has handed out, in whatever unit `Task.where` names. A source that can
+    pass over a batch without making it has a method `skip` as well, for batches of other ranks.
     """
 
     drawn: int
@@ -59,7 +60,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """The model as it is now on data that is not trained on; "val_loss" among the numbers."""
+        """The model as it is now on data that is not trained on; "val_loss" among the numbers.
+
+        Several ranks all call it; `parallel.share` and `parallel.collect` let them share the work.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -65,7 +65,7 @@ class Settings:
 # because 20,000 texts teach a transformer little: a larger or faster one has them by heart in two epochs.
 PRESETS: dict[str, dict[str, Any]] = {
     "scratch": {},
-    # The small set-up of many tutorials, as it is: it overfits, and shows it.
+    # The small set-up of many tutorials, as it is.
     "classic": {
         "layers": 2, "width": 256, "ffn_width": 512, "heads": 8, "dropout": 0.1, "ngrams": 0,
         "context": 256, "cut": "end", "epochs": 10, "lr": 1e-3, "min_lr_ratio": 1.0, "warmup": 0.0,

@@ -1,0 +1,3 @@
+from fusedlm.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""Tensors of which each rank holds a part (torch's DTensor), and the rank itself.
+
+A plain tensor is its own part and its own whole, so that callers need not ask which they have.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rank() -> int:
+    """Of this process among those that torchrun started; 0 of one that is alone."""
+    return _joined().get_rank() if _joined() else 0
+
+
+def ranks() -> int:
+    return _joined().get_world_size() if _joined() else 1
+
+
+def _joined():
+    """torch.distributed, where this process is one of several; torch stays unloaded where it is."""
+    distributed = sys.modules.get("torch.distributed")
+    there = distributed and distributed.is_available() and distributed.is_initialized()
+    return distributed if there else None
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part, in the same memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All parts together, detached. Every rank has to ask, for the same tensors in the same order."""
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor.detach()
+
+
+def part_like(tensor: Tensor, full: Tensor) -> Tensor:
+    """This rank's part of `full`, which every rank has, cut as `tensor` is."""
+    if not is_sharded(tensor):
+        return full
+    return cut(full.to(tensor.device), tensor.device_mesh, tensor.placements).to_local()
+
+
+def cut(full: Tensor, mesh, placements):
+    """The DTensor of `full`, which every rank has: nothing is sent, and each keeps a copy of its part."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    parts = everywhere.redistribute(placements=placements)
+    return sharded_like(parts, parts.to_local().clone())
+
+
+def sharded_like(tensor: Tensor, part: Tensor) -> Tensor:
+    """The tensor, shaped and cut as `tensor` is, of which `part` is this rank's."""
+    if not is_sharded(tensor):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        part, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape,
+        stride=tensor.stride(),
+    )  # fmt: skip
+
+
+def sum_of_parts(value: Tensor, tensor: Tensor) -> Tensor:
+    """Of a scalar that each rank found for its part of `tensor`: the sum, once for what several hold."""
+    if not is_sharded(tensor):
+        return value
+    mesh = tensor.device_mesh
+    for dim, placement in enumerate(tensor.placements):
+        if placement.is_replicate():
+            value = value / mesh.size(dim)
+    value = value.clone()
+    for dim in range(mesh.ndim):
+        _joined().all_reduce(value, group=mesh.get_group(dim))
+    return value
+
+
+def layout(tensor: Tensor) -> tuple | None:
+    """Equal for tensors that are cut the same way."""
+    return (tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
