@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .chat import chat
+from .classify import classify
 from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
@@ -87,6 +88,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
+app.add_typer(classify, name="classify")
 app.command()(embed)
 app.command()(explain)
 app.command()(export)
