@@ -1,4 +1,4 @@
-"""Decoders, encoders and their files; loaded on first use."""
+"""Decoders, encoders, encoder-decoders and their files; loaded on first use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ _HOME = {
     "Decoder": "decoder",
     "EncoderConfig": "encoder_config",
     "Encoder": "encoder",
+    "EncoderDecoderConfig": "encoder_decoder_config",
+    "EncoderDecoder": "encoder_decoder",
     "embed": "texts",
     "classify_texts": "texts",
     "export_gguf": "gguf_export",

@@ -8,6 +8,7 @@ ragged texts costs what its tokens cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,16 @@ class Packed:
     positions: Tensor
     starts: Tensor
     types: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], first_position: int = 0) -> Packed:
+        """Sequences of tokens, none empty; each counts its positions from `first_position`."""
+        lengths = torch.tensor([0, *map(len, rows)])
+        starts = lengths.cumsum(0)
+        tokens = torch.tensor([token for row in rows for token in row])
+        begins = starts[:-1].repeat_interleave(lengths[1:])
+        positions = torch.arange(len(tokens)) - begins + first_position
+        return cls(tokens, positions, starts.to(torch.int32))
 
     @property
     def lengths(self) -> Tensor:

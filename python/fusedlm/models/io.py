@@ -1,8 +1,9 @@
 """Models in files: our own folders, and what `load` makes of those of others.
 
 Ours: config.json, model.safetensors, tokenizer.json, training.json. config.json is the `ModelConfig`
-plus "format_version", of an encoder the `EncoderConfig` plus "kind": "encoder". training.json, free-form,
-says how the model came about, and may be missing. All weights are float32.
+plus "format_version"; of an encoder the `EncoderConfig` plus "kind": "encoder", of a model that translates the
+`EncoderDecoderConfig` plus "kind": "encoder-decoder". training.json, free-form, says how the model came
+about, and may be missing. All weights are float32.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .encoder_config import EncoderConfig
+from .encoder_decoder import EncoderDecoder
+from .encoder_decoder_config import EncoderDecoderConfig
 from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
 from .names import Names
@@ -30,11 +33,19 @@ if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+Model = Decoder | Encoder | EncoderDecoder
+Config = ModelConfig | EncoderConfig | EncoderDecoderConfig
+# "kind" in config.json, what it is read into, and what is made of it.
+_KINDS: dict[str | None, tuple[type, type]] = {
+    None: (ModelConfig, Decoder),
+    "encoder": (EncoderConfig, Encoder),
+    "encoder-decoder": (EncoderDecoderConfig, EncoderDecoder),
+}
 MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
 
 def save(
-    path: str | os.PathLike, model: Decoder | Encoder, tokenizer: Tokenizer | None,
+    path: str | os.PathLike, model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the model folder, replacing an older one at `path` all at once."""
@@ -43,15 +54,16 @@ def save(
 
 
 def write_model(
-    folder: Path, model: Decoder | Encoder, tokenizer: Tokenizer | None,
+    folder: Path, model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None, merged: bool = False,
 ) -> None:  # fmt: skip
     """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`).
 
     Adapters are no part of them; `merged` adds them to the weights that are written.
     """
-    kind = {"kind": "encoder"} if isinstance(model, Encoder) else {}
-    config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
+    kind = next(name for name, (_, made) in _KINDS.items() if isinstance(model, made))
+    named = {} if kind is None else {"kind": kind}
+    config = {"format_version": FORMAT_VERSION, **named, **model.config.to_dict()}
     write_json(folder / "config.json", config)
     state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
     weights = {name: value.detach().contiguous() for name, value in state.items()}
@@ -64,7 +76,7 @@ def write_model(
         write_json(folder / "training.json", training)
 
 
-def load(path: str | os.PathLike) -> tuple[Decoder | Encoder, Tokenizer | None]:
+def load(path: str | os.PathLike) -> tuple[Model, Tokenizer | None]:
     """Reads our model folder, one of Hugging Face, or a .gguf file; the weights become float32.
 
     Returns the model, in eval mode, and its tokenizer, None where tokenizer.json is missing. Raises
@@ -89,23 +101,22 @@ def load(path: str | os.PathLike) -> tuple[Decoder | Encoder, Tokenizer | None]:
     return build(config, weights, names), read_tokenizer(folder, config.vocab_size)
 
 
-def build(
-    config: ModelConfig | EncoderConfig, source: Source, names: Names | None
-) -> Decoder | Encoder:
+def build(config: Config, source: Source, names: Names | None) -> Model:
     """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
     # Before anything of such a size is made. Every layer has several tensors.
-    if config.layers > len(source.names()):
+    layers = config.layers + getattr(config, "decoder_layers", 0)
+    if layers > len(source.names()):
         raise CorruptFileError(
-            source.path, f"has {len(source.names())} tensors, too few for {config.layers} layers"
+            source.path, f"has {len(source.names())} tensors, too few for {layers} layers"
         )
     if config.context * config.head_width > MOST_ANGLES:
         raise NotImplementedError(
             f"{source.path}: the context is {config.context}, expected at most"
             f" {MOST_ANGLES // config.head_width}"
         )
-    kind = Encoder if isinstance(config, EncoderConfig) else Decoder
+    made = next(made for read, made in _KINDS.values() if isinstance(config, read))
     try:
-        model = kind.empty(config)
+        model = made.empty(config)
     except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
         raise CorruptFileError(source.path, f"config.json: {error}") from error
     fill(model, source, names)
@@ -116,7 +127,7 @@ def build(
 
 def _read_config(
     file: Path, values: dict[str, Any], weights: Safetensors
-) -> tuple[ModelConfig | EncoderConfig, Names | None]:
+) -> tuple[Config, Names | None]:
     """The config, and what the weights beside it are called: None for our own names."""
     if "format_version" not in values and ("model_type" in values or "architectures" in values):
         fields = huggingface.Fields(file, values)
@@ -132,8 +143,10 @@ def _read_config(
             f"{file}: format_version is {version}, this fusedlm reads up to {FORMAT_VERSION}; "
             "a newer fusedlm wrote it"
         )
-    kind = EncoderConfig if values.pop("kind", None) == "encoder" else ModelConfig
+    kind = values.pop("kind", None)
+    if kind not in list(_KINDS):  # which may be of any type
+        raise CorruptFileError(file, f"kind is {kind!r}, expected one of {[*_KINDS][1:]} or none")
     try:
-        return kind.from_dict(values), None
+        return _KINDS[kind][0].from_dict(values), None
     except (ValueError, TypeError) as error:
         raise CorruptFileError(file, str(error)) from error

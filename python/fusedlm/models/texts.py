@@ -63,7 +63,8 @@ def _over_batches(
     model.eval()
     try:
         for chosen in _batches(rows, batch_tokens):
-            results[chosen] = compute(model, _pack(model, [rows[i] for i in chosen]))
+            packed = Packed.of([rows[i] for i in chosen], model.config.first_position)
+            results[chosen] = compute(model, packed)
             if progress is not None:
                 progress(len(chosen))
     finally:
@@ -95,13 +96,3 @@ def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
         size += len(rows[index])
     if chosen:
         yield chosen
-
-
-def _pack(model: Encoder, rows: list[list[int]]) -> Packed:
-    first = model.config.first_position
-    lengths = torch.tensor([0, *map(len, rows)])
-    return Packed(
-        torch.tensor([token for row in rows for token in row]),
-        torch.cat([torch.arange(first, first + len(row)) for row in rows]),
-        lengths.cumsum(0).to(torch.int32),
-    )

@@ -1,0 +1,116 @@
+"""Batches of sources and targets, packed without padding, in an order that a seed fixes and a number resumes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusedlm.models.encoder import Packed
+
+Rows = tuple[list[int], list[int]]  # the tokens of a source and of its target
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Sources that end with the end token, targets that begin with it, and what follows each token."""
+
+    source: Packed
+    target: Packed
+    targets: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Rows], end_id: int) -> PairBatch:
+        return cls(
+            Packed.of([[*source, end_id] for source, _ in rows]),
+            Packed.of([[end_id, *target] for _, target in rows]),
+            torch.tensor([token for _, target in rows for token in (*target, end_id)]),
+        )
+
+    @property
+    def tokens(self) -> int:
+        return len(self.source.tokens) + len(self.target.tokens)
+
+
+def size(rows: Rows) -> int:
+    """Tokens of a pair in a batch, the two end tokens among them."""
+    return len(rows[0]) + len(rows[1]) + 2
+
+
+class PairBatches:
+    """Endless training batches of at most `tokens` tokens, sources and targets together.
+
+    Every epoch visits all pairs in an order drawn for it; the pairs left over from one start the
+    next batch. As nothing is padded, pairs of all lengths share a batch at no cost, and none is
+    sorted by length. The state is one number, the pairs drawn so far.
+    """
+
+    def __init__(self, rows: Sequence[Rows], tokens: int, end_id: int, seed: int = 0) -> None:
+        if not rows:
+            raise ValueError("PairBatches: rows is empty, expected at least one pair")
+        longest = max(map(size, rows))
+        if longest > tokens:
+            raise ValueError(
+                f"PairBatches: tokens is {tokens}, expected at least {longest}, the longest pair's"
+            )
+        self.rows, self.tokens, self.end_id, self.seed = rows, tokens, end_id, seed
+        self.drawn = 0
+        self._epoch = -1
+
+    def next(self) -> PairBatch:
+        chosen: list[Rows] = []
+        room = self.tokens
+        while (rows := self._at(self.drawn)) and size(rows) <= room:
+            chosen.append(rows)
+            room -= size(rows)
+            self.drawn += 1
+        return PairBatch.of(chosen, self.end_id)
+
+    def _at(self, number: int) -> Rows:
+        epoch, index = divmod(number, len(self.rows))
+        if epoch != self._epoch:
+            draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            self._order = draw.permutation(len(self.rows))
+            self._epoch = epoch
+        return self.rows[int(self._order[index])]
+
+    def fingerprint(self) -> str:
+        """A hash of all pairs, to know the data again."""
+        digest = hashlib.sha256(f"{len(self.rows)} {self.end_id}".encode())
+        for side in (0, 1):
+            lengths = np.array([len(rows[side]) for rows in self.rows], dtype=np.int64)
+            digest.update(lengths.tobytes())
+            tokens = [token for rows in self.rows for token in rows[side]]
+            digest.update(np.array(tokens, dtype=np.int64).tobytes())
+        return digest.hexdigest()[:32]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn, "seed": self.seed, "tokens": self.tokens}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
+        for name in ("seed", "tokens"):
+            if state.get(name) != getattr(self, name):
+                raise ValueError(
+                    f"PairBatches: the state has {name} {state.get(name)}, expected"
+                    f" {getattr(self, name)}"
+                )
+        self.drawn = int(state["drawn"])
+
+
+def all_pairs(rows: Sequence[Rows], tokens: int, end_id: int) -> Iterator[PairBatch]:
+    """Every pair once, in order, in batches of at most `tokens` tokens, or of one longer pair."""
+    chosen: list[Rows] = []
+    room = tokens
+    for pair in rows:
+        if chosen and size(pair) > room:
+            yield PairBatch.of(chosen, end_id)
+            chosen, room = [], tokens
+        chosen.append(pair)
+        room -= size(pair)
+    if chosen:
+        yield PairBatch.of(chosen, end_id)
