@@ -30,7 +30,7 @@ class EncoderDecoderConfig(CheckedFields):
     norm: str = "rms_norm"
     norm_eps: float = 1e-5
     activation: str = "swiglu"
-    position: str = "rope"
+    position: str = "learned"
     rope_base: float = 10000.0
     bias: bool = False
     dropout: float = 0.1

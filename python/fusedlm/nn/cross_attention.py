@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fusedlm import ops
@@ -16,24 +15,18 @@ class CrossAttention(nn.Module):
     Target i, tokens starts[i] to starts[i + 1] of x, sees source i alone, all of it.
     """
 
-    def __init__(
-        self, width: int, heads: int, *, bias: bool = True, dropout: float = 0.0,
-        out_std: float = 0.02,
-    ) -> None:  # fmt: skip
+    def __init__(self, width: int, heads: int, *, bias: bool = True, out_std: float = 0.02) -> None:
         super().__init__()
         self.heads, self.head_width = heads, width // heads
-        self.dropout = dropout
         self.query = Linear(width, width, bias=bias)
         self.key_value = Linear(width, 2 * width, bias=bias)
         self.out = Linear(width, width, bias=bias, std=out_std)
 
     def forward(self, x: Tensor, memory: Tensor, starts: Tensor, memory_starts: Tensor) -> Tensor:
-        dropped = self.dropout if self.training else 0.0
-        seed = int(torch.randint(2**31, ())) if dropped else None
+        key, value = self.keys_and_values(memory)
         mixed = ops.attention(
-            self.queries(x), *self.keys_and_values(memory), cu_seqlens_q=starts,
-            cu_seqlens_k=memory_starts, dropout_p=dropped, seed=seed,
-        )  # fmt: skip
+            self.queries(x), key, value, cu_seqlens_q=starts, cu_seqlens_k=memory_starts
+        )
         return self.out(mixed.flatten(2))
 
     def queries(self, x: Tensor) -> Tensor:

@@ -61,6 +61,10 @@ class PairBatches:
         self.drawn = 0
         self._epoch = -1
 
+    @property
+    def epoch_tokens(self) -> int:
+        return sum(map(size, self.rows))
+
     def next(self) -> PairBatch:
         chosen: list[Rows] = []
         room = self.tokens

@@ -1,0 +1,78 @@
+"""The encoder-decoder once more, in plain torch: one pair at a time, no packing, no ops of ours."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusedlm.models import EncoderDecoderConfig
+from fusedlm.train.pair_batches import Rows
+
+from .twin import Twin
+
+
+class EncoderDecoderTwin(Twin):
+    """Logits and loss of pairs of token lists, by torch.nn.functional."""
+
+    def __init__(
+        self, config: EncoderDecoderConfig, weights: dict[str, Tensor],
+        dtype: torch.dtype = torch.float64,
+    ) -> None:  # fmt: skip
+        shape = {**config.to_dict(), "gated": config.gated, "rope_interleaved": False}
+        super().__init__(SimpleNamespace(**shape), weights, dtype)
+        self.heads = config.heads
+
+    def logits_of(self, source: list[int], target: list[int]) -> Tensor:
+        """Of target without its end, which begins with the end token."""
+        config, end = self.config, [self.config.end_id]
+        memory = self._embed([*source, *end])
+        for layer in range(config.layers):
+            memory = self._layer(f"encoder.{layer}.", memory)
+        memory = self._norm("encoder_norm", memory)
+        x = self._embed([*end, *target])
+        for layer in range(config.decoder_layers):
+            x = self._layer(f"decoder.{layer}.", x, memory)
+        return self._norm("final_norm", x) @ self.weights["embedding.weight"].T
+
+    def pairs_loss(self, rows: list[Rows], label_smoothing: float = 0.0) -> Tensor:
+        logits = torch.cat([self.logits_of(*pair) for pair in rows])
+        targets = torch.tensor([t for _, target in rows for t in (*target, self.config.end_id)])
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+    def pairs_gradients(self, rows: list[Rows], label_smoothing: float) -> dict[str, Tensor]:
+        values = list(self.weights.values())
+        gradients = torch.autograd.grad(self.pairs_loss(rows, label_smoothing), values)
+        return dict(zip(self.weights, gradients, strict=True))
+
+    def _embed(self, tokens: list[int]) -> Tensor:
+        x = self.weights["embedding.weight"][tokens]
+        if self.config.position == "learned":
+            x = x + self.weights["embedding.position_weight"][: len(tokens)]
+        return x
+
+    def _layer(self, at: str, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        normed = self._norm(at + "attention_norm", x)
+        query, key, value = self._linear(normed, at + "attention.qkv").chunk(3, dim=-1)
+        x = x + self._attend(
+            at + "attention.", query, key, value, turn=True, causal=memory is not None
+        )
+        if memory is not None:
+            query = self._linear(self._norm(at + "cross_norm", x), at + "cross.query")
+            key, value = self._linear(memory, at + "cross.key_value").chunk(2, dim=-1)
+            x = x + self._attend(at + "cross.", query, key, value)
+        return x + self._ffn(at + "ffn.", self._norm(at + "ffn_norm", x))
+
+    def _attend(
+        self, at: str, query: Tensor, key: Tensor, value: Tensor, *, turn: bool = False,
+        causal: bool = False,
+    ) -> Tensor:  # fmt: skip
+        query, key, value = (
+            t.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None] for t in (query, key, value)
+        )
+        if turn and self.config.position == "rope":
+            query, key = self._rotate(query), self._rotate(key)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self._linear(mixed[0].transpose(0, 1).flatten(1), at + "out")
