@@ -12,12 +12,12 @@ from fusedlm.generate import beam_search, target_state, translate
 from fusedlm.train.pair_batches import PairBatch
 from tests.support.pairs import random_pairs, small_encoder_decoder
 
-SOURCES = [source for source, _ in random_pairs(9)]
+SOURCES = [source for (source,), _ in random_pairs(9)]
 
 
 def log_probability(model, source, target) -> float:
     """Of the target and its end, computed without a cache."""
-    batch = PairBatch.of([(source, target)], model.config.end_id)
+    batch = PairBatch.of([([source], target)], model)
     with torch.no_grad():
         logits = model(batch.source, batch.target).double().log_softmax(-1)
     return float(logits.gather(1, batch.targets[:, None]).sum())
@@ -51,7 +51,7 @@ def plain_beam_search(model, source, beam, length_penalty, limit):
     for step in range(1, limit + 1):
         ways = []
         for score, tokens in live:
-            batch = PairBatch.of([(source, tokens)], end)
+            batch = PairBatch.of([([source], tokens)], model)
             with torch.no_grad():
                 logits = model(batch.source, batch.target)[-1].log_softmax(-1).tolist()
             for token, value in enumerate(logits):
@@ -140,3 +140,22 @@ def test_texts_that_are_empty_or_too_long_keep_their_places():
     found = translate(model, tokenizer, texts, beam=2, progress=done.append)
     assert found[1] == "" and found[2] is None and sum(done) == 4
     assert found[0] == translate(model, tokenizer, ["a stitch"], beam=2)[0]
+
+
+def test_examples_are_read_and_change_no_other_source():
+    model = small_encoder_decoder(examples=2, spread=3.0)
+    pairs = random_pairs(6, examples=2, longest=7)
+    sources, examples = [s[0] for s, _ in pairs], [list(s[1:]) for s, _ in pairs]
+    found = beam_search(model, sources, examples=examples, beam=2)
+    assert found != beam_search(model, sources, beam=2)
+    for source, given, hypotheses in zip(sources, examples, found, strict=True):
+        assert beam_search(model, [source], examples=[given], beam=2) == [hypotheses]
+        batch = PairBatch.of([([source, *given], hypotheses[0].tokens)], model)
+        with torch.no_grad():
+            logits = model(batch.source, batch.target).double().log_softmax(-1)
+        total = float(logits.gather(1, batch.targets[:, None]).sum())
+        assert hypotheses[0].score == pytest.approx(total / len(batch.targets), abs=1e-4)
+    with pytest.raises(ValueError, match="source 0 has 3 examples, the model reads 2"):
+        beam_search(model, [[1]], examples=[[[2], [3], [4]]])
+    with pytest.raises(ValueError, match="an example of source 0 has 8 tokens"):
+        beam_search(model, [[1]], examples=[[[2] * 8]])

@@ -19,9 +19,10 @@ VARIANTS = {
     "learned positions, RMSNorm, SwiGLU": {},
     "rotary positions": {"position": "rope", "rope_base": 500.0},
     "LayerNorm, GELU, biases": {"norm": "layer_norm", "activation": "gelu", "bias": True},
+    "examples beside the source": {"examples": 2},
     "a deep encoder and a shallow decoder": {"layers": 3, "decoder_layers": 1, "ffn_width": 40},
 }
-PAIRS = [*random_pairs(5), ([3], []), ([4, 5], [6])]
+PAIRS = [*random_pairs(5), ([[3]], []), ([[4, 5]], [6])]
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -30,14 +31,17 @@ def test_loss_and_every_gradient_equal_the_plain_torch_twin(fields, label_smooth
     model = small_encoder_decoder(**fields).train()
     single = EncoderDecoderTwin(model.config, model.state_dict(), torch.float32)
     double = EncoderDecoderTwin(model.config, model.state_dict())
-    batch = PairBatch.of(PAIRS, model.config.end_id)
+    pairs = PAIRS
+    if model.config.examples:
+        pairs = [*random_pairs(5, examples=2, longest=7), ([[3], [], []], [4])]
+    batch = PairBatch.of(pairs, model)
 
     loss = model(batch.source, batch.target, batch.targets, label_smoothing=label_smoothing)
     loss.backward()
-    plain, truth = (twin.pairs_loss(PAIRS, label_smoothing) for twin in (single, double))
+    plain, truth = (twin.pairs_loss(pairs, label_smoothing) for twin in (single, double))
     assert_as_accurate_as_torch(loss, plain, truth, "loss")
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    in_single, in_double = (t.pairs_gradients(PAIRS, label_smoothing) for t in (single, double))
+    in_single, in_double = (t.pairs_gradients(pairs, label_smoothing) for t in (single, double))
     assert gradients.keys() == in_double.keys()
     for name, gradient in gradients.items():
         assert_as_accurate_as_torch(gradient, in_single[name], in_double[name], name)
@@ -45,7 +49,7 @@ def test_loss_and_every_gradient_equal_the_plain_torch_twin(fields, label_smooth
 
 def test_bfloat16_is_as_accurate_as_torch_in_bfloat16():
     model = small_encoder_decoder(spread=1.0)
-    batch = PairBatch.of(PAIRS, 0)
+    batch = PairBatch.of(PAIRS, model)
     truth = EncoderDecoderTwin(model.config, model.state_dict())
     plain = EncoderDecoderTwin(model.config, model.state_dict(), torch.bfloat16)
     model.compute_dtype = torch.bfloat16
@@ -56,17 +60,17 @@ def test_bfloat16_is_as_accurate_as_torch_in_bfloat16():
 
 def test_a_pair_has_the_same_logits_alone_and_beside_others():
     model = small_encoder_decoder()
-    whole = PairBatch.of(PAIRS, 0)
+    whole = PairBatch.of(PAIRS, model)
     with torch.no_grad():
         together = model(whole.source, whole.target).split(whole.target.lengths.tolist())
         for pair, logits in zip(PAIRS, together, strict=True):
-            batch = PairBatch.of([pair], 0)
+            batch = PairBatch.of([pair], model)
             torch.testing.assert_close(model(batch.source, batch.target), logits)
 
 
 def test_targets_that_are_ignored_do_not_count():
     model = small_encoder_decoder()
-    batch = PairBatch.of(PAIRS, 0)
+    batch = PairBatch.of(PAIRS, model)
     counted = torch.arange(len(batch.targets)) % 3 > 0
     targets = batch.targets.masked_fill(~counted, model.config.ignore_index)
     logits = model(batch.source, batch.target)
@@ -76,7 +80,7 @@ def test_targets_that_are_ignored_do_not_count():
 
 def test_dropout_changes_training_only():
     model = small_encoder_decoder(dropout=0.5)
-    batch = PairBatch.of(PAIRS, 0)
+    batch = PairBatch.of(PAIRS, model)
     losses = [model(batch.source, batch.target, batch.targets).item() for _ in range(2)]
     assert losses[0] == losses[1]
     model.train()
@@ -88,11 +92,9 @@ def test_a_saved_model_is_loaded_bit_for_bit(tmp_path):
     save(tmp_path / "m", model, None)
     loaded, _ = load(tmp_path / "m")
     assert isinstance(loaded, EncoderDecoder) and loaded.config == model.config
-    batch = PairBatch.of(PAIRS, 0)
+    batch = PairBatch.of(PAIRS, model)
     with torch.no_grad():
-        same = torch.equal(
-            loaded(batch.source, batch.target), model(batch.source, batch.target)
-        )
+        same = torch.equal(loaded(batch.source, batch.target), model(batch.source, batch.target))
     assert same
 
 
@@ -101,7 +103,7 @@ def test_an_unknown_kind_of_model_is_named(tmp_path, kind):
     save(tmp_path / "m", small_encoder_decoder(), None)
     file = tmp_path / "m" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "kind": kind}))
-    with pytest.raises(CorruptFileError, match="config.json: kind is .*encoder-decoder"):
+    with pytest.raises(CorruptFileError, match=r"config\.json: kind is .*encoder-decoder"):
         load(tmp_path / "m")
 
 

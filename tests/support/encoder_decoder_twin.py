@@ -25,10 +25,11 @@ class EncoderDecoderTwin(Twin):
         super().__init__(SimpleNamespace(**shape), weights, dtype)
         self.heads = config.heads
 
-    def logits_of(self, source: list[int], target: list[int]) -> Tensor:
-        """Of target without its end, which begins with the end token."""
+    def logits_of(self, source: list[list[int]], target: list[int]) -> Tensor:
+        """Of target without its end, which begins with the end token; `source` with its examples."""
         config, end = self.config, [self.config.end_id]
-        memory = self._embed([*source, *end])
+        room = config.context // len(source)
+        memory = torch.cat([self._embed([*part, *end], i * room) for i, part in enumerate(source)])
         for layer in range(config.layers):
             memory = self._layer(f"encoder.{layer}.", memory)
         memory = self._norm("encoder_norm", memory)
@@ -47,10 +48,10 @@ class EncoderDecoderTwin(Twin):
         gradients = torch.autograd.grad(self.pairs_loss(rows, label_smoothing), values)
         return dict(zip(self.weights, gradients, strict=True))
 
-    def _embed(self, tokens: list[int]) -> Tensor:
+    def _embed(self, tokens: list[int], first: int = 0) -> Tensor:
         x = self.weights["embedding.weight"][tokens]
         if self.config.position == "learned":
-            x = x + self.weights["embedding.position_weight"][: len(tokens)]
+            x = x + self.weights["embedding.position_weight"][first : first + len(tokens)]
         return x
 
     def _layer(self, at: str, x: Tensor, memory: Tensor | None = None) -> Tensor:

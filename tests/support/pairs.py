@@ -25,10 +25,12 @@ def small_encoder_decoder(seed: int = 0, spread: float = 2.0, **fields) -> Encod
     return model.eval()
 
 
-def random_pairs(count: int, *, longest: int = 20, vocab_size: int = 37, seed: int = 1) -> list[Rows]:
-    """Sources of 1 and more tokens, targets of 0 and more, none the end token 0."""
+def random_pairs(
+    count: int, *, examples: int = 0, longest: int = 20, vocab_size: int = 37, seed: int = 1
+) -> list[Rows]:
+    """Sources of 1 and more tokens, examples and targets of 0 and more, none the end token 0."""
     draw = random.Random(seed)
     tokens = lambda least: [  # noqa: E731
         draw.randrange(1, vocab_size) for _ in range(draw.randint(least, longest))
     ]
-    return [(tokens(1), tokens(0)) for _ in range(count)]
+    return [([tokens(1), *(tokens(0) for _ in range(examples))], tokens(0)) for _ in range(count)]

@@ -12,6 +12,12 @@ from .options import ConfigFile, Precision, Threads, choose_precision, model_fol
 from .translate_train import DATA, RUN, train
 
 Beam = Annotated[int, typer.Option(min=1, help="Hypotheses at a time; 1 is greedy.")]
+Memory = Annotated[
+    Path | None,
+    typer.Option(
+        help="Parallel texts for the translation memory.", show_default="the run's training part"
+    ),
+]
 LengthPenalty = Annotated[float, typer.Option(min=0, help="Above: longer translations.")]
 
 app = typer.Typer(
@@ -33,6 +39,7 @@ def run(
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Translate the lines of this file.")] = None,
+    memory: Memory = None,
     out: Annotated[Path | None, typer.Option(help="Write here.", show_default="stdout")] = None,
     beam: Beam = 4,
     length_penalty: LengthPenalty = 1.0,
@@ -67,19 +74,20 @@ def run(
         lines = sys.stdin.read().splitlines()
     else:
         lines = [text]
-    loaded, tokenizer, memory = _load(model, precision)
-    accelerators = bool(memory.get("accelerators"))
+    loaded, tokenizer, remembered = _load(model, precision)
+    accelerators = bool(remembered.get("accelerators"))
+    known = _known(model, memory, accelerators) if loaded.config.examples else None
     cleaned = [clean(line or "", accelerators=accelerators) for line in lines]
     with tqdm(total=len(lines), unit="text", disable=quiet or out is None) as bar:
         found = translate(
-            loaded, tokenizer, cleaned, beam=beam, length_penalty=length_penalty,
+            loaded, tokenizer, cleaned, memory=known, beam=beam, length_penalty=length_penalty,
             progress=bar.update,
         )  # fmt: skip
     made = [line if new is None else new for line, new in zip(lines, found, strict=True)]
     _write(made, out)
     _complain([i for i, line in enumerate(lines, 1) if line is None], "are not UTF-8")
     too_long = [i for i, new in enumerate(found, 1) if new is None]
-    _complain(too_long, f"have more than {loaded.config.context - 1} tokens")
+    _complain(too_long, f"have more than {loaded.config.room - 1} tokens")
 
 
 @app.command("eval")
@@ -89,10 +97,7 @@ def evaluate(
         list[Path] | None,
         typer.Argument(help="Parallel texts as for train.", show_default="the run's test part"),
     ] = None,
-    memory: Annotated[
-        Path | None,
-        typer.Option(help="Pairs that the translation memory knows.", show_default="the run's"),
-    ] = None,
+    memory: Memory = None,
     source_key: Annotated[str, typer.Option(help="Of the source in .jsonl.")] = "source",
     target_key: Annotated[str, typer.Option(help="Of the target in .jsonl.")] = "target",
     beam: Beam = 4,
@@ -126,19 +131,17 @@ def evaluate(
 
     set_threads(threads)
     loaded, tokenizer, remembered = _load(model, precision)
+    accelerators = bool(remembered.get("accelerators"))
     at = _run_of(model)
     if not data and at is None:
         raise ValueError(f"data is missing: {model} is no training run with a test part")
-    known = memory or (at / DATA / "train.jsonl" if at else None)
-    pairs = prepare(
-        read_parallel(data or [at / DATA / "test.jsonl"], source=source_key, target=target_key),
-        accelerators=bool(remembered.get("accelerators")),
-    ).pairs
+    found = read_parallel(data or [at / DATA / "test.jsonl"], source=source_key, target=target_key)
+    pairs = prepare(found, accelerators=accelerators).pairs
     if not pairs:
         raise ValueError("the data holds no pair to translate")
     results: Results = measure(
-        loaded, tokenizer, pairs, None if known is None else read_parallel([known]).pairs,
-        beam=beam, length_penalty=length_penalty, tokenize=tokenize, progress=not quiet,
+        loaded, tokenizer, pairs, _known(model, memory, accelerators), beam=beam,
+        length_penalty=length_penalty, tokenize=tokenize, progress=not quiet,
     )  # fmt: skip
     typer.echo(results.table())
     for line in results.examples(show):
@@ -167,6 +170,17 @@ def _load(path: Path, precision: str) -> tuple[Any, Any, dict[str, Any]]:
     model.compute_dtype = getattr(torch, choose_precision(precision))
     at = _run_of(path)
     return model, tokenizer, {} if at is None else read_json(at / RUN)
+
+
+def _known(model: Path, memory: Path | None, accelerators: bool):
+    """The translation memory of a file, or of the run that the model is of; None where there is none."""
+    from fusedlm.data import TranslationMemory, prepare, read_parallel
+
+    at = _run_of(model)
+    if memory is None and at is None:
+        return None
+    found = read_parallel([memory or at / DATA / "train.jsonl"])
+    return TranslationMemory(prepare(found, accelerators=accelerators).pairs)
 
 
 def _run_of(path: Path) -> Path | None:

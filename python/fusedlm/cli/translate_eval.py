@@ -8,7 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusedlm.data import TranslationMemory
 
 Pair = tuple[str, str]
 SENTENCE = 4  # words of a source from which on it is counted as a sentence
@@ -54,29 +57,28 @@ class Results:
 
 
 def measure(
-    model, tokenizer, pairs: Sequence[Pair], known: Sequence[Pair] | None, *, beam: int,
+    model, tokenizer, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
     length_penalty: float, tokenize: str, progress: bool,
 ) -> Results:  # fmt: skip
     from tqdm import tqdm
 
-    from fusedlm.data import TranslationMemory
     from fusedlm.generate import translate
 
     sources = [source for source, _ in pairs]
     with tqdm(total=len(pairs), desc="translating", unit="text", disable=not progress) as bar:
         made = translate(
-            model, tokenizer, sources, beam=beam, length_penalty=length_penalty,
+            model, tokenizer, sources, memory=memory, beam=beam, length_penalty=length_penalty,
             progress=bar.update,
         )  # fmt: skip
     rows: list[dict[str, Any]] = [
         {"source": source, "reference": reference, "model": new or ""}
         for (source, reference), new in zip(pairs, made, strict=True)
     ]
-    if known:
-        memory = TranslationMemory(known)
+    if memory is not None:
         for row in tqdm(rows, desc="looking up", unit="text", disable=not progress):
-            match = memory.look_up(row["source"])
-            row |= {"memory": match.target, "similarity": round(match.score, 4)}
+            found = memory.look_up(row["source"])
+            target, score = (found[0].target, found[0].score) if found else ("", 0.0)
+            row |= {"memory": target, "similarity": round(score, 4)}
     if tokenize == "auto":
         tokenize = _tokenizer_for([reference for _, reference in pairs])
     parts = {"all": rows, "sentences": [r for r in rows if len(r["source"].split()) >= SENTENCE]}

@@ -64,6 +64,12 @@ def train(
         int,
         typer.Option("--context", min=2, help="Longest text in tokens; longer pairs are left out."),
     ] = 256,
+    examples: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Translations of similar sources that the model reads beside a source."
+        ),
+    ] = 2,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")] = 0.3,
     label_smoothing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of a target that all tokens get.")
@@ -113,7 +119,7 @@ def train(
                 f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
                 " the settings it began with"
             )
-        task, settings = _again(out)
+        task, settings = _again(out, not quiet)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
         values |= {"log_every": log_every}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
@@ -129,7 +135,7 @@ def train(
     )  # fmt: skip
     shape = {
         "layers": layers, "decoder_layers": decoder_layers, "width": width, "heads": heads,
-        "context": block, "dropout": dropout,
+        "context": block, "dropout": dropout, "examples": examples,
     }  # fmt: skip
     accelerators = not keep_accelerators and _are_catalogues(data)
     learning = Learning(accelerators, label_smoothing, best_by)
@@ -139,7 +145,7 @@ def train(
             f" --resume --out {out}`, or choose another --out"
         )
     pairs = _read(data, source_key, target_key, accelerators)
-    task = _begin(pairs, (validation, test), vocab_size, shape, settings, learning, out)
+    task = _begin(pairs, (validation, test), vocab_size, shape, settings, learning, out, not quiet)
     _carry_out(task, settings, out, resume=False, progress=not quiet)
 
 
@@ -161,7 +167,7 @@ def _read(paths: list[Path], source_key: str, target_key: str, accelerators: boo
 
 def _begin(
     pairs, shares: tuple[float, float], vocab_size: int, shape: dict, settings: TrainConfig,
-    learning: Learning, out: Path,
+    learning: Learning, out: Path, progress: bool,
 ) -> Translation:  # fmt: skip
     """Pairs -> three parts, a tokenizer and a new model; all that a run goes on with is in `out`."""
     import torch
@@ -181,17 +187,17 @@ def _begin(
     tokenizer = train_bpe((side for pair in train_pairs for side in pair), vocab_size)
     config = EncoderDecoderConfig(vocab_size=tokenizer.vocab_size, end_id=tokenizer.eos_id, **shape)
     torch.manual_seed(settings.seed)
-    task = _task(EncoderDecoder(config), tokenizer, parts, settings, learning)
+    task = _task(EncoderDecoder(config), tokenizer, parts, settings, learning, progress)
     (out / DATA).mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         write_jsonl(out / DATA / f"{name}.jsonl", parts[name])
     write_json(out / RUN, {**vars(learning)})
     if task.too_long:
-        typer.echo(f"        {task.too_long:,} more are longer than {config.context} tokens")
+        typer.echo(f"        {task.too_long:,} more have a side beyond {config.room - 1} tokens")
     return task
 
 
-def _again(out: Path) -> tuple[Translation, TrainConfig]:
+def _again(out: Path, progress: bool) -> tuple[Translation, TrainConfig]:
     """The run in `out`, ready to go on from its last checkpoint."""
     from fusedlm.data import read_parallel
     from fusedlm.errors import CorruptFileError
@@ -206,17 +212,27 @@ def _again(out: Path) -> tuple[Translation, TrainConfig]:
         raise CorruptFileError(out / RUN, str(error)) from error
     checkpoint = load_checkpoint(out / "last")
     parts = {name: read_parallel([out / DATA / f"{name}.jsonl"]).pairs for name in PARTS[:2]}
-    task = _task(checkpoint.model, checkpoint.tokenizer, parts, checkpoint.config, learning)
+    task = _task(
+        checkpoint.model, checkpoint.tokenizer, parts, checkpoint.config, learning, progress
+    )
     return task, checkpoint.config
 
 
-def _task(model, tokenizer, parts: dict, settings: TrainConfig, learning: Learning) -> Translation:
+def _task(
+    model, tokenizer, parts: dict, settings: TrainConfig, learning: Learning, progress: bool
+) -> Translation:
+    from tqdm import tqdm
+
     from fusedlm.train import Translation
 
-    return Translation(
-        model, tokenizer, parts["train"], parts["validation"], settings,
-        label_smoothing=learning.label_smoothing, objective=learning.objective,
-    )  # fmt: skip
+    count = len(parts["train"]) + len(parts["validation"])
+    shown = progress and model.config.examples > 0
+    with tqdm(total=count, desc="examples", unit="pair", disable=not shown) as bar:
+        return Translation(
+            model, tokenizer, parts["train"], parts["validation"], settings,
+            label_smoothing=learning.label_smoothing, objective=learning.objective,
+            progress=bar.update,
+        )  # fmt: skip
 
 
 def _carry_out(

@@ -216,8 +216,8 @@ def split_by_source(
 ) -> tuple[list[Pair], list[list[Pair]]]:
     """The pairs to train on, and one part for each of `shares`.
 
-    A hash of the source decides, of its letters and digits alone and without case: "Search:" and
-    "search" are always in the same part, and a pair stays where it is when others come.
+    A hash of its `source_key` decides: "Search:" and "search" are always in the same part, and a pair
+    stays where it is when others come.
     """
     if any(share < 0 for share in shares) or not sum(shares) < 1:
         raise ValueError(f"split_by_source: shares are {list(shares)}, expected a sum below 1")
@@ -235,7 +235,12 @@ def split_by_source(
     return train, parts
 
 
+def source_key(source: str) -> str:
+    """Letters and digits of a source, without case: what is the same source to a reader."""
+    return " ".join(re.findall(r"[^\W_]+", source.casefold())) or source
+
+
 def _place(source: str) -> float:
     """Where a source stands in [0, 1)."""
-    key = " ".join(re.findall(r"[^\W_]+", source.casefold())) or source
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    digest = hashlib.sha256(source_key(source).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .parallel import source_key
+
 _LENGTHS = (2, 3, 4, 5)  # of the n-grams of characters
 _CANDIDATES = 32  # looked at more closely
 
@@ -48,24 +50,29 @@ class TranslationMemory:
             for gram, found in postings.items()
         }
 
-    def look_up(self, source: str) -> Match:
-        """The nearest pair; the first of equals."""
+    def look_up(self, source: str, count: int = 1, *, others: bool = False) -> list[Match]:
+        """The `count` nearest pairs, best first (fewer, where fewer have anything in common with it).
+
+        `others` leaves out those of the same source but for case and signs: what a pair that is in the
+        memory itself is to be found without.
+        """
         scores = np.zeros(len(self.pairs))
         for gram, weight in self._weights(_grams(source)).items():
             if gram in self._postings:
                 numbers, weights = self._postings[gram]
                 scores[numbers] += weight * weights
         best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
-        text = source.casefold()
-        found, nearest = -1.0, int(best[0])
+        text, same = source.casefold(), source_key(source)
+        found = []
         for number in best.tolist():
             known = self.pairs[number][0].casefold()
+            if scores[number] <= 0 or (others and source_key(known) == same):
+                continue
             total = (
                 scores[number] + similarity(text, known) + similarity(text.split(), known.split())
             )
-            if total > found:
-                found, nearest = float(total), number
-        return Match(found / 3, *self.pairs[nearest])
+            found.append(Match(float(total) / 3, *self.pairs[number]))
+        return sorted(found, key=lambda match: -match.score)[:count]
 
     def _weights(self, counts: Counter[str]) -> dict[str, float]:
         weights = {g: (1 + np.log(n)) * self._idf.get(g, 0.0) for g, n in counts.items()}

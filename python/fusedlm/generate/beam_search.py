@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fusedlm.models.encoder_decoder import EncoderDecoder
+from fusedlm.models.encoder_decoder import EncoderDecoder, Source
 
 from .generate import check_prompt
 from .target_state import FEWEST, TargetState
@@ -40,6 +40,7 @@ def beam_search(
     model: EncoderDecoder,
     sources: Sequence[Sequence[int]],
     *,
+    examples: Sequence[Source] | None = None,
     beam: int = 4,
     length_penalty: float = 1.0,
     max_length: int | None = None,
@@ -47,7 +48,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The best targets of each source, best first, at most `beam` of them; beam 1 is greedy.
 
-    sources: lists of tokens, without the end. In every step the 2 beam likeliest ways to go on are
+    sources: lists of tokens, without the end; examples: those of each, for a model that reads
+    some. In every step the 2 beam likeliest ways to go on are
     looked at; those of the first `beam` that end are kept, and the first `beam` that do not end go
     on, until `beam` are kept. A target has at most `max_length` tokens with its end (None: twice
     its source's and 16), and at most the context; there it has to end. A length_penalty of 0 takes
@@ -65,7 +67,11 @@ def beam_search(
     config = model.config
     rows = [list(source) for source in sources]
     for number, row in enumerate(rows):
-        check_prompt(row, f"source {number}", config.context - 1, config.vocab_size)
+        check_prompt(row, f"source {number}", config.room - 1, config.vocab_size)
+    if examples is None:
+        examples = [[] for _ in rows]
+    whole = [[row, *given] for row, given in zip(rows, examples, strict=True)]
+    _check_examples(model, examples)
     found: list[list[Hypothesis]] = [[] for _ in rows]
     was_training = model.training
     model.eval()
@@ -75,7 +81,7 @@ def beam_search(
         at_once = max(1, _BATCH_ROWS // beam)
         for start in range(0, len(order), at_once):
             chosen = order[start : start + at_once]
-            results = _search(model, [rows[i] for i in chosen], beam, length_penalty, max_length)
+            results = _search(model, [whole[i] for i in chosen], beam, length_penalty, max_length)
             for i, result in zip(chosen, results, strict=True):
                 found[i] = result
             if progress is not None:
@@ -85,18 +91,30 @@ def beam_search(
     return found
 
 
+def _check_examples(model: EncoderDecoder, examples: Sequence[Source]) -> None:
+    config = model.config
+    for number, given in enumerate(examples):
+        if len(given) > config.examples:
+            raise ValueError(
+                f"beam_search: source {number} has {len(given)} examples, the model reads"
+                f" {config.examples}"
+            )
+        for example in given:
+            if example:
+                name = f"an example of source {number}"
+                check_prompt(list(example), name, config.room - 1, config.vocab_size)
+
+
 def _search(
-    model: EncoderDecoder, rows: list[list[int]], beam: int, length_penalty: float,
+    model: EncoderDecoder, rows: list[Source], beam: int, length_penalty: float,
     max_length: int | None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     end, context = model.config.end_id, model.config.context
-    sentences = [_Sentence(min(max_length or 2 * len(row) + 16, context)) for row in rows]
+    sentences = [_Sentence(min(max_length or 2 * len(row[0]) + 16, context)) for row in rows]
     fewest = -(-FEWEST // beam)  # sentences
     sentences += [_Sentence(0, done=True)] * max(0, fewest - len(rows))
     active = list(range(len(sentences)))
-    state = TargetState(
-        model, [[*row, end] for row in rows], [min(i, len(rows) - 1) for i in active], beam
-    )
+    state = TargetState(model, rows, [min(i, len(rows) - 1) for i in active], beam)
     tokens = torch.full((len(active) * beam,), end)
     scores = torch.full((len(active), beam), -math.inf)
     scores[:, 0] = 0.0  # at first all hypotheses of a sentence are the same one

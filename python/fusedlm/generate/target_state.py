@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusedlm import ops
 from fusedlm.models.encoder import Packed
-from fusedlm.models.encoder_decoder import EncoderDecoder, Layer, added
+from fusedlm.models.encoder_decoder import EncoderDecoder, Layer, Source, added
 
 # Products of up to 4 rows, and attention of sequences of up to 4 tokens, are computed by kernels of
 # their own, which add in another order. With more at all times, no row's bits depend on the others.
@@ -46,16 +46,16 @@ def _longer(pages: Tensor, least: int) -> Tensor:
 class TargetState:
     """Rows of targets that grow together, `beam` for each sentence of `sentences`.
 
-    sources: tokens of all sources, each with its end token. A sentence may be named several times.
+    sources: tokens of all sources, each with its examples. A sentence may be named several times.
     """
 
     def __init__(
-        self, model: EncoderDecoder, sources: Sequence[Sequence[int]], sentences: Sequence[int],
+        self, model: EncoderDecoder, sources: Sequence[Source], sentences: Sequence[int],
         beam: int,
     ) -> None:  # fmt: skip
         self.model, self.beam = model, beam
-        filler = [model.config.end_id] * FEWEST
-        packed = Packed.of([*sources, filler])
+        filler = [[model.config.end_id] * FEWEST]
+        packed = model.pack_sources([*sources, filler])
         memory = model.encode(packed)
         self._source = [_source_pages(layer, memory) for layer in model.decoder]
         self._source_table, self._source_lengths = _tables(packed)

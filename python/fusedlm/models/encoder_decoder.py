@@ -12,6 +12,8 @@ layers: `stream`, the residual sum so far, and `branch`, which the next norm add
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ from fusedlm.nn import (
 from .checks import check_dtype
 from .encoder import Packed
 from .encoder_decoder_config import EncoderDecoderConfig
+
+Source = Sequence[Sequence[int]]  # tokens of a source and of its examples, without their ends
 
 
 class Layer(nn.Module):
@@ -145,6 +149,22 @@ class EncoderDecoder(nn.Module):
         x = self.embedding(tokens, positions, dtype=self.compute_dtype)
         return dropout(x, self.config.dropout) if self.config.dropout and self.training else x
 
+    def pack_sources(self, sources: Sequence[Source]) -> Packed:
+        """Sources and their examples, each with its end token; one that is missing has the end alone.
+
+        The positions of example i begin at i * config.room, so that the model can tell them apart.
+        """
+        parts, end, room = 1 + self.config.examples, self.config.end_id, self.config.room
+        rows, positions = [], []
+        for source in sources:
+            given = [*source, *[[]] * (parts - len(source))][:parts]
+            rows.append([token for part in given for token in (*part, end)])
+            positions += [
+                i * room + at for i, part in enumerate(given) for at in range(len(part) + 1)
+            ]
+        packed = Packed.of(rows)
+        return replace(packed, positions=torch.tensor(positions))
+
     @property
     def compute_dtype(self) -> torch.dtype:
         return self._compute_dtype
@@ -157,6 +177,7 @@ class EncoderDecoder(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def _check(self, name: str, packed: Packed) -> None:
+        # Examples have a share of the positions each, so that together they never have more.
         longest, context = int(packed.lengths.max()), self.config.context
         if longest > context:
             raise ValueError(

@@ -13,6 +13,8 @@ from .fields import CheckedFields
 class EncoderDecoderConfig(CheckedFields):
     """Everything that decides the parameters of an `EncoderDecoder` and what it computes.
 
+    `examples` translations of similar sources may stand behind a source (Bulté & Tezcan 2019, "Neural
+    fuzzy repair"); each then has an equal share of the positions, `room`, the source first.
     `layers` are those of the encoder, `decoder_layers` those of the decoder (None: as many), and
     `context` is the longest source and the longest target in tokens, the end among them. ffn_width
     None means 4 width (8/3 width for gated activations, rounded up to a multiple of 64). `end_id`
@@ -35,11 +37,17 @@ class EncoderDecoderConfig(CheckedFields):
     bias: bool = False
     dropout: float = 0.1
     end_id: int = 0
+    examples: int = 0
     ignore_index: int = -100
 
     @property
     def head_width(self) -> int:
         return self.width // self.heads
+
+    @property
+    def room(self) -> int:
+        """Tokens of a source, and of each example, the end among them."""
+        return self.context // (1 + self.examples)
 
     @property
     def gated(self) -> bool:
@@ -75,5 +83,8 @@ class EncoderDecoderConfig(CheckedFields):
         if type(self.ignore_index) is not int:
             self._bad("ignore_index", "an integer")
         self._count("end_id", 0)
+        self._count("examples", 0)
+        if self.room < 2:
+            self._bad("examples", f"so few that each has 2 of context={self.context} positions")
         if self.end_id >= self.vocab_size:
             self._bad("end_id", f"a token below vocab_size={self.vocab_size}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fusedlm.models.encoder import Packed
+from fusedlm.models.encoder_decoder import EncoderDecoder, Source
 
-Rows = tuple[list[int], list[int]]  # the tokens of a source and of its target
+Rows = tuple[Source, list[int]]  # the tokens of a source with its examples, and of its target
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class PairBatch:
     targets: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Rows], end_id: int) -> PairBatch:
+    def of(cls, rows: Sequence[Rows], model: EncoderDecoder) -> PairBatch:
+        end = model.config.end_id
         return cls(
-            Packed.of([[*source, end_id] for source, _ in rows]),
-            Packed.of([[end_id, *target] for _, target in rows]),
-            torch.tensor([token for _, target in rows for token in (*target, end_id)]),
+            model.pack_sources([source for source, _ in rows]),
+            Packed.of([[end, *target] for _, target in rows]),
+            torch.tensor([token for _, target in rows for token in (*target, end)]),
         )
 
     @property
@@ -37,19 +40,23 @@ class PairBatch:
 
 
 def size(rows: Rows) -> int:
-    """Tokens of a pair in a batch, the two end tokens among them."""
-    return len(rows[0]) + len(rows[1]) + 2
+    """Tokens of a pair in a batch, the end tokens among them."""
+    return sum(len(part) + 1 for part in rows[0]) + len(rows[1]) + 1
 
 
 class PairBatches:
-    """Endless training batches of at most `tokens` tokens, sources and targets together.
+    """Endless training batches of at most `tokens` tokens, sources, examples and targets together.
 
     Every epoch visits all pairs in an order drawn for it; the pairs left over from one start the
-    next batch. As nothing is padded, pairs of all lengths share a batch at no cost, and none is
-    sorted by length. The state is one number, the pairs drawn so far.
+    next batch. As nothing is padded, pairs of all lengths share a batch at no cost: none is sorted
+    by length. A share `alone` of the sources, drawn anew for every epoch, goes without its
+    examples. The state is one number, the pairs drawn so far.
     """
 
-    def __init__(self, rows: Sequence[Rows], tokens: int, end_id: int, seed: int = 0) -> None:
+    def __init__(
+        self, rows: Sequence[Rows], model: EncoderDecoder, tokens: int, seed: int = 0,
+        alone: float = 0.0,
+    ) -> None:  # fmt: skip
         if not rows:
             raise ValueError("PairBatches: rows is empty, expected at least one pair")
         longest = max(map(size, rows))
@@ -57,7 +64,8 @@ class PairBatches:
             raise ValueError(
                 f"PairBatches: tokens is {tokens}, expected at least {longest}, the longest pair's"
             )
-        self.rows, self.tokens, self.end_id, self.seed = rows, tokens, end_id, seed
+        self.rows, self.model, self.tokens, self.seed = rows, model, tokens, seed
+        self.alone = alone
         self.drawn = 0
         self._epoch = -1
 
@@ -68,28 +76,29 @@ class PairBatches:
     def next(self) -> PairBatch:
         chosen: list[Rows] = []
         room = self.tokens
-        while (rows := self._at(self.drawn)) and size(rows) <= room:
+        while (needed := size(rows := self._at(self.drawn))) <= room:
             chosen.append(rows)
-            room -= size(rows)
+            room -= needed
             self.drawn += 1
-        return PairBatch.of(chosen, self.end_id)
+        return PairBatch.of(chosen, self.model)
 
     def _at(self, number: int) -> Rows:
         epoch, index = divmod(number, len(self.rows))
         if epoch != self._epoch:
             draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             self._order = draw.permutation(len(self.rows))
+            self._alone = draw.random(len(self.rows)) < self.alone
             self._epoch = epoch
-        return self.rows[int(self._order[index])]
+        source, target = self.rows[int(self._order[index])]
+        if self._alone[index]:
+            source = [source[0], *[[]] * (len(source) - 1)]
+        return source, target
 
     def fingerprint(self) -> str:
         """A hash of all pairs, to know the data again."""
-        digest = hashlib.sha256(f"{len(self.rows)} {self.end_id}".encode())
-        for side in (0, 1):
-            lengths = np.array([len(rows[side]) for rows in self.rows], dtype=np.int64)
-            digest.update(lengths.tobytes())
-            tokens = [token for rows in self.rows for token in rows[side]]
-            digest.update(np.array(tokens, dtype=np.int64).tobytes())
+        digest = hashlib.sha256(f"{len(self.rows)} {self.alone}".encode())
+        for rows in self.rows:
+            digest.update(json.dumps(rows).encode())
         return digest.hexdigest()[:32]
 
     def state_dict(self) -> dict[str, int]:
@@ -106,15 +115,15 @@ class PairBatches:
         self.drawn = int(state["drawn"])
 
 
-def all_pairs(rows: Sequence[Rows], tokens: int, end_id: int) -> Iterator[PairBatch]:
+def all_pairs(rows: Sequence[Rows], model: EncoderDecoder, tokens: int) -> Iterator[PairBatch]:
     """Every pair once, in order, in batches of at most `tokens` tokens, or of one longer pair."""
     chosen: list[Rows] = []
     room = tokens
     for pair in rows:
         if chosen and size(pair) > room:
-            yield PairBatch.of(chosen, end_id)
+            yield PairBatch.of(chosen, model)
             chosen, room = [], tokens
         chosen.append(pair)
         room -= size(pair)
     if chosen:
-        yield PairBatch.of(chosen, end_id)
+        yield PairBatch.of(chosen, model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.data.translation_memory import TranslationMemory
+from fusedlm.generate.translate import examples_for, translate
 from fusedlm.models.encoder_decoder import EncoderDecoder
 
 from .config import TrainConfig
@@ -16,21 +18,25 @@ from .task import Task
 
 Pair = tuple[str, str]
 CHRF_PAIRS = 300  # translated after each evaluation, where chrF decides which model is best
+ALONE = 0.15  # of the sources of a model that reads examples are trained on without
 
 
 class Translation(Task):
     """Pairs (source, target) in batches of about `config.batch` tokens.
 
-    Pairs that are longer than the model's context are left out; `too_long` counts them. With
-    `objective` "chrf" the best model is that of the best chrF of the first CHRF_PAIRS validation
-    pairs, translated greedily, else that of the lowest validation loss. The training loss is
-    smoothed (Szegedy et al. 2016), the validation loss is not.
+    For a model that reads examples, those of a pair are what a translation memory of the training
+    pairs has for its source, itself left out; a share ALONE goes without, so that the model learns
+    to do without, too. Pairs with a side beyond the model's `room` are left out; `too_long` counts
+    them. With `objective` "chrf" the best model is that of the best chrF of the first CHRF_PAIRS
+    validation pairs, translated greedily, else that of the lowest validation loss. The training loss
+    is smoothed (Szegedy et al. 2016), the validation loss is not. progress(n) is called when n more
+    pairs have their examples.
     """
 
     def __init__(
         self, model: EncoderDecoder, tokenizer: Tokenizer, train: Sequence[Pair],
         validation: Sequence[Pair], config: TrainConfig, *, label_smoothing: float = 0.1,
-        objective: str = "val_loss",
+        objective: str = "val_loss", progress: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -46,24 +52,38 @@ class Translation(Task):
         self.model, self.tokenizer, self.objective = model, tokenizer, objective
         self.higher_is_better = objective == "chrf"
         self.label_smoothing, self._tokens = label_smoothing, config.batch
-        rows = self._encode("train", train)
-        self._validation = self._encode("validation", validation)
+        self._memory = TranslationMemory(train) if model.config.examples and train else None
+        self.too_long = 0
+        rows = self._encode("train", train, progress)
+        self._validation = self._encode("validation", validation, progress)
         self._shown = list(validation)[:CHRF_PAIRS]
-        self.too_long = len(train) + len(validation) - len(rows) - len(self._validation)
-        self.batches = PairBatches(rows, config.batch, model.config.end_id, config.seed)
+        alone = ALONE if model.config.examples else 0.0
+        self.batches = PairBatches(rows, model, config.batch, config.seed, alone)
 
-    def _encode(self, name: str, pairs: Sequence[Pair]) -> list[Rows]:
+    def _encode(
+        self, name: str, pairs: Sequence[Pair], progress: Callable[[int], None] | None
+    ) -> list[Rows]:
+        config = self.model.config
         sides = [self.tokenizer.encode_batch([pair[side] for pair in pairs]) for side in (0, 1)]
-        context, most = self.model.config.context, self._tokens
-        rows = [
-            pair
-            for pair in zip(*sides, strict=True)
-            if max(map(len, pair)) < context and size(pair) <= most
+        fitting = [
+            i
+            for i, (source, target) in enumerate(zip(*sides, strict=True))
+            if len(source) < config.room and len(target) < config.room
         ]
+        examples = examples_for(
+            self.model, self.tokenizer, [pairs[i][0] for i in fitting], self._memory, others=True,
+            progress=progress,
+        )  # fmt: skip
+        rows = [
+            ([sides[0][i], *given, *[[]] * (config.examples - len(given))], sides[1][i])
+            for i, given in zip(fitting, examples, strict=True)
+        ]
+        rows = [pair for pair in rows if size(pair) <= self._tokens]
+        self.too_long += len(pairs) - len(rows)
         if not rows:
             raise ValueError(
-                f"Translation: {name} has {len(pairs)} pairs, none of them within the context of"
-                f" {context} tokens and a batch of {most}"
+                f"Translation: {name} has {len(pairs)} pairs, none of them within {config.room}"
+                f" tokens a side and a batch of {self._tokens}"
             )
         return rows
 
@@ -84,7 +104,7 @@ class Translation(Task):
         was_training = self.model.training
         self.model.eval()
         total, count = 0.0, 0
-        for batch in all_pairs(self._validation, self._tokens, self.model.config.end_id):
+        for batch in all_pairs(self._validation, self.model, self._tokens):
             loss = self.model(batch.source, batch.target, batch.targets)
             total += float(loss) * len(batch.targets)
             count += len(batch.targets)
@@ -95,11 +115,10 @@ class Translation(Task):
         return found
 
     def _chrf(self) -> float:
-        from fusedlm.generate.translate import translate
-
         from .translation_scores import chrf
 
-        made = translate(self.model, self.tokenizer, [s for s, _ in self._shown], beam=1)
+        sources = [source for source, _ in self._shown]
+        made = translate(self.model, self.tokenizer, sources, memory=self._memory, beam=1)
         return chrf([text or "" for text in made], [t for _, t in self._shown])
 
     def fingerprint(self) -> str:
