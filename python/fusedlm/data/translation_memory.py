@@ -38,17 +38,22 @@ class TranslationMemory:
         if not pairs:
             raise ValueError("TranslationMemory: pairs is empty, expected at least one")
         self.pairs = list(pairs)
-        grams = [_grams(source) for source, _ in self.pairs]
-        frequency = Counter(gram for counts in grams for gram in counts)
-        self._idf = {g: np.log((1 + len(grams)) / (1 + n)) + 1 for g, n in frequency.items()}
-        postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for number, counts in enumerate(grams):
-            for gram, weight in self._weights(counts).items():
-                postings[gram].append((number, weight))
-        self._postings = {
-            gram: (np.array([n for n, _ in found]), np.array([w for _, w in found]))
-            for gram, found in postings.items()
-        }
+        self._ids: dict[str, int] = {}  # of n-grams
+        grams, documents, counts = [], [], []
+        for number, (source, _) in enumerate(self.pairs):
+            for gram, count in _grams(source).items():
+                grams.append(self._ids.setdefault(gram, len(self._ids)))
+                documents.append(number)
+                counts.append(count)
+        gram, document = np.array(grams), np.array(documents)
+        frequency = np.bincount(gram)
+        self._idf = np.log((1 + len(self.pairs)) / (1 + frequency)) + 1
+        weight = (1 + np.log(counts)) * self._idf[gram]
+        weight /= np.sqrt(np.bincount(document, weight * weight))[document]
+        # The documents of an n-gram, and its weights in them, are a stretch of these.
+        order = np.argsort(gram, kind="stable")
+        self._documents, self._document_weights = document[order], weight[order]
+        self._starts = np.concatenate([[0], frequency.cumsum()])
 
     def look_up(self, source: str, count: int = 1, *, others: bool = False) -> list[Match]:
         """The `count` nearest pairs, best first (fewer, where fewer have anything in common with it).
@@ -56,17 +61,15 @@ class TranslationMemory:
         `others` leaves out those of the same source but for case and signs: what a pair that is in the
         memory itself is to be found without.
         """
-        scores = np.zeros(len(self.pairs))
-        for gram, weight in self._weights(_grams(source)).items():
-            if gram in self._postings:
-                numbers, weights = self._postings[gram]
-                scores[numbers] += weight * weights
-        best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
+        scores = self._cosines(source)
+        least = np.partition(scores, -_CANDIDATES)[-_CANDIDATES] if len(scores) > _CANDIDATES else 0
+        best = np.flatnonzero((scores >= least) & (scores > 0))
+        best = best[np.argsort(-scores[best], kind="stable")][:_CANDIDATES]
         text, same = source.casefold(), source_key(source)
         found = []
         for number in best.tolist():
             known = self.pairs[number][0].casefold()
-            if scores[number] <= 0 or (others and source_key(known) == same):
+            if others and source_key(known) == same:
                 continue
             total = (
                 scores[number] + similarity(text, known) + similarity(text.split(), known.split())
@@ -74,10 +77,18 @@ class TranslationMemory:
             found.append(Match(float(total) / 3, *self.pairs[number]))
         return sorted(found, key=lambda match: -match.score)[:count]
 
-    def _weights(self, counts: Counter[str]) -> dict[str, float]:
-        weights = {g: (1 + np.log(n)) * self._idf.get(g, 0.0) for g, n in counts.items()}
-        length = np.sqrt(sum(w * w for w in weights.values())) or 1.0
-        return {g: w / length for g, w in weights.items() if w}
+    def _cosines(self, source: str) -> np.ndarray:
+        """Of the vectors of `source` and of every pair's source."""
+        known = [(self._ids[g], n) for g, n in _grams(source).items() if g in self._ids]
+        if not known:
+            return np.zeros(len(self.pairs))
+        ids, counts = np.array(known).T
+        weights = (1 + np.log(counts)) * self._idf[ids]
+        weights /= np.sqrt((weights * weights).sum())
+        stretches = [slice(self._starts[i], self._starts[i + 1]) for i in ids]
+        documents = np.concatenate([self._documents[at] for at in stretches])
+        parts = [w * self._document_weights[at] for w, at in zip(weights, stretches, strict=True)]
+        return np.bincount(documents, np.concatenate(parts), minlength=len(self.pairs))
 
 
 def _grams(text: str) -> Counter[str]:
