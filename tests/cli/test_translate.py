@@ -67,7 +67,7 @@ def test_run_leaves_what_it_cannot_translate_and_says_so(run, trained, tmp_path)
     assert code == 0 and len(out.splitlines()) == 3
     assert out.splitlines()[2] == "nine " * 200
     assert "1 lines are not UTF-8 and are not translated: 2" in err
-    assert "1 lines have more than 20 tokens and are not translated: 3" in err
+    assert "1 lines have more than 63 tokens and are not translated: 3" in err
 
 
 def test_eval_compares_with_the_memory_and_writes_everything(run, trained):

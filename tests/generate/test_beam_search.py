@@ -157,5 +157,5 @@ def test_examples_are_read_and_change_no_other_source():
         assert hypotheses[0].score == pytest.approx(total / len(batch.targets), abs=1e-4)
     with pytest.raises(ValueError, match="source 0 has 3 examples, the model reads 2"):
         beam_search(model, [[1]], examples=[[[2], [3], [4]]])
-    with pytest.raises(ValueError, match="an example of source 0 has 8 tokens"):
-        beam_search(model, [[1]], examples=[[[2] * 8]])
+    with pytest.raises(ValueError, match="an example of source 0 has 24 tokens"):
+        beam_search(model, [[1]], examples=[[[2] * 24]])

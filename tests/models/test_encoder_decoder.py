@@ -20,6 +20,7 @@ VARIANTS = {
     "rotary positions": {"position": "rope", "rope_base": 500.0},
     "LayerNorm, GELU, biases": {"norm": "layer_norm", "activation": "gelu", "bias": True},
     "examples beside the source": {"examples": 2},
+    "examples, rotary positions": {"examples": 2, "position": "rope"},
     "a deep encoder and a shallow decoder": {"layers": 3, "decoder_layers": 1, "ffn_width": 40},
 }
 PAIRS = [*random_pairs(5), ([[3]], []), ([[4, 5]], [6])]

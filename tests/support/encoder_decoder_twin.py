@@ -28,14 +28,17 @@ class EncoderDecoderTwin(Twin):
     def logits_of(self, source: list[list[int]], target: list[int]) -> Tensor:
         """Of target without its end, which begins with the end token; `source` with its examples."""
         config, end = self.config, [self.config.end_id]
-        room = config.context // len(source)
-        memory = torch.cat([self._embed([*part, *end], i * room) for i, part in enumerate(source)])
+        parts = [self._embed([*part, *end]) for part in source]
+        if config.examples:
+            parts = [x + self.weights["part_weight"][i] for i, x in enumerate(parts)]
+        memory = torch.cat(parts)
+        positions = torch.cat([torch.arange(len(part)) for part in parts])
         for layer in range(config.layers):
-            memory = self._layer(f"encoder.{layer}.", memory)
+            memory = self._layer(f"encoder.{layer}.", memory, positions)
         memory = self._norm("encoder_norm", memory)
         x = self._embed([*end, *target])
         for layer in range(config.decoder_layers):
-            x = self._layer(f"decoder.{layer}.", x, memory)
+            x = self._layer(f"decoder.{layer}.", x, torch.arange(len(x)), memory)
         return self._norm("final_norm", x) @ self.weights["embedding.weight"].T
 
     def pairs_loss(self, rows: list[Rows], label_smoothing: float = 0.0) -> Tensor:
@@ -48,17 +51,17 @@ class EncoderDecoderTwin(Twin):
         gradients = torch.autograd.grad(self.pairs_loss(rows, label_smoothing), values)
         return dict(zip(self.weights, gradients, strict=True))
 
-    def _embed(self, tokens: list[int], first: int = 0) -> Tensor:
+    def _embed(self, tokens: list[int]) -> Tensor:
         x = self.weights["embedding.weight"][tokens]
         if self.config.position == "learned":
-            x = x + self.weights["embedding.position_weight"][first : first + len(tokens)]
+            x = x + self.weights["embedding.position_weight"][: len(tokens)]
         return x
 
-    def _layer(self, at: str, x: Tensor, memory: Tensor | None = None) -> Tensor:
+    def _layer(self, at: str, x: Tensor, positions: Tensor, memory: Tensor | None = None) -> Tensor:
         normed = self._norm(at + "attention_norm", x)
         query, key, value = self._linear(normed, at + "attention.qkv").chunk(3, dim=-1)
         x = x + self._attend(
-            at + "attention.", query, key, value, turn=True, causal=memory is not None
+            at + "attention.", query, key, value, positions=positions, causal=memory is not None
         )
         if memory is not None:
             query = self._linear(self._norm(at + "cross_norm", x), at + "cross.query")
@@ -67,13 +70,20 @@ class EncoderDecoderTwin(Twin):
         return x + self._ffn(at + "ffn.", self._norm(at + "ffn_norm", x))
 
     def _attend(
-        self, at: str, query: Tensor, key: Tensor, value: Tensor, *, turn: bool = False,
-        causal: bool = False,
+        self, at: str, query: Tensor, key: Tensor, value: Tensor, *,
+        positions: Tensor | None = None, causal: bool = False,
     ) -> Tensor:  # fmt: skip
         query, key, value = (
             t.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None] for t in (query, key, value)
         )
-        if turn and self.config.position == "rope":
-            query, key = self._rotate(query), self._rotate(key)
+        if positions is not None and self.config.position == "rope":
+            query, key = (self._rotate_to(t, positions) for t in (query, key))
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self._linear(mixed[0].transpose(0, 1).flatten(1), at + "out")
+
+    def _rotate_to(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [1, H, T, D], each token turned to a position of its own: as the last of so many."""
+        rows = [
+            self._rotate(x[:, :, [t] * (int(p) + 1)])[:, :, -1] for t, p in enumerate(positions)
+        ]
+        return torch.stack(rows, dim=2)

@@ -87,7 +87,7 @@ def run(
     _write(made, out)
     _complain([i for i, line in enumerate(lines, 1) if line is None], "are not UTF-8")
     too_long = [i for i, new in enumerate(found, 1) if new is None]
-    _complain(too_long, f"have more than {loaded.config.room - 1} tokens")
+    _complain(too_long, f"have more than {loaded.config.context - 1} tokens")
 
 
 @app.command("eval")

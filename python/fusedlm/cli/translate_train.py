@@ -69,7 +69,7 @@ def train(
         typer.Option(
             min=0, help="Translations of similar sources that the model reads beside a source."
         ),
-    ] = 2,
+    ] = 1,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")] = 0.3,
     label_smoothing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of a target that all tokens get.")
@@ -193,7 +193,7 @@ def _begin(
         write_jsonl(out / DATA / f"{name}.jsonl", parts[name])
     write_json(out / RUN, {**vars(learning)})
     if task.too_long:
-        typer.echo(f"        {task.too_long:,} more have a side beyond {config.room - 1} tokens")
+        typer.echo(f"        {task.too_long:,} more have a side beyond {config.context - 1} tokens")
     return task
 
 

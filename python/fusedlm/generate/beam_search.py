@@ -67,7 +67,7 @@ def beam_search(
     config = model.config
     rows = [list(source) for source in sources]
     for number, row in enumerate(rows):
-        check_prompt(row, f"source {number}", config.room - 1, config.vocab_size)
+        check_prompt(row, f"source {number}", config.context - 1, config.vocab_size)
     if examples is None:
         examples = [[] for _ in rows]
     whole = [[row, *given] for row, given in zip(rows, examples, strict=True)]
@@ -102,7 +102,7 @@ def _check_examples(model: EncoderDecoder, examples: Sequence[Source]) -> None:
         for example in given:
             if example:
                 name = f"an example of source {number}"
-                check_prompt(list(example), name, config.room - 1, config.vocab_size)
+                check_prompt(list(example), name, config.context - 1, config.vocab_size)
 
 
 def _search(

@@ -29,7 +29,7 @@ def translate(
     they are: clean them as the training data was (`fusedlm.data.clean`).
     """
     rows = tokenizer.encode_batch(texts)
-    fitting = [i for i, row in enumerate(rows) if 0 < len(row) < model.config.room]
+    fitting = [i for i, row in enumerate(rows) if 0 < len(row) < model.config.context]
     if progress is not None and len(fitting) < len(rows):
         progress(len(rows) - len(fitting))
     examples = examples_for(model, tokenizer, [texts[i] for i in fitting], memory)
@@ -48,18 +48,18 @@ def examples_for(
     memory: TranslationMemory | None, *, others: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[list[int]]]:  # fmt: skip
-    """The tokens of what `memory` has for each text, as many as the model reads, cut to its room.
+    """The tokens of what `memory` has for each text, as many as the model reads, cut to its context.
 
     `others` as in `TranslationMemory.look_up`.
     """
-    count, room = model.config.examples, model.config.room
+    count, context = model.config.examples, model.config.context
     if memory is None or not count:
         return [[] for _ in texts]
     found = []
     for text in texts:
         matches = memory.look_up(text, count, others=others)
         rows = tokenizer.encode_batch([match.target for match in matches])
-        found.append([row[: room - 1] for row in rows])
+        found.append([row[: context - 1] for row in rows])
         if progress is not None:
             progress(1)
     return found

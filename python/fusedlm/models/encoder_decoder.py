@@ -29,6 +29,7 @@ from fusedlm.nn import (
     Rope,
     SelfAttention,
 )
+from fusedlm.nn.basic import normal
 
 from .checks import check_dtype
 from .encoder import Packed
@@ -87,6 +88,7 @@ class EncoderDecoder(nn.Module):
         self.compute_dtype = compute_dtype
         learned = config.context if config.position == "learned" else 0
         self.embedding = Embedding(config.vocab_size, config.width, positions=learned)
+        self.part_weight = normal(1 + config.examples, config.width) if config.examples else None
         self.rope = _rope(config)
         self.encoder = nn.ModuleList(Layer(config, cross=False) for _ in range(config.layers))
         self.encoder_norm = _norm(config)
@@ -100,6 +102,10 @@ class EncoderDecoder(nn.Module):
             for parameter in self.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(math.sqrt(2 / (5 * config.width)) / 0.02)
+            if learned:
+                self.embedding.position_weight.copy_(
+                    _sinusoids(*self.embedding.position_weight.shape)
+                )
 
     @classmethod
     def empty(cls, config: EncoderDecoderConfig) -> EncoderDecoder:
@@ -139,31 +145,40 @@ class EncoderDecoder(nn.Module):
     def encode(self, source: Packed) -> Tensor:
         """What the decoder reads of packed sources: [1, M, C] in compute_dtype."""
         self._check("source", source)
-        branch, stream = self.embed(source.tokens[None], source.positions), None
+        branch, stream = self.embed(source.tokens[None], source.positions, source.types), None
         for layer in self.encoder:
             branch, stream = layer(branch, stream, self.rope, source)
         return self.encoder_norm(branch, residual=stream)[0]
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """tokens [B, T] -> [B, T, C] in compute_dtype."""
-        x = self.embedding(tokens, positions, dtype=self.compute_dtype)
+    def embed(self, tokens: Tensor, positions: Tensor, parts: Tensor | None = None) -> Tensor:
+        """tokens [B, T] -> [B, T, C] in compute_dtype; `parts` [T]: 0 in a source, i in example i."""
+        table = self.embedding.position_weight
+        if parts is not None and table is not None:
+            # Positions and parts are looked up at once, in a table of all their sums: it is small.
+            positions = positions + parts * len(table)
+            table = (self.part_weight[:, None] + table).flatten(0, 1)
+        elif parts is not None:
+            table, positions = self.part_weight, parts
+        x = ops.embedding(
+            tokens, self.embedding.weight, position_weight=table,
+            positions=None if table is None else positions, dtype=self.compute_dtype,
+        )  # fmt: skip
         return dropout(x, self.config.dropout) if self.config.dropout and self.training else x
 
     def pack_sources(self, sources: Sequence[Source]) -> Packed:
         """Sources and their examples, each with its end token; one that is missing has the end alone.
 
-        The positions of example i begin at i * config.room, so that the model can tell them apart.
+        The positions of each begin at 0, so that the same place is the same in all of them, and in
+        the target.
         """
-        parts, end, room = 1 + self.config.examples, self.config.end_id, self.config.room
-        rows, positions = [], []
-        for source in sources:
-            given = [*source, *[[]] * (parts - len(source))][:parts]
-            rows.append([token for part in given for token in (*part, end)])
-            positions += [
-                i * room + at for i, part in enumerate(given) for at in range(len(part) + 1)
-            ]
-        packed = Packed.of(rows)
-        return replace(packed, positions=torch.tensor(positions))
+        parts, end = 1 + self.config.examples, self.config.end_id
+        given = [[*source, *[[]] * (parts - len(source))][:parts] for source in sources]
+        pieces = Packed.of([[*part, end] for source in given for part in source])
+        starts = pieces.starts[::parts].contiguous()
+        if parts == 1:
+            return replace(pieces, starts=starts)
+        types = torch.arange(parts).repeat(len(given)).repeat_interleave(pieces.lengths)
+        return replace(pieces, starts=starts, types=types)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -177,8 +192,7 @@ class EncoderDecoder(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def _check(self, name: str, packed: Packed) -> None:
-        # Examples have a share of the positions each, so that together they never have more.
-        longest, context = int(packed.lengths.max()), self.config.context
+        longest, context = int(packed.positions.max()) + 1, self.config.context
         if longest > context:
             raise ValueError(
                 f"EncoderDecoder: {name} has a sequence of {longest} tokens, the context is {context}"
@@ -188,6 +202,13 @@ class EncoderDecoder(nn.Module):
 def added(norm: nn.Module, branch: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
     """(norm(branch + stream), branch + stream); at first the stream is the embedding."""
     return (norm(branch), branch) if stream is None else norm(branch, residual=stream)
+
+
+def _sinusoids(positions: int, width: int) -> Tensor:
+    """What learned positions begin as: near places are alike (Vaswani et al. 2017), as large as weights."""
+    rate = torch.exp(-math.log(10000.0) * torch.arange(0, width, 2) / width)
+    angle = torch.outer(torch.arange(positions), rate)
+    return math.sqrt(4 / (5 * width)) * torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
 
 
 def _norm(config: EncoderDecoderConfig) -> nn.Module:

@@ -14,9 +14,9 @@ class EncoderDecoderConfig(CheckedFields):
     """Everything that decides the parameters of an `EncoderDecoder` and what it computes.
 
     `examples` translations of similar sources may stand behind a source (Bulté & Tezcan 2019, "Neural
-    fuzzy repair"); each then has an equal share of the positions, `room`, the source first.
+    fuzzy repair").
     `layers` are those of the encoder, `decoder_layers` those of the decoder (None: as many), and
-    `context` is the longest source and the longest target in tokens, the end among them. ffn_width
+    `context` is the longest source, example and target in tokens, the end among them. ffn_width
     None means 4 width (8/3 width for gated activations, rounded up to a multiple of 64). `end_id`
     ends sources and targets, and is what the decoder begins with. Raises ValueError naming the field
     that does not fit.
@@ -43,11 +43,6 @@ class EncoderDecoderConfig(CheckedFields):
     @property
     def head_width(self) -> int:
         return self.width // self.heads
-
-    @property
-    def room(self) -> int:
-        """Tokens of a source, and of each example, the end among them."""
-        return self.context // (1 + self.examples)
 
     @property
     def gated(self) -> bool:
@@ -84,7 +79,5 @@ class EncoderDecoderConfig(CheckedFields):
             self._bad("ignore_index", "an integer")
         self._count("end_id", 0)
         self._count("examples", 0)
-        if self.room < 2:
-            self._bad("examples", f"so few that each has 2 of context={self.context} positions")
         if self.end_id >= self.vocab_size:
             self._bad("end_id", f"a token below vocab_size={self.vocab_size}")

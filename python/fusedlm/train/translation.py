@@ -26,7 +26,7 @@ class Translation(Task):
 
     For a model that reads examples, those of a pair are what a translation memory of the training
     pairs has for its source, itself left out; a share ALONE goes without, so that the model learns
-    to do without, too. Pairs with a side beyond the model's `room` are left out; `too_long` counts
+    to do without, too. Pairs with a side beyond the model's context are left out; `too_long` counts
     them. With `objective` "chrf" the best model is that of the best chrF of the first CHRF_PAIRS
     validation pairs, translated greedily, else that of the lowest validation loss. The training loss
     is smoothed (Szegedy et al. 2016), the validation loss is not. progress(n) is called when n more
@@ -68,7 +68,7 @@ class Translation(Task):
         fitting = [
             i
             for i, (source, target) in enumerate(zip(*sides, strict=True))
-            if len(source) < config.room and len(target) < config.room
+            if len(source) < config.context and len(target) < config.context
         ]
         examples = examples_for(
             self.model, self.tokenizer, [pairs[i][0] for i in fitting], self._memory, others=True,
@@ -82,7 +82,7 @@ class Translation(Task):
         self.too_long += len(pairs) - len(rows)
         if not rows:
             raise ValueError(
-                f"Translation: {name} has {len(pairs)} pairs, none of them within {config.room}"
+                f"Translation: {name} has {len(pairs)} pairs, none of them within {config.context}"
                 f" tokens a side and a batch of {self._tokens}"
             )
         return rows
