@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from .generate import check_prompt
 from .target_state import FEWEST, TargetState
 
 _BATCH_ROWS = 512  # hypotheses that grow together: enough to fill the cores
+_BATCH_TOKENS = 16384  # of their sources, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,7 @@ def beam_search(
     was_training = model.training
     model.eval()
     try:
-        # Sources of like lengths end at like times.
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        at_once = max(1, _BATCH_ROWS // beam)
-        for start in range(0, len(order), at_once):
-            chosen = order[start : start + at_once]
+        for chosen in _groups(whole, max(1, _BATCH_ROWS // beam)):
             results = _search(model, [whole[i] for i in chosen], beam, length_penalty, max_length)
             for i, result in zip(chosen, results, strict=True):
                 found[i] = result
@@ -89,6 +86,20 @@ def beam_search(
     finally:
         model.train(was_training)
     return found
+
+
+def _groups(sources: list[Source], most: int) -> Iterator[list[int]]:
+    """Numbers of sources that are searched together; those of like lengths end at like times."""
+    chosen, tokens = [], 0
+    for i in sorted(range(len(sources)), key=lambda i: -len(sources[i][0])):
+        size = sum(map(len, sources[i]))
+        if chosen and (len(chosen) == most or tokens + size > _BATCH_TOKENS):
+            yield chosen
+            chosen, tokens = [], 0
+        chosen.append(i)
+        tokens += size
+    if chosen:
+        yield chosen
 
 
 def _check_examples(model: EncoderDecoder, examples: Sequence[Source]) -> None:
