@@ -17,7 +17,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from fusedlm import ops
 from fusedlm.nn import (
@@ -30,6 +29,7 @@ from fusedlm.nn import (
     SelfAttention,
 )
 from fusedlm.nn.basic import normal
+from fusedlm.nn.dropout import dropout
 
 from .checks import check_dtype
 from .encoder import Packed
