@@ -49,13 +49,17 @@ class PairBatches:
 
     Every epoch visits all pairs in an order drawn for it; the pairs left over from one start the
     next batch. As nothing is padded, pairs of all lengths share a batch at no cost: none is sorted
-    by length. A share `alone` of the sources, drawn anew for every epoch, goes without its
-    examples. The state is one number, the pairs drawn so far.
+    by length. The state is one number, the pairs drawn so far.
+
+    What stands in the place of examples is drawn anew for every epoch: a share `alone` of the sources
+    goes without, and a share `noised` gets its own target with some tokens left out, added and
+    exchanged. That is like an example, but one worth reading: the model learns early to copy, and
+    what to correct by the source (as Lewis et al. 2020, arXiv:1910.13461, repair text).
     """
 
     def __init__(
         self, rows: Sequence[Rows], model: EncoderDecoder, tokens: int, seed: int = 0,
-        alone: float = 0.0,
+        alone: float = 0.0, noised: float = 0.0,
     ) -> None:  # fmt: skip
         if not rows:
             raise ValueError("PairBatches: rows is empty, expected at least one pair")
@@ -65,7 +69,8 @@ class PairBatches:
                 f"PairBatches: tokens is {tokens}, expected at least {longest}, the longest pair's"
             )
         self.rows, self.model, self.tokens, self.seed = rows, model, tokens, seed
-        self.alone = alone
+        self.alone, self.noised = alone, noised
+        self._tokens = np.array([t for _, target in rows for t in target] or [0])
         self.drawn = 0
         self._epoch = -1
 
@@ -87,16 +92,33 @@ class PairBatches:
         if epoch != self._epoch:
             draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             self._order = draw.permutation(len(self.rows))
-            self._alone = draw.random(len(self.rows)) < self.alone
+            self._lot = draw.random(len(self.rows))
             self._epoch = epoch
         source, target = self.rows[int(self._order[index])]
-        if self._alone[index]:
+        if self._lot[index] < self.alone:
             source = [source[0], *[[]] * (len(source) - 1)]
+        elif self._lot[index] < self.alone + self.noised:
+            draw = np.random.Generator(np.random.PCG64([self.seed, epoch, index]))
+            source = [source[0], self._noisy(target, draw), *source[2:]]
         return source, target
+
+    def _noisy(self, target: list[int], draw: np.random.Generator) -> list[int]:
+        """`target` with up to half of its tokens left out, exchanged, or followed by others."""
+        lots = draw.random(len(target)) / max(draw.random() / 2, 1e-9)
+        others = self._tokens[draw.integers(len(self._tokens), size=len(target))].tolist()
+        made: list[int] = []
+        for token, lot, other in zip(target, lots, others, strict=True):
+            if lot >= 2 / 3:  # of those below 1, a third is left out and a third exchanged
+                made.append(token)
+            elif lot >= 1 / 3:
+                made.append(other)
+            if 2 / 3 <= lot < 1:
+                made.append(other)
+        return made
 
     def fingerprint(self) -> str:
         """A hash of all pairs, to know the data again."""
-        digest = hashlib.sha256(f"{len(self.rows)} {self.alone}".encode())
+        digest = hashlib.sha256(f"{len(self.rows)} {self.alone} {self.noised}".encode())
         for rows in self.rows:
             digest.update(json.dumps(rows).encode())
         return digest.hexdigest()[:32]

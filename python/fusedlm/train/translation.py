@@ -18,6 +18,7 @@ from .task import Task
 
 Pair = tuple[str, str]
 CHRF_PAIRS = 300  # translated after each evaluation, where chrF decides which model is best
+NOISED = 0.4  # of them are trained on with their own target, noised, as the example
 ALONE = 0.15  # of the sources of a model that reads examples are trained on without
 
 
@@ -57,8 +58,8 @@ class Translation(Task):
         rows = self._encode("train", train, progress)
         self._validation = self._encode("validation", validation, progress)
         self._shown = list(validation)[:CHRF_PAIRS]
-        alone = ALONE if model.config.examples else 0.0
-        self.batches = PairBatches(rows, model, config.batch, config.seed, alone)
+        shares = (ALONE, NOISED) if model.config.examples else (0.0, 0.0)
+        self.batches = PairBatches(rows, model, config.batch, config.seed, *shares)
 
     def _encode(
         self, name: str, pairs: Sequence[Pair], progress: Callable[[int], None] | None
