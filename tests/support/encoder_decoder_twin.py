@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import torch
@@ -26,7 +27,10 @@ class EncoderDecoderTwin(Twin):
         self.heads = config.heads
 
     def logits_of(self, source: list[list[int]], target: list[int]) -> Tensor:
-        """Of target without its end, which begins with the end token; `source` with its examples."""
+        """Of target without its end, which begins with the end token; `source` with its examples.
+
+        With examples, log-probabilities.
+        """
         config, end = self.config, [self.config.end_id]
         parts = [self._embed([*part, *end]) for part in source]
         if config.examples:
@@ -39,11 +43,26 @@ class EncoderDecoderTwin(Twin):
         x = self._embed([*end, *target])
         for layer in range(config.decoder_layers):
             x = self._layer(f"decoder.{layer}.", x, torch.arange(len(x)), memory)
-        return self._norm("final_norm", x) @ self.weights["embedding.weight"].T
+        x = self._norm("final_norm", x)
+        logits = x @ self.weights["embedding.weight"].T
+        return self._with_copies(x, logits, source, memory) if config.examples else logits
+
+    def _with_copies(self, x, logits, source: list[list[int]], memory: Tensor) -> Tensor:
+        first = len(source[0]) + 1
+        tokens = [t for part in source[1:] for t in (*part, self.config.end_id)]
+        key = self._linear(memory[first:], "copying.key")
+        query = self._linear(x, "copying.query")
+        weights = (query @ key.T / math.sqrt(key.shape[1])).softmax(-1)
+        copied = weights @ F.one_hot(torch.tensor(tokens), logits.shape[1]).to(weights.dtype)
+        gate = self._linear(x, "copying.gate").sigmoid()
+        return ((1 - gate) * logits.softmax(-1) + gate * copied).log()
 
     def pairs_loss(self, rows: list[Rows], label_smoothing: float = 0.0) -> Tensor:
         logits = torch.cat([self.logits_of(*pair) for pair in rows])
         targets = torch.tensor([t for _, target in rows for t in (*target, self.config.end_id)])
+        if self.config.examples:  # smoothing is of the head alone: see test_smoothing_with_examples
+            assert not label_smoothing
+            return F.nll_loss(logits, targets)
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
     def pairs_gradients(self, rows: list[Rows], label_smoothing: float) -> dict[str, Tensor]:

@@ -158,11 +158,14 @@ def _search(
 
 
 def _candidates(
-    logits: Tensor, scores: Tensor, ending: Tensor, end: int, beam: int
+    following: Tensor, scores: Tensor, ending: Tensor, end: int, beam: int
 ) -> tuple[list, list, list]:
-    """The 2 beam best ways to go on of each sentence: their scores, parents and tokens."""
-    n, V = len(scores), logits.shape[1]
-    total = scores[:, :, None] + logits.float().log_softmax(-1).view(n, beam, V)
+    """The 2 beam best ways to go on of each sentence: their scores, parents and tokens.
+
+    following [n * beam, V] are log-probabilities.
+    """
+    n, V = len(scores), following.shape[1]
+    total = scores[:, :, None] + following.view(n, beam, V)
     if bool(ending.any()):
         others = torch.arange(V) != end
         total = total.masked_fill(ending[:, None, None] & others, -math.inf)

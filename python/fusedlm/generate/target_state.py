@@ -65,6 +65,9 @@ class TargetState:
         self._used = 0
         self._table = torch.empty(len(sentences) * beam, 0, dtype=torch.int32)
         self._sentences = torch.tensor(sentences)
+        self._examples = None
+        if model.copying is not None:
+            self._examples = model.copying.examples(packed, memory)
 
     def select(self, sentences: Tensor, rows: Tensor) -> None:
         """Goes on with these: indices into the sentences, and into the rows, that there are now."""
@@ -72,7 +75,7 @@ class TargetState:
         self._table = self._table[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """tokens [R] int64, the next of each row -> logits [R, V] of what follows."""
+        """tokens [R] int64, the next of each row -> log-probabilities [R, V] of what follows."""
         model, R, T = self.model, len(tokens), self._table.shape[1]
         new = torch.arange(self._used, self._used + R, dtype=torch.int32)
         self._table = torch.cat([self._table, new[:, None]], dim=1)
@@ -101,7 +104,12 @@ class TargetState:
             branch = layer.ffn(x)
         self._used += R
         x, _ = model.final_norm(branch, residual=stream)
-        return ops.linear(x[:, 0], model.embedding.weight)
+        logits = ops.linear(x[:, 0], model.embedding.weight)
+        if self._examples is None:
+            return logits.float().log_softmax(-1)
+        row = self._sentences.repeat_interleave(self.beam)
+        keys, tokens = (t[row] for t in self._examples)
+        return model.copying.log_probabilities(x[:, 0], logits, keys, tokens)
 
 
 def _source_pages(layer: Layer, memory: Tensor) -> _Pages:

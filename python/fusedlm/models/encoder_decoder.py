@@ -32,6 +32,7 @@ from fusedlm.nn.basic import normal
 from fusedlm.nn.dropout import dropout
 
 from .checks import check_dtype
+from .copying import Copying
 from .encoder import Packed
 from .encoder_decoder_config import EncoderDecoderConfig
 
@@ -96,6 +97,7 @@ class EncoderDecoder(nn.Module):
             Layer(config, cross=True) for _ in range(config.decoder_layers)
         )
         self.final_norm = _norm(config)
+        self.copying = Copying(config.width) if config.examples else None
         # As large as in Nguyen & Salazar 2019 (arXiv:1910.05895) instead of 0.02: with weights so small,
         # attention is even at first, and it takes long until it finds which words belong together.
         with torch.no_grad():
@@ -121,6 +123,8 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Logits [N, V] of the N packed target tokens, or the mean loss (float32) if given targets.
 
+        A model that reads examples also copies from them; its logits are log-probabilities.
+
         Target i is read beside source i and begins with config.end_id. targets [N] int64 are the
         tokens that follow those of `target`; config.ignore_index is left out.
         """
@@ -135,12 +139,21 @@ class EncoderDecoder(nn.Module):
         for layer in self.decoder:
             branch, stream = layer(branch, stream, self.rope, target, memory, source.starts)
         x, _ = self.final_norm(branch, residual=stream)
+        x, weight = x[0], self.embedding.weight
         if targets is None:
-            return ops.linear(x[0], self.embedding.weight)
-        return ops.linear_cross_entropy(
-            x[0], self.embedding.weight, targets, ignore_index=self.config.ignore_index,
-            label_smoothing=label_smoothing,
-        )  # fmt: skip
+            logits = ops.linear(x, weight)
+            if self.copying is None:
+                return logits
+            keys, tokens = self.copying.examples(source, memory)
+            row = torch.arange(len(keys)).repeat_interleave(target.lengths)
+            return self.copying.log_probabilities(x, logits, keys[row], tokens[row])
+        ignored = self.config.ignore_index
+        options = {"ignore_index": ignored, "label_smoothing": label_smoothing}
+        if self.copying is None:
+            return ops.linear_cross_entropy(x, weight, targets, **options)
+        losses = ops.linear_cross_entropy(x, weight, targets, reduction="none", **options)
+        losses = self.copying.loss(x, losses, target, targets, source, memory)
+        return losses[targets != ignored].mean()
 
     def encode(self, source: Packed) -> Tensor:
         """What the decoder reads of packed sources: [1, M, C] in compute_dtype."""
