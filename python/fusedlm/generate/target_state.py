@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedlm import ops
+from fusedlm.models.copying import STRETCH
 from fusedlm.models.encoder import Packed
 from fusedlm.models.encoder_decoder import EncoderDecoder, Layer, Source, added
 
@@ -67,7 +68,7 @@ class TargetState:
         self._sentences = torch.tensor(sentences)
         self._examples = None
         if model.copying is not None:
-            self._examples = model.copying.examples(packed, memory)
+            self._examples = model.copying.examples(packed, memory, STRETCH)
 
     def select(self, sentences: Tensor, rows: Tensor) -> None:
         """Goes on with these: indices into the sentences, and into the rows, that there are now."""

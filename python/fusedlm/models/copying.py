@@ -17,8 +17,8 @@ from fusedlm.nn import Linear
 from .encoder import Packed
 
 _WIDTH = 64  # of queries and keys
-# Rows are filled up to a multiple of it, so that sums over a row are the same beside longer ones.
-_STRETCH = 64
+# Rows of a search are filled up to a multiple of it: sums over a row are the same beside longer ones.
+STRETCH = 64
 _LEAST = 1e-20  # probability, below which its logarithm stays where it is
 
 
@@ -36,7 +36,7 @@ class Copying(nn.Module):
         memory: Tensor,
     ) -> Tensor:  # fmt: skip
         """-log p of each target [N], where those of the head alone are `losses`; x [N, C]."""
-        at, there = rows_of(target)
+        at, there = _rows(target.starts[:-1], target.lengths)
         weights, tokens = self._attention(x[at.flatten()].unflatten(0, at.shape), source, memory)
         copied = (weights * (tokens[:, None] == targets[at][:, :, None])).sum(-1)[there]
         never, always = self._gates(x)
@@ -53,10 +53,11 @@ class Copying(nn.Module):
         made = never[:, None] + logits.float().log_softmax(-1)
         return torch.logaddexp(made, always[:, None] + copied.clamp_min(_LEAST).log())
 
-    def examples(self, source: Packed, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [n, S, D] and tokens [n, S] of n packed sources; -1 where a token is no example's."""
-        at, there = rows_of(source)
-        there = there & (source.types[at] > 0)
+    def examples(self, source: Packed, memory: Tensor, stretch: int = 1) -> tuple[Tensor, Tensor]:
+        """Keys [n, S, D] and tokens [n, S] of the examples of n packed sources, -1 behind their end."""
+        counted = torch.nn.functional.pad((source.types > 0).cumsum(0), (1, 0))
+        counts = counted[source.starts.long()].diff()  # examples are what a source ends with
+        at, there = _rows(source.starts[1:] - counts, counts, stretch)
         keys = self.key(memory[0])[at.flatten()].unflatten(0, at.shape)
         return keys, source.tokens[at].masked_fill(~there, -1)
 
@@ -77,9 +78,9 @@ def _weights(queries: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
     return scores.masked_fill(tokens[:, None] < 0, -torch.inf).softmax(-1)
 
 
-def rows_of(packed: Packed) -> tuple[Tensor, Tensor]:
+def _rows(starts: Tensor, lengths: Tensor, stretch: int = 1) -> tuple[Tensor, Tensor]:
     """Where the tokens of each sequence are [n, S], and which of these are its own."""
-    lengths = packed.lengths.long()[:, None]
-    longest = -(-int(lengths.max()) // _STRETCH) * _STRETCH
+    lengths = lengths.long()[:, None]
+    longest = -(-int(lengths.max()) // stretch) * stretch
     place = torch.arange(longest)
-    return packed.starts[:-1, None].long() + place.minimum(lengths - 1), place < lengths
+    return starts[:, None].long() + place.minimum(lengths - 1), place < lengths
