@@ -34,7 +34,6 @@ def test_loss_and_every_gradient_equal_the_plain_torch_twin(fields, label_smooth
     double = EncoderDecoderTwin(model.config, model.state_dict())
     pairs = PAIRS
     if model.config.examples:
-        label_smoothing = 0.0
         pairs = [*random_pairs(5, examples=2, longest=7), ([[3], [], []], [4])]
     batch = PairBatch.of(pairs, model)
 
@@ -77,6 +76,16 @@ def test_targets_that_are_ignored_do_not_count():
     targets = batch.targets.masked_fill(~counted, model.config.ignore_index)
     logits = model(batch.source, batch.target)
     expected = torch.nn.functional.cross_entropy(logits[counted], batch.targets[counted])
+    torch.testing.assert_close(model(batch.source, batch.target, targets), expected)
+
+
+def test_targets_that_are_ignored_do_not_count_beside_examples_either():
+    model = small_encoder_decoder(examples=1)
+    batch = PairBatch.of(random_pairs(4, examples=1), model)
+    counted = torch.arange(len(batch.targets)) % 3 > 0
+    targets = batch.targets.masked_fill(~counted, model.config.ignore_index)
+    found = model(batch.source, batch.target)
+    expected = torch.nn.functional.nll_loss(found[counted], batch.targets[counted])
     torch.testing.assert_close(model(batch.source, batch.target, targets), expected)
 
 

@@ -31,6 +31,24 @@ class EncoderDecoderTwin(Twin):
 
         With examples, log-probabilities.
         """
+        x, memory = self._hidden(source, target)
+        logits = x @ self.weights["embedding.weight"].T
+        if not self.config.examples:
+            return logits
+        gate, copied = self._copies(x, source, memory)
+        return ((1 - gate) * logits.softmax(-1) + gate * copied).log()
+
+    def _copies(self, x: Tensor, source: list[list[int]], memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of copying [T, 1], and the probability that copying gives each token [T, V]."""
+        tokens = [t for part in source[1:] for t in (*part, self.config.end_id)]
+        key = self._linear(memory[len(source[0]) + 1 :], "copying.key")
+        query = self._linear(x, "copying.query")
+        weights = (query @ key.T / math.sqrt(key.shape[1])).softmax(-1)
+        copied = weights @ F.one_hot(torch.tensor(tokens), self.config.vocab_size).to(weights.dtype)
+        return self._linear(x, "copying.gate").sigmoid(), copied
+
+    def _hidden(self, source: list[list[int]], target: list[int]) -> tuple[Tensor, Tensor]:
+        """The decoder's last layer [T, C], and the encoder's [S, C]."""
         config, end = self.config, [self.config.end_id]
         parts = [self._embed([*part, *end]) for part in source]
         if config.examples:
@@ -43,27 +61,25 @@ class EncoderDecoderTwin(Twin):
         x = self._embed([*end, *target])
         for layer in range(config.decoder_layers):
             x = self._layer(f"decoder.{layer}.", x, torch.arange(len(x)), memory)
-        x = self._norm("final_norm", x)
-        logits = x @ self.weights["embedding.weight"].T
-        return self._with_copies(x, logits, source, memory) if config.examples else logits
-
-    def _with_copies(self, x, logits, source: list[list[int]], memory: Tensor) -> Tensor:
-        first = len(source[0]) + 1
-        tokens = [t for part in source[1:] for t in (*part, self.config.end_id)]
-        key = self._linear(memory[first:], "copying.key")
-        query = self._linear(x, "copying.query")
-        weights = (query @ key.T / math.sqrt(key.shape[1])).softmax(-1)
-        copied = weights @ F.one_hot(torch.tensor(tokens), logits.shape[1]).to(weights.dtype)
-        gate = self._linear(x, "copying.gate").sigmoid()
-        return ((1 - gate) * logits.softmax(-1) + gate * copied).log()
+        return self._norm("final_norm", x), memory
 
     def pairs_loss(self, rows: list[Rows], label_smoothing: float = 0.0) -> Tensor:
-        logits = torch.cat([self.logits_of(*pair) for pair in rows])
-        targets = torch.tensor([t for _, target in rows for t in (*target, self.config.end_id)])
-        if self.config.examples:  # smoothing is of the head alone: see test_smoothing_with_examples
-            assert not label_smoothing
-            return F.nll_loss(logits, targets)
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        """The mean over all tokens. With examples the smoothing is of the head's part alone."""
+        losses = []
+        for source, target in rows:
+            x, memory = self._hidden(source, target)
+            targets = torch.tensor([*target, self.config.end_id])
+            logits = x @ self.weights["embedding.weight"].T
+            loss = F.cross_entropy(
+                logits, targets, label_smoothing=label_smoothing, reduction="none"
+            )
+            if self.config.examples:
+                gate, copied = self._copies(x, source, memory)
+                copied = copied.gather(1, targets[:, None])[:, 0]
+                gate = gate[:, 0]
+                loss = -((1 - gate) * (-loss).exp() + gate * copied).log()
+            losses.append(loss)
+        return torch.cat(losses).mean()
 
     def pairs_gradients(self, rows: list[Rows], label_smoothing: float) -> dict[str, Tensor]:
         values = list(self.weights.values())

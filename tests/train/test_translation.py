@@ -137,6 +137,28 @@ def test_a_share_of_the_sources_goes_without_its_examples():
     assert set(lengths) == {3, 5} and 70 < lengths.count(3) < 130
 
 
+def test_a_share_of_the_sources_has_its_own_target_noised_as_the_example():
+    model = small_encoder_decoder(examples=1, context=16)
+    rows = [([[1], [2]], list(range(5, 20))) for _ in range(300)]
+    first, second = (PairBatches(rows, model, 19 * 300, seed=4, noised=0.5) for _ in range(2))
+    batch = first.next()
+    assert torch.equal(batch.source.tokens, second.next().source.tokens)
+    lengths = batch.source.lengths
+    changed = int((lengths != 4).sum())
+    assert changed > 90 and int(lengths.max()) <= 2 + 16
+    own = batch.source.tokens[(batch.source.types == 1) & (batch.source.tokens > 2)]
+    assert set(own.tolist()) <= set(range(5, 20))
+
+
+def test_what_is_noised_is_a_batch_of_its_own_if_it_needs_more_than_there_is():
+    model = small_encoder_decoder(examples=1)
+    rows = [([[1], []], [5, 6, 7, 8]) for _ in range(50)]
+    batches = PairBatches(rows, model, size(rows[0]), noised=1.0)
+    for _ in range(60):
+        assert len(batches.next().target.starts) == 2
+    assert batches.drawn == 60
+
+
 def test_examples_are_of_other_pairs_and_fit_their_room():
     built = task()
     memory = TranslationMemory(TRAIN)

@@ -81,7 +81,8 @@ class PairBatches:
     def next(self) -> PairBatch:
         chosen: list[Rows] = []
         room = self.tokens
-        while (needed := size(rows := self._at(self.drawn))) <= room:
+        # What is noised may be longer than its example, and a batch of its own.
+        while (needed := size(rows := self._at(self.drawn))) <= room or not chosen:
             chosen.append(rows)
             room -= needed
             self.drawn += 1
@@ -114,7 +115,7 @@ class PairBatches:
                 made.append(other)
             if 2 / 3 <= lot < 1:
                 made.append(other)
-        return made
+        return made[: self.model.config.context - 1]
 
     def fingerprint(self) -> str:
         """A hash of all pairs, to know the data again."""
