@@ -22,6 +22,7 @@ from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
 from .train import train
+from .translate import app as translate
 
 app = typer.Typer(
     name="fusedlm",
@@ -94,6 +95,7 @@ app.command()(explain)
 app.command()(export)
 app.command()(quantize)
 app.command()(info)
+app.add_typer(translate)
 
 
 def main() -> None:
