@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "ChatTuning": "chat_tuning",
+    "AnswerTokens": "answer_tokens",
     "Classification": "classification",
     "LanguageModelling": "language_modelling",
     "Task": "task",
