@@ -22,6 +22,7 @@ from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
 from .train import train
+from .tune import tune
 
 app = typer.Typer(
     name="fusedlm",
@@ -84,6 +85,7 @@ def options(
 app.command()(quickstart)
 app.command()(preprocess)
 app.command()(train)
+app.command()(tune)
 app.command()(generate)
 app.command()(chat)
 app.command()(serve)
