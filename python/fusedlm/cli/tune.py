@@ -221,6 +221,37 @@ def _chat_task(run, out, settings, model, tokenizer, answers, skipped) -> tuple[
     return ChatTuning(model, tokenizer, train_data, val_data, settings), held, len(train_data.rows)
 
 
+def _preference_task(
+    run, out, settings, model, tokenizer, answers, skipped
+) -> tuple[Any, list, int]:
+    import torch
+
+    from fusedlm.data.conversations import split_by_question
+    from fusedlm.train import preference
+
+    rows = preference.read_preferences(run.data, skipped)
+    told = [[*asked, {"role": "assistant", "content": chosen}] for asked, chosen, _ in rows]
+    pair_of = {id(messages): row for messages, row in zip(told, rows, strict=True)}
+    parts = split_by_question(told, run.validation)
+    train, held = (
+        preference.encode_pairs([pair_of[id(m)] for m in part], answers, skipped, name)
+        for part, name in zip(parts, ("training", "held-out"), strict=True)
+    )
+    file = out / "reference.safetensors"
+    if file.exists():
+        references = preference.load_references(file, len(train), len(held))
+    else:
+        model.compute_dtype = getattr(torch, settings.precision)
+        references = tuple(
+            preference.reference_log_probs(model, pairs, settings.batch) for pairs in (train, held)
+        )
+        preference.save_references(file, *references)
+    task = preference.PreferenceTuning(
+        model, tokenizer, train, held, references, settings, beta=run.beta
+    )
+    return task, parts[1], len(train)
+
+
 def _show_before(run, file, held, tokenizer, model, settings, numbers) -> None:
     """Answers of the model as it is, which a comparison afterwards needs."""
     from fusedlm.models.files import write_json

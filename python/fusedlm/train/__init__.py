@@ -6,6 +6,7 @@ import importlib
 
 _HOME = {
     "ChatTuning": "chat_tuning",
+    "PreferenceTuning": "preference",
     "AnswerTokens": "answer_tokens",
     "Classification": "classification",
     "LanguageModelling": "language_modelling",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ class AnswerTokens:
         self._tokenizer, self._template, self._context = tokenizer, template, context
         self._ends = [t for t in map(tokenizer.token, tokenizer.end_ids) if t]
 
-    def encode(self, messages: Conversation) -> tuple[list[int], list[int]]:
-        """Raises ValueError, saying why, where the conversation cannot be trained on."""
+    def encode(
+        self, messages: Conversation, *, last: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """With `last` only the last answer counts. Raises ValueError, saying why, where the conversation cannot be trained on."""
         if any(end in message["content"] for message in messages for end in self._ends):
             raise ValueError("a message holds the token that ends answers")
         text = self._template.render(messages, add_generation_prompt=False)
@@ -56,7 +58,7 @@ class AnswerTokens:
         if len(tokens) - 1 > self._context:
             raise ValueError(f"more than {self._context} tokens, the context")
         targets = [IGNORED] * len(tokens)
-        for first, end in answered:
+        for first, end in answered[-1:] if last else answered:
             for place in range(first, end):
                 targets[place] = tokens[place]
                 if tokens[place] in self._tokenizer.end_ids:  # what follows is the template's
@@ -117,7 +119,3 @@ def with_template(tokenizer: Tokenizer, source: str = PLAIN_TEMPLATE) -> Tokeniz
     settings: dict[str, Any] = {"eos_token": tokenizer.token(tokenizer.eos_id)}
     settings |= {**tokenizer.settings, "chat_template": source}
     return Tokenizer(tokenizer._inner, settings, tokenizer.end_ids)
-
-
-def answer_count(targets: Sequence[Sequence[int]]) -> int:
-    return sum(t != IGNORED for row in targets for t in row)
