@@ -27,7 +27,9 @@ def chats(tmp_path):
 @pytest.mark.parametrize("lora", [[], ["--lora", 2]])
 def test_tuning_learns_and_shows_answers_before_and_after(run, base, chats, tmp_path, lora):
     out = tmp_path / "run"
-    code, stdout, err = run("tune", chats, "--from", base, "--out", out, "--lr", 1e-2, *lora, *QUICK)
+    code, stdout, err = run(
+        "tune", chats, "--from", base, "--out", out, "--lr", 1e-2, *lora, *QUICK
+    )
     assert code == 0, err
     report = json.loads((out / "answers.json").read_text())
     assert report["after"]["val_loss"] < report["before"]["val_loss"]
@@ -49,3 +51,17 @@ def test_a_run_is_not_overwritten(run, base, chats, tmp_path):
     (tmp_path / "run" / "last").mkdir(parents=True)
     code, _, err = run("tune", chats, "--from", base, "--out", tmp_path / "run")
     assert code == 1 and "holds a training run already" in err
+
+
+def test_preferences_are_learned_and_a_run_goes_on(run, base, tmp_path):
+    rows = [{"prompt": f"say {i}", "chosen": "fox", "rejected": "the dog"} for i in range(8)]
+    file, out = tmp_path / "pairs.jsonl", tmp_path / "run"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    options = ["--preferences", "--lora", 2, "--lr", 1e-2, *QUICK]
+    code, stdout, err = run("tune", file, "--from", base, "--out", out, *options)
+    assert code == 0, err
+    report = json.loads((out / "answers.json").read_text())
+    assert report["before"]["val_accuracy"] == 0.5 and report["after"]["val_margin"] > 0
+    assert (out / "reference.safetensors").is_file()
+    code, stdout, err = run("tune", "--resume", "--out", out, "--quiet")
+    assert code == 0 and "val_margin" in stdout, err

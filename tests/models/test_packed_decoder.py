@@ -42,7 +42,9 @@ def test_logits_loss_and_gradients_are_those_of_each_conversation_alone(name):
     for n, parameter in model.named_parameters():
         expected = parameter.grad.to_dense()
         scale = float(expected.abs().max())
-        torch.testing.assert_close(found[n], expected, rtol=1e-3, atol=1e-5 * scale, msg=f"{n} differs")
+        torch.testing.assert_close(
+            found[n], expected, rtol=1e-3, atol=1e-5 * scale, msg=f"{n} differs"
+        )
 
 
 def test_a_change_of_one_conversation_leaves_the_others_bit_for_bit():

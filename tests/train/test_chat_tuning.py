@@ -88,7 +88,14 @@ def task(config: TrainConfig) -> ChatTuning:
 
 
 def test_a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(tmp_path):
-    config = {"batch": 2, "eval_every": 3, "save_every": 3, "warmup": 0, "min_lr_ratio": 1.0, "lr": 1e-2}
+    config = {
+        "batch": 2,
+        "eval_every": 3,
+        "save_every": 3,
+        "warmup": 0,
+        "min_lr_ratio": 1.0,
+        "lr": 1e-2,
+    }
     whole, half = TrainConfig(steps=6, **config), TrainConfig(steps=3, **config)
     through = task(whole)
     result = fit(through, whole, tmp_path / "a", progress=False)

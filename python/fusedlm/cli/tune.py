@@ -44,7 +44,9 @@ def tune(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option("--from", help="The model: a folder, ours or Hugging Face's, or a .gguf file."),
+        typer.Option(
+            "--from", help="The model: a folder, ours or Hugging Face's, or a .gguf file."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/tune"),
     resume: Annotated[
@@ -60,9 +62,7 @@ def tune(
     lora: Annotated[
         int | None, typer.Option(min=1, help="Train adapters of this rank alone.", metavar="RANK")
     ] = None,
-    validation: Annotated[
-        float, typer.Option(help="Share of first questions to hold out.")
-    ] = 0.1,
+    validation: Annotated[float, typer.Option(help="Share of first questions to hold out.")] = 0.1,
     block: Annotated[
         int, typer.Option("--context", min=2, help="Longer conversations are left out.")
     ] = 1024,
@@ -293,7 +293,9 @@ def _questions(held: list, count: int) -> list[dict[str, Any]]:
     first = {}
     for messages in held:
         turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        first.setdefault(messages[turn - 1]["content"], (messages[:turn], messages[turn]["content"]))
+        first.setdefault(
+            messages[turn - 1]["content"], (messages[:turn], messages[turn]["content"])
+        )
     found = list(first.values())
     count = min(count, len(found))
     chosen = [found[i * len(found) // count] for i in range(count)]

@@ -52,7 +52,9 @@ def read_conversations(
         except BadRow as error:
             skipped.add(str(error), where)
     if not found:
-        raise ValueError("; ".join([f"{source} holds no conversation to learn from", *skipped.lines()]))
+        raise ValueError(
+            "; ".join([f"{source} holds no conversation to learn from", *skipped.lines()])
+        )
     return found
 
 

@@ -39,10 +39,11 @@ class AnswerTokens:
         self._tokenizer, self._template, self._context = tokenizer, template, context
         self._ends = [t for t in map(tokenizer.token, tokenizer.end_ids) if t]
 
-    def encode(
-        self, messages: Conversation, *, last: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """With `last` only the last answer counts. Raises ValueError, saying why, where the conversation cannot be trained on."""
+    def encode(self, messages: Conversation, *, last: bool = False) -> tuple[list[int], list[int]]:
+        """With `last` only the last answer counts.
+
+        Raises ValueError, saying why, where the conversation cannot be trained on.
+        """
         if any(end in message["content"] for message in messages for end in self._ends):
             raise ValueError("a message holds the token that ends answers")
         text = self._template.render(messages, add_generation_prompt=False)

@@ -107,7 +107,9 @@ def sequence_log_probs(model: Decoder, packed: Packed, targets: Tensor) -> Tenso
     return losses.new_zeros(len(packed.starts) - 1).index_add(0, rows, -losses)
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def dpo_loss(
+    chosen: Tensor, rejected: Tensor, reference: Tensor, beta: float
+) -> tuple[Tensor, Tensor]:
     """(loss, margin) of each pair [n]; reference [n, 2] are the first model's log-probabilities."""
     margin = beta * ((chosen - rejected) - (reference[:, 0] - reference[:, 1]))
     return -logsigmoid(margin), margin
@@ -145,7 +147,9 @@ class PairBatches:
 
     def next(self) -> Batch:
         epoch, index = divmod(self.drawn, self.per_epoch)
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.pairs))
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(
+            len(self.pairs)
+        )
         chosen = order[index * self.batch : (index + 1) * self.batch].tolist()
         self.drawn += 1
         return *_pack([self.pairs[i] for i in chosen]), self.reference[chosen]
