@@ -202,6 +202,7 @@ def _carry_out(
     )
     file = out / "answers.json"
     if not resume:
+        task.prepare(settings)  # the precision of the evaluations to come
         before = task.evaluate()
         _show_before(run, file, held, tokenizer, model, settings, before)
     result = fit(task, settings, out, resume=resume, progress=progress)
@@ -238,7 +239,7 @@ def _preference_task(
         for part, name in zip(parts, ("training", "held-out"), strict=True)
     )
     file = out / "reference.safetensors"
-    if file.exists():
+    if (out / "last").exists():  # of a run that goes on; a file without one is of another start
         references = preference.load_references(file, len(train), len(held))
     else:
         model.compute_dtype = getattr(torch, settings.precision)
