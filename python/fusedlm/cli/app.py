@@ -23,6 +23,7 @@ from .quickstart import quickstart
 from .serve import serve
 from .train import train
 from .translate import app as translate
+from .tune import tune
 
 app = typer.Typer(
     name="fusedlm",
@@ -85,6 +86,7 @@ def options(
 app.command()(quickstart)
 app.command()(preprocess)
 app.command()(train)
+app.command()(tune)
 app.command()(generate)
 app.command()(chat)
 app.command()(serve)

@@ -7,6 +7,8 @@ import importlib
 _HOME = {
     "CORPORA": "corpus",
     "load_corpus": "corpus",
+    "read_conversations": "conversations",
+    "split_by_question": "conversations",
     "Columns": "labelled",
     "Labelled": "labelled",
     "read_labelled": "labelled",

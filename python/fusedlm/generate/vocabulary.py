@@ -21,7 +21,11 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> Vocabulary:
         """Of a model folder or a .gguf file. Raises FileNotFoundError or CorruptFileError."""
-        tokenizer = _tokenizer(path, vocab_size)
+        return cls.of(_tokenizer(path, vocab_size), path)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, path: Path) -> Vocabulary:
+        """With the template in the tokenizer's settings, which come from `path`."""
         source = tokenizer.settings.get("chat_template")
         if isinstance(source, list):  # several by name; "default" is for plain conversations
             named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}

@@ -152,6 +152,26 @@ class Decoder(nn.Module):
         x = self._hidden(packed.tokens[None], packed.positions[None], packed.starts, table)
         return x[0]
 
+    def predict_packed(
+        self, packed: Packed, targets: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
+        """`forward` of packed sequences, none of which sees another: logits [N, V], or the loss.
+
+        Tokens whose target [N] is config.ignore_index are left out before the head, which costs nothing
+        for them. `reduction` "none" gives the losses of the others, in order.
+        """
+        table, head_weight = self.embedding.weight, self.head_weight
+        tied = self.head is None and torch.is_grad_enabled()
+        if tied:
+            table, head_weight = ops.tied(table)
+        x = self._hidden(
+            packed.tokens[None], packed.positions[None], packed.starts, table, sparse_grad=tied
+        )[0]
+        if targets is None:
+            return ops.linear(x, head_weight)
+        kept = (targets != self.config.ignore_index).nonzero().squeeze(1)
+        return ops.linear_cross_entropy(x[kept], head_weight, targets[kept], reduction=reduction)
+
     def _hidden(
         self, tokens: Tensor, positions: Tensor | None, starts: Tensor | None, table: Tensor,
         *, sparse_grad: bool = False,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "ChatTuning": "chat_tuning",
+    "PreferenceTuning": "preference",
+    "AnswerTokens": "answer_tokens",
     "Classification": "classification",
     "LanguageModelling": "language_modelling",
     "Task": "task",

@@ -1,0 +1,74 @@
+"""Supervised fine-tuning of a decoder on conversations: the loss counts on answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.models.decoder import Decoder
+from fusedlm.models.packed import Packed
+
+from .config import TrainConfig
+from .length_batches import LengthBatches, Sequences
+from .parallel import collect, share
+from .task import Task
+
+Batch = tuple[Packed, Tensor]
+
+
+class ChatTuning(Task):
+    """Batches of `config.batch` conversations, packed: none sees another, and no padding is computed."""
+
+    loss_unit = "nats per token of an answer"
+
+    def __init__(
+        self, model: Decoder, tokenizer: Tokenizer, train_data: Sequences, val_data: Sequences,
+        config: TrainConfig,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer = model, tokenizer
+        self.batches = LengthBatches(train_data, config.batch, config.seed)
+        self._validation, self._batch = val_data, config.batch
+
+    def prepare(self, config: TrainConfig) -> None:
+        super().prepare(config)
+        self.model.recompute = config.recompute
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.model.predict_packed(*batch)
+
+    def tokens(self, batch: Batch) -> int:
+        return len(batch[0].tokens)
+
+    def weight(self, batch: Batch) -> float:
+        return int((batch[1] != self.model.config.ignore_index).sum())
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The mean loss of a token of the answers held out."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            found = [
+                (float(self.loss(batch)) * self.weight(batch), self.weight(batch) * counts)
+                for batch, counts in share(self._validation_batches())
+            ]
+        finally:
+            self.model.train(was_training)
+        found = [(total if kept else 0.0, kept) for total, kept in found]
+        found = collect(found)
+        return {"val_loss": sum(total for total, _ in found) / sum(kept for _, kept in found)}
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        rows, targets = self._validation.rows, self._validation.targets
+        for first in range(0, len(rows), self._batch):
+            chosen = slice(first, first + self._batch)
+            yield Packed.of(rows[chosen]), torch.tensor([t for row in targets[chosen] for t in row])
+
+    def fingerprint(self) -> str:
+        return self.batches.data.fingerprint()
+
+    def where(self, first: int, end: int) -> str:
+        return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"
