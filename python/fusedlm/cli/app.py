@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from .chat import chat
+from .choices import choices
 from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
 from .export import export
+from .fairness import fairness
 from .generate import generate
 from .info import info
 from .preprocess import preprocess
@@ -87,6 +89,8 @@ app.command()(generate)
 app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
+app.command()(choices)
+app.command()(fairness)
 app.command()(embed)
 app.command()(explain)
 app.command()(export)

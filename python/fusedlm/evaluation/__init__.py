@@ -1,0 +1,24 @@
+"""How good a model is: scores, plots and reports; loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "Likelihoods": "likelihood",
+    "bootstrap_error": "intervals",
+    "fairness_report": "fairness",
+    "fairness_table": "fairness",
+    "model_card": "card",
+    "read_items": "multiple_choice",
+    "score_items": "multiple_choice",
+    "text_loss": "perplexity",
+    "wilson_interval": "intervals",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fusedlm.evaluation.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fusedlm.evaluation' has no attribute {name!r}")
