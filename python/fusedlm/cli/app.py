@@ -11,6 +11,7 @@ import typer
 
 from .chat import chat
 from .choices import choices
+from .classify import classify
 from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
@@ -89,6 +90,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
+app.add_typer(classify, name="classify")
 app.command()(choices)
 app.command()(fairness)
 app.command()(embed)

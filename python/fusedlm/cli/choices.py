@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import (
-    ConfigFile, Format, Precision, Threads, choose_precision, load_language_model, save_result,
+    ConfigFile,
+    Format,
+    Precision,
+    Threads,
+    choose_precision,
+    load_language_model,
+    save_result,
     set_threads,
 )  # fmt: skip
 

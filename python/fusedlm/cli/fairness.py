@@ -24,7 +24,8 @@ def fairness(
     threshold: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1,
+            min=0,
+            max=1,
             help="With scores: positive from this score on, else the best of the others.",
             show_default="the class with the highest score",
         ),
@@ -103,7 +104,9 @@ def _name(value: Any) -> str:
 def _class_of(value: Any, place: str, positive: str, threshold: float | None) -> str:
     if not isinstance(value, dict):
         if threshold is not None:
-            raise ValueError(f"{place}: --threshold needs scores by class, the prediction is {value!r}")
+            raise ValueError(
+                f"{place}: --threshold needs scores by class, the prediction is {value!r}"
+            )
         return _name(value)
     numbers = [type(score) in (int, float) for score in value.values()]
     if not numbers or not all(numbers) or positive not in value:

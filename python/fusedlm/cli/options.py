@@ -151,7 +151,10 @@ def model_folder(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
 
 
-_ENCODER = "{} holds an encoder, which writes no text; see `fusedlm embed`"
+_OTHERS = {
+    "encoder": "{} holds an encoder, which writes no text; see `fusedlm embed`",
+    "decoder-classifier": "{} holds a classifier, which writes no text; see `fusedlm classify predict`",
+}
 
 
 def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
@@ -162,8 +165,9 @@ def load_language_model(path: Path, precision: str, format: str | None, **option
     if found.is_dir():
         from fusedlm.models.files import read_json
 
-        if read_json(found / "config.json").get("kind") == "encoder":
-            raise ValueError(_ENCODER.format(found))
+        kind = read_json(found / "config.json").get("kind")
+        if kind in list(_OTHERS):
+            raise ValueError(_OTHERS[kind].format(found))
     if format is None and dtype == "bfloat16" and found.is_dir():
         format = "bfloat16"  # half the memory to read, and as computed anyway
     return LanguageModel.load(found, format=format, dtype=dtype, **options)
@@ -174,11 +178,13 @@ def load_model(path: Path, precision: str):
     import torch
 
     from fusedlm.models import Decoder, load
+    from fusedlm.models.files import read_json
 
     folder = model_folder(path)
     model, tokenizer = load(folder)
     if not isinstance(model, Decoder):
-        raise ValueError(_ENCODER.format(folder))
+        kind = read_json(folder / "config.json").get("kind", "encoder")
+        raise ValueError(_OTHERS[kind].format(folder))
     if tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
     model.compute_dtype = getattr(torch, choose_precision(precision))

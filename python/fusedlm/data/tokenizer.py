@@ -1,4 +1,4 @@
-"""Byte-level BPE and character tokenizers, on the `tokenizers` library."""
+"""Byte-level BPE, word and character tokenizers, on the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from fusedlm.errors import CorruptFileError
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
 _BYTES = 256
+_TAGS = tokenizers.Regex(r"</?[A-Za-z][^<>]{0,1000}>")
+# Of a text that is cut, so many characters a token are looked at, so that no text is too long to encode.
+_MOST_CHARACTERS = 64
 
 
 class Tokenizer:
@@ -57,25 +60,50 @@ class Tokenizer:
         return self._inner.to_str()
 
     def encode_batch(
-        self, texts: Sequence[str], *, add_special: bool = False, longest: int | None = None
-    ) -> list[list[int]]:
-        """`longest` cuts what has more tokens, those that `add_special` adds included."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+        self, texts: Sequence[str], *, add_special: bool = False, longest: int | None = None,
+        cut: str = "end",
+    ) -> list[list[int]]:  # fmt: skip
+        """`longest` cuts what has more tokens, those that `add_special` adds included.
+
+        What is left out is the "end" of the text or, by `cut`, its "middle".
+        """
+        if longest is None:
+            found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+            return [encoded.ids for encoded in found]
         added = self._inner.num_special_tokens_to_add(False) if add_special else 0
-        if longest is not None and longest <= added:
+        if longest <= added:
             raise ValueError(f"Tokenizer: longest is {longest}, expected at least {added + 1}")
+        texts = [_beginning_and_end(text, longest * _MOST_CHARACTERS, cut) for text in texts]
+        found = self._inner.encode_batch(texts, add_special_tokens=add_special)
         return [
-            self._cut(text, add_special, longest - added)
-            if longest is not None and len(encoded) > longest
+            self._cut(text, add_special, longest - added, cut)
+            if len(encoded) > longest
             else encoded.ids
             for text, encoded in zip(texts, found, strict=True)
         ]
 
-    def _cut(self, text: str, add_special: bool, length: int) -> list[int]:
+    def _cut(self, text: str, add_special: bool, length: int, cut: str) -> list[int]:
         """Cut before the tokens at the end are added, so that they stay."""
-        encoded = self._inner.encode(text, add_special_tokens=False)
-        encoded.truncate(length)
-        return self._inner.post_process(encoded, add_special_tokens=add_special).ids
+        whole = self._inner.encode(text, add_special_tokens=False)
+        kept = tokenizers.Encoding.merge([whole], False)
+        kept.truncate(length if cut == "end" else (length + 1) // 2)
+        if cut == "middle" and length > 1:
+            whole.truncate(length // 2, direction="left")
+            kept = tokenizers.Encoding.merge([kept, whole], False)
+        return self._inner.post_process(kept, add_special_tokens=add_special).ids
+
+    def encode_spans(
+        self, texts: Sequence[str], *, add_special: bool = False
+    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids, and of each the characters of the text that it stands for; (0, 0) for added tokens."""
+        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+        return [(encoded.ids, encoded.offsets) for encoded in found]
+
+    def without_tags(self) -> Tokenizer:
+        """One that reads no HTML tags: each is a space to it. Saved, it stays so."""
+        inner = tokenizers.Tokenizer.from_str(self.to_json())
+        inner.normalizer = _in_order(normalizers.Replace(_TAGS, " "), inner.normalizer)
+        return Tokenizer(inner, self.settings, self.end_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; special tokens are left out. Raises ValueError for an unknown id."""
@@ -103,6 +131,16 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise CorruptFileError(file, f"not a valid tokenizer ({error})") from error
         return cls(inner, settings, end_ids)
+
+
+def _beginning_and_end(text: str, most: int, cut: str) -> str:
+    if len(text) <= most:
+        return text
+    return text[:most] if cut == "end" else text[: most // 2] + text[-(most // 2) :]
+
+
+def _in_order(first: normalizers.Normalizer, then: normalizers.Normalizer | None):
+    return first if then is None else normalizers.Sequence([first, then])
 
 
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -133,6 +171,27 @@ def train_bpe(texts: str | Iterable[str], vocab_size: int, *, progress: bool = F
         show_progress=progress,
     )
     inner.train_from_iterator(_checked("train_bpe", texts), trainer)
+    return Tokenizer(inner)
+
+
+def train_words(
+    texts: str | Iterable[str], vocab_size: int, *, progress: bool = False
+) -> Tokenizer:
+    """The most frequent words and runs of punctuation, in lower case, and a token for all others.
+
+    Characters of Chinese are words. It loses spaces and case: for classification, not for writing.
+    """
+    if vocab_size <= 2:
+        raise ValueError(f"train_words: vocab_size is {vocab_size}, expected at least 3")
+    inner = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.BertNormalizer(strip_accents=False, lowercase=True)]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=[UNKNOWN, END_OF_TEXT], show_progress=progress
+    )
+    inner.train_from_iterator(_checked("train_words", texts), trainer)
     return Tokenizer(inner)
 
 

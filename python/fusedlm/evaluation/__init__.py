@@ -14,6 +14,15 @@ _HOME = {
     "score_items": "multiple_choice",
     "text_loss": "perplexity",
     "wilson_interval": "intervals",
+    "calibration": "classification",
+    "classification_report": "classification",
+    "confusion_matrix": "classification",
+    "worst_errors": "classification",
+    "entity_report": "entities",
+    "spans": "entities",
+    "plot_calibration": "plots",
+    "plot_confusion": "plots",
+    "write_report": "report",
 }
 __all__ = list(_HOME)
 

@@ -31,8 +31,14 @@ SMALL = 50
 
 
 def fairness_table(
-    labels: Sequence[str], predictions: Sequence[str], groups: Sequence[str], positive: str, *,
-    small: int = SMALL, resamples: int = 1000, seed: int = 0,
+    labels: Sequence[str],
+    predictions: Sequence[str],
+    groups: Sequence[str],
+    positive: str,
+    *,
+    small: int = SMALL,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The rates of each group with 95 % Wilson intervals, the gaps with 95 % bootstrap intervals.
 
@@ -89,9 +95,7 @@ def _counts(
     everyone = np.ones_like(truth)
     hit = (right, chosen, chosen & truth, chosen & ~truth)
     counted = (everyone, everyone, truth, ~truth)
-    sums = [
-        [np.bincount(of[rows], minlength=groups) for rows in which] for which in (hit, counted)
-    ]
+    sums = [[np.bincount(of[rows], minlength=groups) for rows in which] for which in (hit, counted)]
     return np.array(sums[0]).T, np.array(sums[1]).T
 
 

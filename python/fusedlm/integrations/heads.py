@@ -65,23 +65,53 @@ def head_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-def masked_lm(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """With labels while training: only the tokens that are asked for go through the head."""
-    labels = kwargs.get("labels")
-    predictions = self.cls.predictions
-    if labels is None or not self.training or not is_plain(nn.Linear, predictions.decoder):
-        return original(*args, **kwargs)
-    kwargs = {k: v for k, v in kwargs.items() if k != "labels"}
-    as_dict = kwargs.pop("return_dict", None)
-    outputs = self.bert(*args, return_dict=True, **kwargs)
-    asked = labels != -100
-    hidden = predictions.transform(outputs.last_hidden_state[asked])
-    decoder = predictions.decoder
-    loss = ops.linear_cross_entropy(hidden, decoder.weight, labels[asked], bias=decoder.bias)
-    result = MaskedLMOutput(
-        loss=loss, logits=None, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-    )
-    return _given(self, result, as_dict)
+def masked_lm(head_of: Callable[[Any], tuple[Callable, nn.Linear]]) -> Callable:
+    """With labels while training: only the tokens that are asked for go through the head.
+
+    head_of(model): what comes before the projection to the vocabulary, and that.
+    """
+
+    def forward(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        labels = kwargs.get("labels")
+        transform, decoder = head_of(self)
+        if labels is None or not self.training or not is_plain(nn.Linear, decoder):
+            return original(*args, **kwargs)
+        kwargs = {k: v for k, v in kwargs.items() if k != "labels"}
+        as_dict = kwargs.pop("return_dict", None)
+        outputs = getattr(self, self.base_model_prefix)(*args, return_dict=True, **kwargs)
+        asked = labels != -100
+        hidden = transform(outputs.last_hidden_state[asked])
+        loss = ops.linear_cross_entropy(hidden, decoder.weight, labels[asked], bias=decoder.bias)
+        result = MaskedLMOutput(
+            loss=loss, logits=None, hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )  # fmt: skip
+        return _given(self, result, as_dict)
+
+    return forward
+
+
+def _bert(model: Any) -> tuple[Callable, nn.Linear]:
+    return model.cls.predictions.transform, model.cls.predictions.decoder
+
+
+def _roberta(model: Any) -> tuple[Callable, nn.Linear]:
+    head = model.lm_head
+    return lambda x: head.layer_norm(nn.functional.gelu(head.dense(x))), head.decoder
+
+
+def _distilbert(model: Any) -> tuple[Callable, nn.Linear]:
+    def transform(x: Tensor) -> Tensor:
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(x)))
+
+    return transform, model.vocab_projector
+
+
+MASKED_LM = {
+    "BertForMaskedLM": masked_lm(_bert),
+    "RobertaForMaskedLM": masked_lm(_roberta),
+    "DistilBertForMaskedLM": masked_lm(_distilbert),
+}
 
 
 def _given(self: nn.Module, output: ModelOutput, as_dict: bool | None) -> Any:

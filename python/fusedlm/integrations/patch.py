@@ -50,7 +50,7 @@ def _transformers() -> dict[str, dict[str, Callable]]:
         "GPT2MLP": {"forward": blocks.gpt2_mlp},
         "GPT2Block": {"forward": blocks.gpt2_block},
         "GPT2LMHeadModel": {"forward": heads.causal_lm},
-        "BertForMaskedLM": {"forward": heads.masked_lm},
+        **{name: {"forward": forward} for name, forward in heads.MASKED_LM.items()},
         "FFN": {"ff_chunk": blocks.distilbert_ffn},
         "TransformerBlock": {"forward": blocks.distilbert_block},
     }

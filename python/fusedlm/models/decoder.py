@@ -21,6 +21,7 @@ from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope,
 
 from .checks import check_dtype, check_tokens
 from .config import ModelConfig
+from .packed import Packed
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -62,13 +63,13 @@ class Block(nn.Module):
 
     def forward(
         self, branch: Tensor, stream: Tensor | None, rope: Rope | None,
-        positions: Tensor | None,
+        positions: Tensor | None, starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         if stream is None:  # the embedding is the stream, and there is nothing to add to it yet
             x, stream = self.attention_norm(branch), branch
         else:
             x, stream = self.attention_norm(branch, residual=stream)
-        branch = self._drop(self.attention(x, rope, positions))
+        branch = self._drop(self.attention(x, rope, positions, starts))
         x, stream = self.ffn_norm(branch, residual=stream)
         return self._drop(self.ffn(x)), stream
 
@@ -138,8 +139,25 @@ class Decoder(nn.Module):
         tied = self.head is None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if tied:
             table, head_weight = ops.tied(table)
+        x = self._hidden(tokens, positions, None, table, sparse_grad=tied)
+        if targets is None:
+            return ops.linear(x, head_weight)
+        return ops.linear_cross_entropy(
+            x, head_weight, targets, ignore_index=self.config.ignore_index
+        )
+
+    def hidden(self, packed: Packed) -> Tensor:
+        """The normed last layer of packed sequences, [N, C] in compute_dtype."""
+        table = self.embedding.weight
+        x = self._hidden(packed.tokens[None], packed.positions[None], packed.starts, table)
+        return x[0]
+
+    def _hidden(
+        self, tokens: Tensor, positions: Tensor | None, starts: Tensor | None, table: Tensor,
+        *, sparse_grad: bool = False,
+    ) -> Tensor:  # fmt: skip
         branch = self.embedding(
-            tokens, positions, dtype=self.compute_dtype, weight=table, sparse_grad=tied
+            tokens, positions, dtype=self.compute_dtype, weight=table, sparse_grad=sparse_grad
         )
         if self.config.dropout and self.training:
             branch = dropout(branch, self.config.dropout)
@@ -147,17 +165,12 @@ class Decoder(nn.Module):
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 branch, stream = checkpoint(
-                    block, branch, stream, self.rope, positions, use_reentrant=False
+                    block, branch, stream, self.rope, positions, starts, use_reentrant=False
                 )
             else:
-                branch, stream = block(branch, stream, self.rope, positions)
-
+                branch, stream = block(branch, stream, self.rope, positions, starts)
         x, _ = self.final_norm(branch, residual=stream)
-        if targets is None:
-            return ops.linear(x, head_weight)
-        return ops.linear_cross_entropy(
-            x, head_weight, targets, ignore_index=self.config.ignore_index
-        )
+        return x
 
     @property
     def head_weight(self) -> Tensor:

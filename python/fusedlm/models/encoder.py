@@ -8,8 +8,6 @@ ragged texts costs what its tokens cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
@@ -20,20 +18,8 @@ from fusedlm.nn.basic import normal
 
 from .checks import check_dtype, check_tokens
 from .encoder_config import EncoderConfig
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Tokens [N] of all sequences, their positions and types [N], and where each begins, [n + 1] int32."""
-
-    tokens: Tensor
-    positions: Tensor
-    starts: Tensor
-    types: Tensor | None = None
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.starts.diff()
+from .ngrams import NGrams
+from .packed import Packed, first_of, mean_of
 
 
 class EncoderBlock(nn.Module):
@@ -79,9 +65,14 @@ class Encoder(nn.Module):
         self.embedding_norm = LayerNorm(C, config.norm_eps)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
         # BERT classifies what its pooler makes of the first token; the others have a layer like it.
-        dense = config.pooler or config.task == "sequence"
+        dense = config.pooler or (config.task == "sequence" and config.head == "dense")
         self.pooler = Linear(C, C) if dense else None
         self.classifier = Linear(C, len(config.labels)) if config.task else None
+        self.ngrams = None
+        if config.ngrams:
+            self.ngrams = NGrams(
+                config.ngrams, config.ngram_buckets, len(config.labels), config.ngram_scale
+            )
 
     @classmethod
     def empty(cls, config: EncoderConfig) -> Encoder:
@@ -159,12 +150,9 @@ class Encoder(nn.Module):
         Of length 1 if config.normalize.
         """
         if self.config.pooling == "cls":
-            vectors = hidden[packed.starts[:-1].long()].float()
+            vectors = first_of(hidden, packed).float()
         else:
-            lengths = packed.lengths.long()
-            row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-            sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
-            vectors = sums.index_add(0, row, hidden.float()) / lengths[:, None]
+            vectors = mean_of(hidden, packed)
         if self.config.normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1, eps=1e-12)
         return vectors
@@ -195,18 +183,33 @@ class Encoder(nn.Module):
             logits = spread.index_copy(0, kept, logits)
         return logits.view(*tokens.shape, -1)
 
-    def classify_packed(self, packed: Packed, targets: Tensor | None = None) -> Tensor:
+    def classify_packed(
+        self, packed: Packed, targets: Tensor | None = None, *, label_smoothing: float = 0.0
+    ) -> Tensor:
         """`classify` of packed sequences: logits [n, K], or [N, K] of tokens, or the loss."""
-        x = self.hidden(packed)
-        x = self._drop(self._first(x, packed) if self.config.task == "sequence" else x)
+        x = self._drop(
+            self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
+        )
         head = self.classifier
+        if self.ngrams is not None:
+            logits = head(x) + self.ngrams(packed)
+            if targets is None:
+                return logits
+            return ops.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         if targets is None:
             return head(x)
-        return ops.linear_cross_entropy(x, head.weight, targets, bias=head.bias)
+        return ops.linear_cross_entropy(
+            x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
+        )
 
-    def _first(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """What stands for a sequence: its first token through a dense layer."""
-        first = hidden[packed.starts[:-1].long()]
+    def features(self, packed: Packed) -> Tensor:
+        """What stands for each sequence [n, C]: its mean, or its first token through a dense layer."""
+        if self.config.ngram_tokens is not None:
+            packed = packed.without_middles(min(self.config.max_tokens, self.config.context))
+        hidden = self.hidden(packed)
+        if self.config.head == "mean":
+            return mean_of(hidden, packed)
+        first = first_of(hidden, packed)
         if self.config.style == "distilbert":
             return torch.relu(self.pooler(first))
         if self.config.style == "roberta":

@@ -10,6 +10,8 @@ STYLES = ("bert", "roberta", "distilbert")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 TASKS = ("sequence", "token")
 POOLINGS = ("mean", "cls")
+HEADS = ("dense", "mean")
+CUTS = ("end", "middle")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,14 @@ class EncoderConfig(CheckedFields):
     that are no padding; the heads of classifiers differ. `types` is the number of token types, 0 for
     none. `pooler` is BERT's dense layer on the first token. `task` "sequence" or "token" puts a
     classifier of `labels` classes on top. `pooling` and `normalize` are how `embed` makes one vector
-    of a text, and `max_tokens` where it cuts a longer one (None: at the context).
+    of a text. `max_tokens` is how much is read of a longer one (None: the context), and `cut` whether
+    its "end" is left out or its "middle" (Sun et al. 2019, arXiv:1905.05583).
+
+    `head` is what classifies sequences: "dense", the family's dense layer on the first token and a
+    linear one; or "mean", a linear layer on the mean of all tokens. `ngrams` N > 0 adds what an
+    `NGrams` table of `ngram_buckets` rows says of the N-grams and shorter ones. They cost little, and may
+    read `ngram_tokens` of a text (None: as much as the encoder). `ngram_scale` is how much faster their
+    weights move in training than all others.
     """
 
     vocab_size: int
@@ -41,6 +50,12 @@ class EncoderConfig(CheckedFields):
     pooling: str = "mean"
     normalize: bool = True
     max_tokens: int | None = None
+    cut: str = "end"
+    head: str = "dense"
+    ngrams: int = 0
+    ngram_buckets: int = 1 << 18
+    ngram_tokens: int | None = None
+    ngram_scale: float = 32.0
 
     @property
     def head_width(self) -> int:
@@ -55,6 +70,11 @@ class EncoderConfig(CheckedFields):
         """The row of the position table that the first token gets."""
         return self.pad_id + 1 if self.style == "roberta" else 0
 
+    @property
+    def read_tokens(self) -> int:
+        """How many tokens of a text are read at all."""
+        return max(min(self.max_tokens, self.context), self.ngram_tokens or 0)
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "layers", "width", "heads"):
             self._count(name, 1)
@@ -68,9 +88,11 @@ class EncoderConfig(CheckedFields):
         self._count("max_tokens", 1)
         self._count("types", 0)
         self._count("pad_id", 0)
+        self._count("ngrams", 0)
+        self._count("ngram_buckets", 1)
         for name, allowed in (
             ("activation", ACTIVATIONS), ("style", STYLES), ("pooling", POOLINGS),
-            ("task", (None, *TASKS)),
+            ("task", (None, *TASKS)), ("cut", CUTS), ("head", HEADS),
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 self._bad(name, "one of " + ", ".join(map(str, allowed)))
@@ -80,6 +102,7 @@ class EncoderConfig(CheckedFields):
         for name, fits, expected in (
             ("norm_eps", lambda v: v > 0, "a number above 0"),
             ("dropout", lambda v: 0 <= v < 1, "a number in [0, 1)"),
+            ("ngram_scale", lambda v: v > 0, "a number above 0"),
         ):
             if not self._number(name) or not fits(getattr(self, name)):
                 self._bad(name, expected)
@@ -87,3 +110,9 @@ class EncoderConfig(CheckedFields):
         texts = named and all(isinstance(label, str) for label in self.labels)
         if (self.task is not None) != named or (named and not (texts and self.labels)):
             self._bad("labels", "the names of the classes with a task, and None without one")
+        if self.ngrams and self.task != "sequence":
+            self._bad("ngrams", "0, but for task 'sequence'")
+        if self.ngram_tokens is not None:
+            self._count("ngram_tokens", self.max_tokens)
+            if not self.ngrams or self.cut != "middle":
+                self._bad("ngram_tokens", "None, but with ngrams above 0 and cut 'middle'")

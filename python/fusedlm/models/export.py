@@ -37,6 +37,8 @@ def export_hf(
     if dtype not in DTYPES.values():
         raise ValueError(f"export_hf: dtype is {dtype}, expected one of {', '.join(DTYPES)}")
     encoder = isinstance(model, Encoder)
+    if not isinstance(model, Decoder | Encoder):
+        raise ValueError("export_hf: a decoder that classifies has no like in transformers")
     config = write_encoder_config(model.config) if encoder else write_config(model.config)
     config["dtype"] = str(dtype).removeprefix("torch.")
     weights = merged_state(model)

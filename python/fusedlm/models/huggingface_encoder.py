@@ -137,11 +137,14 @@ def write_encoder_config(config: EncoderConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size, "pad_token_id": config.pad_id,
         "max_position_embeddings": config.context + config.first_position,
     }  # fmt: skip
+    _refuse(config, "a model of transformers", ngrams=0)
+    if config.task == "sequence":
+        _refuse(config, "a classifier of transformers", head="dense")
     if config.labels is not None:
         values["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         values["label2id"] = {label: i for i, label in enumerate(config.labels)}
     if config.style == "distilbert":
-        _refuse(config, types=0, norm_eps=1e-12, pooler=False)
+        _refuse(config, "DistilBERT", types=0, norm_eps=1e-12, pooler=False)
         return {
             **values, "n_layers": config.layers, "dim": config.width, "n_heads": config.heads,
             "hidden_dim": config.ffn_width, "activation": act, "dropout": config.dropout,
@@ -157,12 +160,10 @@ def write_encoder_config(config: EncoderConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _refuse(config: EncoderConfig, **wanted: Any) -> None:
+def _refuse(config: EncoderConfig, who: str, **wanted: Any) -> None:
     for name, value in wanted.items():
         if getattr(config, name) != value:
-            raise ValueError(
-                f"export_hf: {name} is {getattr(config, name)!r}; DistilBERT has {value!r}"
-            )
+            raise ValueError(f"export_hf: {name} is {getattr(config, name)!r}; {who} has {value!r}")
 
 
 def write_sentence_transformer(folder: Path, config: EncoderConfig) -> None:

@@ -1,8 +1,9 @@
 """Models in files: our own folders, and what `load` makes of those of others.
 
 Ours: config.json, model.safetensors, tokenizer.json, training.json. config.json is the `ModelConfig`
-plus "format_version", of an encoder the `EncoderConfig` plus "kind": "encoder". training.json, free-form,
-says how the model came about, and may be missing. All weights are float32.
+plus "format_version"; of an encoder the `EncoderConfig` plus "kind": "encoder", of a decoder that
+classifies the `DecoderClassifierConfig` plus "kind": "decoder-classifier". training.json, free-form, says
+how the model came about, and may be missing. All weights are float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fusedlm.errors import CorruptFileError
 from . import huggingface, huggingface_encoder, lora
 from .config import ModelConfig
 from .decoder import Decoder
+from .decoder_classifier import DecoderClassifier, DecoderClassifierConfig
 from .encoder import Encoder
 from .encoder_config import EncoderConfig
 from .files import read_json, write_json
@@ -29,11 +31,19 @@ if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+Model = Decoder | Encoder | DecoderClassifier
+Config = ModelConfig | EncoderConfig | DecoderClassifierConfig
+# "kind" in config.json, what it is read into, and what is made of it.
+_KINDS: dict[str | None, tuple[type, type]] = {
+    None: (ModelConfig, Decoder),
+    "encoder": (EncoderConfig, Encoder),
+    "decoder-classifier": (DecoderClassifierConfig, DecoderClassifier),
+}
 MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
 
 def save(
-    path: str | os.PathLike, model: Decoder | Encoder, tokenizer: Tokenizer | None,
+    path: str | os.PathLike, model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the model folder, replacing an older one at `path` all at once."""
@@ -42,15 +52,16 @@ def save(
 
 
 def write_model(
-    folder: Path, model: Decoder | Encoder, tokenizer: Tokenizer | None,
+    folder: Path, model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None, merged: bool = False,
 ) -> None:  # fmt: skip
     """Writes the files of a model folder into `folder`, which exists (see `atomic_folder`).
 
     Adapters are no part of them; `merged` adds them to the weights that are written.
     """
-    kind = {"kind": "encoder"} if isinstance(model, Encoder) else {}
-    config = {"format_version": FORMAT_VERSION, **kind, **model.config.to_dict()}
+    kind = next(name for name, (_, made) in _KINDS.items() if isinstance(model, made))
+    named = {} if kind is None else {"kind": kind}
+    config = {"format_version": FORMAT_VERSION, **named, **model.config.to_dict()}
     write_json(folder / "config.json", config)
     state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
     write_tensors(folder / WEIGHTS, state)
@@ -62,9 +73,7 @@ def write_model(
         write_json(folder / "training.json", training)
 
 
-def load(
-    path: str | os.PathLike, *, weights: bool = True
-) -> tuple[Decoder | Encoder, Tokenizer | None]:
+def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Tokenizer | None]:
     """Reads our model folder, one of Hugging Face, or a .gguf file; the weights become float32.
 
     Without `weights` the parameters of a model in a folder stay on the meta device, to be filled later.
@@ -92,9 +101,7 @@ def load(
     return model, read_tokenizer(folder, config.vocab_size)
 
 
-def build(
-    config: ModelConfig | EncoderConfig, source: Source, names: Names | None, *, weights: bool = True
-) -> Decoder | Encoder:  # fmt: skip
+def build(config: Config, source: Source, names: Names | None, *, weights: bool = True) -> Model:
     """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
     # Before anything of such a size is made. Every layer has several tensors.
     if config.layers > len(source.names()):
@@ -106,22 +113,23 @@ def build(
             f"{source.path}: the context is {config.context}, expected at most"
             f" {MOST_ANGLES // config.head_width}"
         )
-    kind = Encoder if isinstance(config, EncoderConfig) else Decoder
+    made = next(made for read, made in _KINDS.values() if isinstance(config, read))
     try:
-        model = kind.empty(config)
+        model = made.empty(config)
     except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
         raise CorruptFileError(source.path, f"config.json: {error}") from error
     if not weights:
         return model.eval()
     fill(model, source, names)
-    if isinstance(model, Decoder):
-        model.grad_dtype = torch.float32  # of the parameters that are there now
+    decoder = model.decoder if isinstance(model, DecoderClassifier) else model
+    if isinstance(decoder, Decoder):
+        decoder.grad_dtype = torch.float32  # of the parameters that are there now
     return model.eval()
 
 
 def _read_config(
     file: Path, values: dict[str, Any], weights: Safetensors
-) -> tuple[ModelConfig | EncoderConfig, Names | None]:
+) -> tuple[Config, Names | None]:
     """The config, and what the weights beside it are called: None for our own names."""
     if "format_version" not in values and ("model_type" in values or "architectures" in values):
         fields = huggingface.Fields(file, values)
@@ -137,8 +145,10 @@ def _read_config(
             f"{file}: format_version is {version}, this fusedlm reads up to {FORMAT_VERSION}; "
             "a newer fusedlm wrote it"
         )
-    kind = EncoderConfig if values.pop("kind", None) == "encoder" else ModelConfig
+    kind = values.pop("kind", None)
+    if kind not in _KINDS:
+        raise CorruptFileError(file, f"kind is {kind!r}, expected one of {[*_KINDS][1:]} or none")
     try:
-        return kind.from_dict(values), None
+        return _KINDS[kind][0].from_dict(values), None
     except (ValueError, TypeError) as error:
         raise CorruptFileError(file, str(error)) from error

@@ -1,4 +1,4 @@
-"""Texts through an encoder: vectors, and classes with their probabilities."""
+"""Texts through a model: vectors of an encoder, and classes with their probabilities."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 
-from .encoder import Encoder, Packed
+from .decoder_classifier import DecoderClassifier
+from .encoder import Encoder
+from .packed import Packed
 
-BATCH_TOKENS = 8192  # in one call of the encoder: enough to fill the cores, 24 MiB at width 768
+BATCH_TOKENS = 8192  # in one call of the model: enough to fill the cores, 24 MiB at width 768
+Classifier = Encoder | DecoderClassifier
 
 
 def embed(
@@ -21,70 +24,82 @@ def embed(
     """One vector a text, [n, C] float32 (or [C] for a string), as config.pooling and normalize say.
 
     Texts go through the encoder packed, without padding, about `batch_tokens` tokens at a time,
-    which changes time and memory only. Beyond config.max_tokens a text is cut. progress(n) is
-    called when n more texts are done.
+    which changes time and memory only. Of a text longer than config.max_tokens a part is left out.
+    progress(n) is called when n more texts are done.
     """
-    rows = _over_batches(model, tokenizer, texts, batch_tokens, progress, _vectors)
-    return rows[0] if isinstance(texts, str) else rows
+    if not isinstance(model, Encoder):
+        raise ValueError(f"embed: model is a {type(model).__name__}, expected an Encoder")
+    rows = encode_texts("embed", model, tokenizer, [texts] if isinstance(texts, str) else texts)
+    compute = lambda packed: model.pool(model.hidden(packed), packed)  # noqa: E731
+    found = over_batches(
+        model, rows, compute, model.config.width, batch_tokens=batch_tokens, progress=progress
+    )
+    return found[0] if isinstance(texts, str) else found
 
 
 def classify_texts(
-    model: Encoder, tokenizer: Tokenizer, texts: str | Sequence[str], *,
+    model: Classifier, tokenizer: Tokenizer, texts: str | Sequence[str], *,
     batch_tokens: int = BATCH_TOKENS, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Probabilities [n, K] float32 of the classes config.labels (or [K] for a string)."""
-    if model.config.task != "sequence":
-        raise ValueError(
-            f"classify_texts: the model's task is {model.config.task!r}, expected 'sequence'"
-        )
-    rows = _over_batches(model, tokenizer, texts, batch_tokens, progress, _probabilities)
-    return rows[0] if isinstance(texts, str) else rows
+    task = getattr(model.config, "task", None)
+    if task != "sequence":
+        raise ValueError(f"classify_texts: the model's task is {task!r}, expected 'sequence'")
+    texts_list = [texts] if isinstance(texts, str) else texts
+    rows = encode_texts("classify_texts", model, tokenizer, texts_list)
+    logits = over_batches(
+        model, rows, model.classify_packed, len(model.config.labels), batch_tokens=batch_tokens,
+        progress=progress,
+    )  # fmt: skip
+    probabilities = logits.softmax(-1)
+    return probabilities[0] if isinstance(texts, str) else probabilities
 
 
-def _vectors(model: Encoder, packed: Packed) -> Tensor:
-    return model.pool(model.hidden(packed), packed)
-
-
-def _probabilities(model: Encoder, packed: Packed) -> Tensor:
-    return model.classify_packed(packed).float().softmax(-1)
+def encode_texts(
+    caller: str, model: Classifier, tokenizer: Tokenizer, texts: Sequence[str]
+) -> list[list[int]]:
+    """Tokens of texts as `model` reads them: with what goes around a text, and cut."""
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{caller}: text {number} is {text!r}, expected a string")
+    longest = model.config.read_tokens
+    rows = tokenizer.encode_batch(texts, add_special=True, longest=longest, cut=model.config.cut)
+    for number, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"{caller}: text {number} is empty, and the tokenizer adds no tokens")
+    return rows
 
 
 @torch.no_grad()
-def _over_batches(
-    model: Encoder, tokenizer: Tokenizer, texts: str | Sequence[str], batch_tokens: int,
-    progress: Callable[[int], None] | None, compute: Callable[[Encoder, Packed], Tensor],
+def over_batches(
+    model: Classifier, rows: Sequence[Sequence[int]], compute: Callable[[Packed], Tensor],
+    width: int, *, batch_tokens: int = BATCH_TOKENS, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    if not isinstance(model, Encoder):
-        raise ValueError(f"embed: model is a {type(model).__name__}, expected an Encoder")
-    rows = _encode(model, tokenizer, [texts] if isinstance(texts, str) else list(texts))
-    width = len(model.config.labels) if compute is _probabilities else model.config.width
+    """What `compute` makes of packed rows, [n, width] float32, one result a row in the order of `rows`."""
     results = torch.empty(len(rows), width)
+    for chosen, packed in in_batches(model, rows, batch_tokens):
+        results[chosen] = compute(packed).float()
+        if progress is not None:
+            progress(len(chosen))
+    return results
+
+
+def in_batches(
+    model: Classifier, rows: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[list[int], Packed]]:
+    """(numbers of rows, these packed) until all are done, with `model` as it is in use meanwhile."""
     was_training = model.training
     model.eval()
     try:
         for chosen in _batches(rows, batch_tokens):
-            results[chosen] = compute(model, _pack(model, [rows[i] for i in chosen]))
-            if progress is not None:
-                progress(len(chosen))
+            yield chosen, Packed.of([rows[i] for i in chosen], model.config.first_position)
     finally:
         model.train(was_training)
-    return results
 
 
-def _encode(model: Encoder, tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"embed: text {number} is {text!r}, expected a string")
-    longest = min(model.config.max_tokens, model.config.context)
-    rows = tokenizer.encode_batch(texts, add_special=True, longest=longest)
-    for number, row in enumerate(rows):
-        if not row:
-            raise ValueError(f"embed: text {number} is empty, and the tokenizer adds no tokens")
-    return rows
-
-
-def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
-    """Numbers of texts whose tokens are at most `batch_tokens` together, or one longer text."""
+def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
+    """Numbers of rows whose tokens are at most `batch_tokens` together, or one longer row."""
     chosen, size = [], 0
     # Long ones first: what takes most memory fails at once, and the last batches are even.
     for index in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
@@ -95,13 +110,3 @@ def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
         size += len(rows[index])
     if chosen:
         yield chosen
-
-
-def _pack(model: Encoder, rows: list[list[int]]) -> Packed:
-    first = model.config.first_position
-    lengths = torch.tensor([0, *map(len, rows)])
-    return Packed(
-        torch.tensor([token for row in rows for token in row]),
-        torch.cat([torch.arange(first, first + len(row)) for row in rows]),
-        lengths.cumsum(0).to(torch.int32),
-    )

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped key-value heads and rotary positions."""
+"""Self-attention with grouped key-value heads and rotary positions, causal unless told otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
         self, width: int, heads: int, *, kv_heads: int | None = None,
         head_width: int | None = None, bias: bool = True, qkv_bias: bool | None = None,
         qk_norm: float | None = None, window: int | None = None, dropout: float = 0.0,
-        out_std: float = 0.02,
+        out_std: float = 0.02, causal: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.heads = heads
@@ -31,6 +31,7 @@ class SelfAttention(nn.Module):
         self.head_width = head_width or width // heads
         self.window = window
         self.dropout = dropout
+        self.causal = causal
         qkv_width = (heads + 2 * self.kv_heads) * self.head_width
         self.qkv = Linear(width, qkv_width, bias=bias if qkv_bias is None else qkv_bias)
         self.query_norm = None if qk_norm is None else RMSNorm(self.head_width, qk_norm)
@@ -38,20 +39,27 @@ class SelfAttention(nn.Module):
         self.out = Linear(heads * self.head_width, width, bias=bias, std=out_std)
 
     def forward(
-        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None
-    ) -> Tensor:
-        B, T, _ = x.shape
+        self, x: Tensor, rope: Rope | None = None, positions: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """starts [n + 1] int32: n sequences packed along T with B = 1, none sees another."""
         H, G = self.heads, self.kv_heads
-        qkv = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
         dropped = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**31, ())) if dropped else None
-        options = {"causal": True, "window": self.window, "dropout_p": dropped, "seed": seed}
-        if self.query_norm is None and rope is not None:
-            qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
+        options = {"causal": self.causal, "window": self.window, "dropout_p": dropped, "seed": seed}
+        qkv = self.turned(x, rope, positions)
         if self.query_norm is None:
-            return self.out(ops.attention_qkv(qkv, H, **options).flatten(2))
+            return self.out(ops.attention_qkv(qkv, H, cu_seqlens=starts, **options).flatten(2))
         query, key, value = qkv.split((H, G, G), dim=2)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
             query, key = rope(query, positions), rope(key, positions)
-        return self.out(ops.attention(query, key, value, **options).flatten(2))
+        return self.out(ops.attention(query, key, value, cu_seqlens_q=starts, **options).flatten(2))
+
+    def turned(self, x: Tensor, rope: Rope | None, positions: Tensor | None) -> Tensor:
+        """Query, key and value of x in one tensor [B, T, H + 2 G, D]; turned, unless norms come first."""
+        H, G = self.heads, self.kv_heads
+        qkv = self.qkv(x).view(*x.shape[:2], H + 2 * G, self.head_width)
+        if self.query_norm is None and rope is not None:
+            qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
+        return qkv

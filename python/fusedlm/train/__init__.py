@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "Classification": "classification",
     "LanguageModelling": "language_modelling",
     "Task": "task",
+    "Sequences": "length_batches",
+    "TokenClassification": "token_classification",
     "TrainConfig": "config",
     "TrainResult": "loop",
     "evaluate": "evaluation",
     "fit": "loop",
+    "fit_probe": "linear_probe",
     "learning_rate": "schedule",
     "load_checkpoint": "checkpoint",
     "plot_curve": "plot",

@@ -70,14 +70,14 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     baselines: dict[str, float] | None = None,
-    on_evaluation: Callable[[dict[str, float]], None] | None = None,
+    on_evaluation: Callable[[dict[str, float]], bool | None] | None = None,
 ) -> TrainResult:
     """Trains task.model in place and writes last/, best/, metrics.jsonl and curve.png into `out_dir`.
 
     With `resume` the run goes on from last/ as if it had never stopped, bit for bit. Ctrl-C or
     SIGTERM finishes the step, saves and returns. `baselines` are drawn into the curve.
     `on_evaluation` gets the numbers of each evaluation, with "step" and the training "loss" since
-    the one before.
+    the one before; where it returns true the run ends there, as by Ctrl-C.
 
     Started by torchrun, the ranks make one run (see `parallel`): all call this alike, rank 0 writes.
     Resuming takes any number of them that divides config.accumulate. With config.parallel "fsdp" each
@@ -95,7 +95,8 @@ def fit(
 
 def _fit(
     task: Task, config: TrainConfig, out: Path, resume: bool, progress: bool,
-    baselines: dict[str, float] | None, on_evaluation: Callable[[dict[str, float]], None] | None,
+    baselines: dict[str, float] | None,
+    on_evaluation: Callable[[dict[str, float]], bool | None] | None,
 ) -> TrainResult:  # fmt: skip
     last, best = out / "last", out / "best"
     if last.exists() and not resume:
@@ -167,8 +168,9 @@ def _fit(
                     found = judge()
                     val_loss = found["val_loss"]
                     metrics.add(step=step, **found)
-                    if on_evaluation is not None and rank() == 0:
-                        on_evaluation({"step": step, "loss": sum(since) / len(since), **found})
+                    told = {"step": step, "loss": sum(since) / len(since), **found}
+                    if on_evaluation is not None and rank() == 0 and on_evaluation(told):
+                        stop.set()
                     since = []
                 if step % config.save_every == 0 or step == config.steps:
                     save()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fusedlm.figures import new_figure, save_figure
+
 
 def plot_curve(
     metrics: Sequence[dict[str, Any]],
@@ -17,11 +19,7 @@ def plot_curve(
     title: str = "",
 ) -> Path:
     """Writes a PNG of training and validation loss over steps, with a line for each baseline."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)  # needs no display
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
     train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
     validation = [(m["step"], m["val_loss"]) for m in metrics if "val_loss" in m]
@@ -40,11 +38,7 @@ def plot_curve(
     axes.set(xlabel="step", ylabel=f"loss, {unit}", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
-    return path
+    return save_figure(figure, path)
 
 
 def _smooth(values: Sequence[float], keep: float = 0.95) -> list[float]:

@@ -1,0 +1,68 @@
+"""fusedlm classify eval: how good a classifier is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import ConfigFile, Precision, Threads, set_threads
+from .source import Format, Label, Source, Text, Where
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A classifier's folder or its training run.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A file, a folder with one folder a class (of its test half), or imdb."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.md, report.json and plots.", show_default="none"),
+    ] = None,
+    text: Text = "text",
+    label: Label = "label",
+    where: Where = None,
+    format: Format = None,
+    errors: Annotated[int, typer.Option(min=0, help="Worst errors in the report.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    precision: Precision = "auto",
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Measure a classifier on labelled texts, or a tagger on tagged sentences.
+
+    Prints accuracy, precision, recall and F1 of each class and the confusion matrix; --out writes
+    them with a calibration plot and the worst errors.
+
+    \b
+    Examples:
+      fusedlm classify eval runs/mine test.csv --out reports/mine
+      fusedlm classify eval runs/imdb aclImdb
+      fusedlm classify eval runs/names dev.conll --json
+    """
+    from .measure import measure, show
+    from .model import load_classifier
+    from .source import read_test
+
+    set_threads(threads)
+    loaded, tokenizer = load_classifier(model, precision)
+    task = loaded.config.task
+    source = Source(data, text=text, label=label, where=where or [], format=format)
+    if source.task != task:
+        kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
+        raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
+    read = read_test(source, loaded.config.labels)
+    report = measure(
+        loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
+        left_out=read.skipped.lines(), progress=not (quiet or as_json),
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        show(report, out)

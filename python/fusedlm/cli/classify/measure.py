@@ -1,0 +1,62 @@
+"""A classifier on labelled data: its report, written and printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fusedlm.data import Labelled, Tagged, Tokenizer
+    from fusedlm.models.texts import Classifier
+
+
+def measure(
+    model: Classifier, tokenizer: Tokenizer, data: Labelled | Tagged, out: Path | None, *,
+    title: str, errors: int = 10, left_out: list[str] | None = None,
+    more: dict[str, Any] | None = None, progress: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """The report of `model` on `data`, with what is `more`; into the folder `out`, where one is given."""
+    from tqdm import tqdm
+
+    from fusedlm.evaluation.report import write_report
+
+    with tqdm(total=len(data), desc="testing", unit="text", disable=not progress) as bar:
+        found = (_tags if model.config.task == "token" else _classes)(
+            model, tokenizer, data, errors, bar.update
+        )
+    report = {**found, "left_out": left_out or [], **(more or {})}
+    if out is not None:
+        write_report(out, report, title=title)
+    return report
+
+
+def show(report: dict[str, Any], out: Path | None) -> None:
+    from fusedlm.evaluation.report import summary
+
+    typer.echo(summary(report))
+    for line in report["left_out"]:
+        typer.echo(line)
+    if out is not None:
+        typer.echo(f"\nreport          {out / 'report.md'} (and .json, plots, the worst errors)")
+
+
+def _classes(model, tokenizer, data: Labelled, errors: int, progress) -> dict[str, Any]:
+    from fusedlm.evaluation.classification import classification_report, worst_errors
+    from fusedlm.models import classify_texts
+
+    labels = model.config.labels
+    targets = [labels.index(label) for label in data.labels]
+    found = classify_texts(model, tokenizer, data.texts, progress=progress).numpy()
+    report = classification_report(found, targets, labels)
+    return {**report, "errors": worst_errors(found, targets, data.texts, labels, errors)}
+
+
+def _tags(model, tokenizer, data: Tagged, errors: int, progress) -> dict[str, Any]:
+    from fusedlm.evaluation.entities import entity_report, wrong_sentences
+    from fusedlm.models.tagging import tag_words
+
+    found = tag_words(model, tokenizer, data.sentences, progress=progress)
+    wrong = wrong_sentences(data.sentences, data.tags, found, errors)
+    return {**entity_report(data.tags, found), "errors": wrong}

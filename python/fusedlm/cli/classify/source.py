@@ -1,0 +1,133 @@
+"""Where labelled data comes from, as the options of the commands say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fusedlm.data.labelled import Labelled, Skipped
+    from fusedlm.data.tagged import Tagged
+
+Text = Annotated[str, typer.Option(help="Column or JSON key of the text; a number without header.")]
+Label = Annotated[str, typer.Option(help="That of the label. In CoNLL files both are numbers.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Only rows with this value in a column, COLUMN=VALUE.", show_default="all"),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(help="folder, csv, tsv, jsonl or conll.", show_default="by the file's name"),
+]
+TestShare = Annotated[
+    float,
+    typer.Option(
+        min=0, max=0.9,
+        help="Share of the texts to test on where the data has no test half, chosen by a hash of each.",
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of labelled data and how to read them; kept in run.json, so that a run can go on."""
+
+    data: str
+    test: str | None = None
+    test_share: float = 0.2
+    validation: float = 0.05
+    text: str = "text"
+    label: str = "label"
+    where: list[str] = field(default_factory=list)
+    format: str | None = None
+
+    @property
+    def task(self) -> str:
+        from fusedlm.data.tagged import SUFFIXES
+
+        tagged = self.format == "conll" or (
+            self.format is None and Path(self.data).suffix.lower() in SUFFIXES
+        )
+        return "token" if tagged else "sequence"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What to learn from, to choose the best model on, and to measure it on (None: nothing)."""
+
+    train: Labelled | Tagged
+    validation: Labelled | Tagged
+    test: Labelled | Tagged | None
+    labels: list[str]
+    skipped: Skipped
+
+
+def read_splits(source: Source) -> Splits:
+    """Reads everything, splits it by hashes, and leaves out test texts of classes never trained on."""
+    from fusedlm.data.labelled import keep_known, label_names
+    from fusedlm.data.tagged import tag_names
+
+    data, test = _read(source, source.data)
+    skipped = data.skipped
+    if source.test is not None:
+        test, _ = _read(source, source.test)
+    if test is not None:
+        skipped.add_all(test.skipped)
+    elif source.test_share:
+        data, test = data.split(source.test_share, "test")
+    if source.task == "token":
+        labels = tag_names(data.tags)
+    else:
+        labels = label_names(data.labels)
+        if test is not None:
+            test = keep_known(test, labels, source.test or source.data)
+            skipped.add_all(test.skipped)
+    train, validation = data.split(source.validation, "validation")
+    for name, part, share in (
+        ("train", train, None), ("validation", validation, source.validation),
+        ("test", test, source.test_share),
+    ):  # fmt: skip
+        if part is not None and not len(part):
+            raise ValueError(
+                f"{source.data}: no text is left for {name}"
+                + ("" if share is None else f" with a share of {share:g}")
+                + f"; {len(data)} can be used"
+            )
+    return Splits(train, validation, test, labels, skipped)
+
+
+def read_test(source: Source, labels: list[str]) -> Labelled | Tagged:
+    """The test half of a folder, or all of a file, for a model that knows `labels`."""
+    from fusedlm.data.labelled import keep_known
+
+    data, test = _read(source, source.data)
+    data = data if test is None else test
+    return data if source.task == "token" else keep_known(data, labels, source.data)
+
+
+def _read(source: Source, path: str) -> tuple[Labelled | Tagged, Labelled | None]:
+    from fusedlm.data.labelled import Columns, read_labelled
+    from fusedlm.data.tagged import read_tagged
+
+    if source.task == "token":
+        word, tag = (_number(source.text, "text", 0), _number(source.label, "label", -1))
+        return read_tagged(path, word=word, tag=tag), None
+    pairs = [pair.partition("=") for pair in source.where]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"--where is {bad[0]!r}, expected COLUMN=VALUE")
+    where = {name: value for name, _, value in pairs}
+    return read_labelled(path, Columns(source.text, source.label, where), format=source.format)
+
+
+def _number(given: str, name: str, default: int) -> int:
+    if given == name:  # the default, which names a column of other files
+        return default
+    try:
+        return int(given)
+    except ValueError:
+        raise ValueError(
+            f"--{name} is {given!r}, expected the number of a column of a CoNLL file"
+        ) from None

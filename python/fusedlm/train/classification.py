@@ -1,0 +1,79 @@
+"""Training a model to tell classes of texts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.models.encoder import Encoder
+from fusedlm.models.packed import Packed
+from fusedlm.models.texts import Classifier, over_batches
+
+from .config import TrainConfig
+from .length_batches import LengthBatches, Sequences
+from .task import Task
+
+Batch = tuple[Packed, Tensor]
+
+
+class Classification(Task):
+    """Batches of `config.batch` texts of like length, packed; the model most often right is kept."""
+
+    objective, higher_is_better = "val_accuracy", True
+    loss_unit = "nats per text"
+
+    def __init__(
+        self, model: Classifier, tokenizer: Tokenizer, train_data: Sequences, val_data: Sequences,
+        config: TrainConfig, *, label_smoothing: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer = model, tokenizer
+        self.batches = LengthBatches(
+            train_data, config.batch, config.seed, first_position=model.config.first_position
+        )
+        self.validation = val_data
+        self._smoothing = label_smoothing
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.model.classify_packed(*batch, label_smoothing=self._smoothing)
+
+    def tokens(self, batch: Batch) -> int:
+        return len(batch[0].tokens)
+
+    def weight(self, batch: Batch) -> float:
+        return int((batch[1] != -100).sum())
+
+    def evaluate(self) -> dict[str, float]:
+        targets = torch.tensor(self.validation.targets)
+        logits = over_batches(
+            self.model, self.validation.rows, self.model.classify_packed,
+            len(self.model.config.labels),
+        )  # fmt: skip
+        right = (logits.argmax(1) == targets).float().mean().item()
+        loss = torch.nn.functional.cross_entropy(logits, targets).item()
+        return {"val_loss": loss, "val_accuracy": right}
+
+    def fingerprint(self) -> str:
+        return self.batches.data.fingerprint()
+
+    def where(self, first: int, end: int) -> str:
+        return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"
+
+
+def freeze(model: Classifier, layers: int) -> None:
+    """No gradients for the embeddings and the lowest `layers` blocks, and no dropout in these blocks.
+
+    What is learned lies above. Raises ValueError where there are fewer blocks.
+    """
+    body: nn.Module = model if isinstance(model, Encoder) else model.decoder
+    if not 0 <= layers <= len(body.blocks):
+        raise ValueError(f"freeze: layers is {layers}, expected 0 to {len(body.blocks)}")
+    for block in body.blocks[:layers]:
+        for module in block.modules():
+            if hasattr(module, "dropout"):
+                module.dropout = 0.0
+    above = [*body.blocks[layers:], model.classifier]
+    above += [getattr(body, name, None) for name in ("pooler", "final_norm", "ngrams")]
+    trained = {id(p) for module in above if module is not None for p in module.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)

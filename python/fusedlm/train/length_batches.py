@@ -1,0 +1,99 @@
+"""Batches of whole sequences of like length, in an order that a seed fixes and a number resumes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusedlm.models.packed import Packed
+
+# Sequences are sorted by length within so many batches: enough for batches of like length, few enough
+# to leave chance its part in which sequences meet.
+_SORTED = 32
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Rows of tokens, none empty, and the target of each: a class, or one for each token (-100: none)."""
+
+    rows: Sequence[Sequence[int]]
+    targets: Sequence[int] | Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.targets) or not self.rows:
+            raise ValueError(
+                f"Sequences: {len(self.rows)} rows and {len(self.targets)} targets, expected as many"
+                " of both, and some"
+            )
+
+    def fingerprint(self) -> str:
+        """A hash of rows and targets, to know the data again."""
+        digest = hashlib.sha256()
+        for row, target in zip(self.rows, self.targets, strict=True):
+            digest.update(np.asarray([len(row), *row], dtype=np.int64))
+            digest.update(np.asarray(target, dtype=np.int64))
+        return digest.hexdigest()[:32]
+
+
+class LengthBatches:
+    """Endless batches of `batch` sequences, packed: (Packed, targets [n] or [N] int64).
+
+    An epoch visits every sequence once. `drawn` counts batches.
+    """
+
+    def __init__(
+        self, data: Sequences, batch: int, seed: int = 0, *, first_position: int = 0
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"LengthBatches: batch is {batch}, expected at least 1")
+        self.data, self.batch, self.seed = data, batch, seed
+        self._first_position = first_position
+        self._lengths = np.asarray([len(row) for row in data.rows])
+        self.per_epoch = -(-len(data.rows) // batch)
+        self.drawn = 0
+        self._epoch = -1
+
+    def next(self) -> tuple[Packed, Tensor]:
+        epoch, index = divmod(self.drawn, self.per_epoch)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._batches(epoch), epoch
+        self.drawn += 1
+        chosen = self._order[index]
+        targets = [self.data.targets[i] for i in chosen]
+        if not isinstance(targets[0], int):
+            targets = [t for row in targets for t in row]
+        return Packed.of([self.data.rows[i] for i in chosen], self._first_position), torch.tensor(
+            targets
+        )
+
+    def skip(self) -> None:
+        """Passes over a batch, which another rank takes."""
+        self.drawn += 1
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        order = draw.permutation(len(self._lengths))
+        many = _SORTED * self.batch
+        pools = [order[i : i + many] for i in range(0, len(order), many)]
+        sorted_pools = [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools]
+        order = np.concatenate(sorted_pools)
+        batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn, "seed": self.seed, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
+        for name in ("seed", "batch"):
+            if state.get(name) != getattr(self, name):
+                raise ValueError(
+                    f"LengthBatches: the state has {name} {state.get(name)}, expected"
+                    f" {getattr(self, name)}"
+                )
+        self.drawn = int(state["drawn"])
