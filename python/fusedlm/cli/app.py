@@ -24,6 +24,7 @@ from .quantize import quantize
 from .quickstart import quickstart
 from .serve import serve
 from .train import train
+from .translate import app as translate
 
 app = typer.Typer(
     name="fusedlm",
@@ -98,6 +99,7 @@ app.command()(explain)
 app.command()(export)
 app.command()(quantize)
 app.command()(info)
+app.add_typer(translate)
 
 
 def main() -> None:

@@ -154,6 +154,7 @@ def model_folder(path: Path) -> Path:
 _OTHERS = {
     "encoder": "{} holds an encoder, which writes no text; see `fusedlm embed`",
     "decoder-classifier": "{} holds a classifier, which writes no text; see `fusedlm classify predict`",
+    "encoder-decoder": "{} holds an encoder-decoder; see `fusedlm translate`",
 }
 
 

@@ -22,6 +22,12 @@ _HOME = {
     "Batches": "batches",
     "validation_batches": "batches",
     "bigram_loss": "bigram",
+    "Parallel": "parallel",
+    "clean": "parallel",
+    "prepare": "parallel",
+    "read_parallel": "parallel",
+    "split_by_source": "parallel",
+    "TranslationMemory": "translation_memory",
 }
 __all__ = list(_HOME)
 

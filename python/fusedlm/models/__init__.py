@@ -1,4 +1,4 @@
-"""Decoders, encoders and their files; loaded on first use."""
+"""Decoders, encoders, encoder-decoders and their files; loaded on first use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _HOME = {
     "Encoder": "encoder",
     "DecoderClassifierConfig": "decoder_classifier",
     "DecoderClassifier": "decoder_classifier",
+    "EncoderDecoderConfig": "encoder_decoder_config",
+    "EncoderDecoder": "encoder_decoder",
     "embed": "texts",
     "classify_texts": "texts",
     "tag_words": "tagging",

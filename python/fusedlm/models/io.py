@@ -1,9 +1,10 @@
 """Models in files: our own folders, and what `load` makes of those of others.
 
 Ours: config.json, model.safetensors, tokenizer.json, training.json. config.json is the `ModelConfig`
-plus "format_version"; of an encoder the `EncoderConfig` plus "kind": "encoder", of a decoder that
-classifies the `DecoderClassifierConfig` plus "kind": "decoder-classifier". training.json, free-form, says
-how the model came about, and may be missing. All weights are float32.
+plus "format_version"; of an encoder the `EncoderConfig` plus "kind": "encoder", of a decoder that classifies the
+`DecoderClassifierConfig` plus "decoder-classifier", of a model that translates the `EncoderDecoderConfig` plus
+"encoder-decoder". training.json, free-form, says how the model came about, and may be missing. All weights
+are float32.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .decoder import Decoder
 from .decoder_classifier import DecoderClassifier, DecoderClassifierConfig
 from .encoder import Encoder
 from .encoder_config import EncoderConfig
+from .encoder_decoder import EncoderDecoder
+from .encoder_decoder_config import EncoderDecoderConfig
 from .files import read_json, write_json
 from .folder import atomic_folder, recover_folder
 from .names import Names
@@ -31,13 +34,14 @@ if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-Model = Decoder | Encoder | DecoderClassifier
-Config = ModelConfig | EncoderConfig | DecoderClassifierConfig
+Model = Decoder | Encoder | DecoderClassifier | EncoderDecoder
+Config = ModelConfig | EncoderConfig | DecoderClassifierConfig | EncoderDecoderConfig
 # "kind" in config.json, what it is read into, and what is made of it.
 _KINDS: dict[str | None, tuple[type, type]] = {
     None: (ModelConfig, Decoder),
     "encoder": (EncoderConfig, Encoder),
     "decoder-classifier": (DecoderClassifierConfig, DecoderClassifier),
+    "encoder-decoder": (EncoderDecoderConfig, EncoderDecoder),
 }
 MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
@@ -104,9 +108,10 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Token
 def build(config: Config, source: Source, names: Names | None, *, weights: bool = True) -> Model:
     """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
     # Before anything of such a size is made. Every layer has several tensors.
-    if config.layers > len(source.names()):
+    layers = config.layers + getattr(config, "decoder_layers", 0)
+    if layers > len(source.names()):
         raise CorruptFileError(
-            source.path, f"has {len(source.names())} tensors, too few for {config.layers} layers"
+            source.path, f"has {len(source.names())} tensors, too few for {layers} layers"
         )
     if config.context * config.head_width > MOST_ANGLES:
         raise NotImplementedError(
@@ -146,7 +151,7 @@ def _read_config(
             "a newer fusedlm wrote it"
         )
     kind = values.pop("kind", None)
-    if kind not in _KINDS:
+    if kind not in list(_KINDS):  # which may be of any type
         raise CorruptFileError(file, f"kind is {kind!r}, expected one of {[*_KINDS][1:]} or none")
     try:
         return _KINDS[kind][0].from_dict(values), None

@@ -2,9 +2,10 @@
 
 from .attention import SelfAttention
 from .basic import Embedding, LayerNorm, Linear, RMSNorm
+from .cross_attention import CrossAttention
 from .feed_forward import FeedForward
 from .rope import Rope
 
 __all__ = [
-    "Embedding", "FeedForward", "LayerNorm", "Linear", "RMSNorm", "Rope", "SelfAttention",
+    "CrossAttention", "Embedding", "FeedForward", "LayerNorm", "Linear", "RMSNorm", "Rope", "SelfAttention",
 ]  # fmt: skip

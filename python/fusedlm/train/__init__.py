@@ -20,6 +20,7 @@ _HOME = {
     "plot_curve": "plot",
     "read_metrics": "metrics",
     "train": "language_modelling",
+    "Translation": "translation",
 }
 __all__ = list(_HOME)
 

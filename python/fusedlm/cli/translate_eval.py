@@ -1,0 +1,136 @@
+"""A translation model and a translation memory, measured on the same pairs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusedlm.data import TranslationMemory
+
+Pair = tuple[str, str]
+SENTENCE = 4  # words of a source from which on it is counted as a sentence
+_HAN = ("一", "鿿")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts."""
+
+    scores: dict[str, dict[str, dict[str, float]]]
+    rows: list[dict[str, Any]]
+
+    def table(self) -> str:
+        lines = [f"{'':22}{'BLEU':>7}{'chrF':>7}{'exact':>8}{'placeholders':>15}"]
+        for part, by in self.scores.items():
+            for name, s in by.items():
+                label = f"{part} ({s['pairs']}), {name}"
+                kept = f"{s['placeholders_kept']} of {s['placeholders']}"
+                lines.append(
+                    f"{label:22}{s['bleu']:7.1f}{s['chrf']:7.1f}{s['exact']:8.1%}{kept:>15}"
+                )
+        return "\n".join(lines)
+
+    def examples(self, count: int) -> Iterator[str]:
+        """Rows spread evenly over the data."""
+        step = max(1, len(self.rows) // max(1, count))
+        for row in self.rows[::step][:count]:
+            yield ""
+            for name in ("source", "reference", "model", "memory"):
+                if name in row:
+                    yield f"{name:10}{row[name]}"
+
+    def write(self, folder: Path) -> None:
+        from fusedlm.models.files import write_json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "scores.json", self.scores)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
+        (folder / "translations.jsonl").write_text("".join(lines), encoding="utf-8")
+        if any("similarity" in row for row in self.rows):
+            _plot(self.rows, folder / "scores.png")
+
+
+def measure(
+    model, tokenizer, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
+    length_penalty: float, tokenize: str, progress: bool,
+) -> Results:  # fmt: skip
+    from tqdm import tqdm
+
+    from fusedlm.generate import translate
+
+    sources = [source for source, _ in pairs]
+    with tqdm(total=len(pairs), desc="translating", unit="text", disable=not progress) as bar:
+        made = translate(
+            model, tokenizer, sources, memory=memory, beam=beam, length_penalty=length_penalty,
+            progress=bar.update,
+        )  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"source": source, "reference": reference, "model": new or ""}
+        for (source, reference), new in zip(pairs, made, strict=True)
+    ]
+    if memory is not None:
+        for row in tqdm(rows, desc="looking up", unit="text", disable=not progress):
+            found = memory.look_up(row["source"])
+            target, score = (found[0].target, found[0].score) if found else ("", 0.0)
+            row |= {"memory": target, "similarity": round(score, 4)}
+    if tokenize == "auto":
+        tokenize = _tokenizer_for([reference for _, reference in pairs])
+    parts = {"all": rows, "sentences": [r for r in rows if len(r["source"].split()) >= SENTENCE]}
+    return Results({name: _scores(part, tokenize) for name, part in parts.items() if part}, rows)
+
+
+def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:
+    from fusedlm.train.translation_scores import scores
+
+    sources, references = ([row[name] for row in rows] for name in ("source", "reference"))
+    return {
+        name: {
+            "pairs": len(rows),
+            **scores(sources, [row[name] for row in rows], references, tokenize=tokenize),
+        }
+        for name in ("model", "memory")
+        if name in rows[0]
+    }
+
+
+def _tokenizer_for(references: Sequence[str]) -> str:
+    """sacreBLEU's for Chinese, where a third of the letters are."""
+    letters = [c for text in references for c in text if c.isalpha()]
+    han = sum(_HAN[0] <= c <= _HAN[1] for c in letters)
+    return "zh" if 3 * han > len(letters) else "13a"
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """chrF of both by how similar the nearest known source is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from fusedlm.train.translation_scores import chrf
+
+    edges = [0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.01]
+    labels, bars = [], {"model": [], "memory": []}
+    for low, high in itertools.pairwise(edges):
+        part = [row for row in rows if low <= row["similarity"] < high]
+        if part:
+            labels.append(f"{low:.1f} to {min(high, 1):.1f}\n{len(part)} texts")
+            for name, values in bars.items():
+                texts = [row[name] for row in part], [row["reference"] for row in part]
+                values.append(chrf(*texts))
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)  # needs no display
+    axes = figure.add_subplot()
+    for shift, (name, values) in zip((-0.2, 0.2), bars.items(), strict=True):
+        axes.bar([i + shift for i in range(len(values))], values, width=0.4, label=name)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(xlabel="similarity of the nearest source that is known", ylabel="chrF")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=120)
+    os.replace(partial, path)

@@ -1,0 +1,130 @@
+"""Messages of programs and their translations: gettext's catalogues, compiled (.mo) and as text (.po).
+
+Format: https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusedlm.errors import CorruptFileError
+
+SUFFIXES = (".mo", ".po")
+_CONTEXT, _PLURAL = "\x04", "\x00"  # msgctxt EOT msgid, and NUL between singular and plural
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_KEYWORD = re.compile(r"(msgctxt|msgid_plural|msgid|msgstr(?:\[(\d+)\])?)\s*(\".*)")
+
+Pair = tuple[str, str]
+
+
+def read_catalogue(file: Path) -> tuple[list[Pair], Counter[str]]:
+    """(message, translation) of a catalogue without contexts, and how many were skipped, by reason.
+
+    Of a message with a plural both are given: the singular with the first form and the plural with
+    the last. Raises CorruptFileError naming the file and what is wrong.
+    """
+    read = _read_mo if file.suffix.lower() == ".mo" else _read_po
+    pairs: list[Pair] = []
+    skipped: Counter[str] = Counter()
+    for message, forms, fuzzy in read(file):
+        message = message.split(_CONTEXT, 1)[-1]
+        if not message:  # the header
+            continue
+        if fuzzy or not any(forms):
+            skipped["fuzzy" if fuzzy else "untranslated"] += 1
+            continue
+        singular, *plural = message.split(_PLURAL)
+        found = [(singular, forms[0])] if len(forms) > 1 or not plural else []
+        found += [(plural[0], forms[-1])] if plural else []
+        pairs += found
+    return pairs, skipped
+
+
+def _read_mo(file: Path) -> Iterator[tuple[str, list[str], bool]]:
+    data = file.read_bytes()
+    magic = data[:4]
+    order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(magic)
+    if order is None or len(data) < 20:
+        raise CorruptFileError(file, f"begins with {magic.hex()}, expected a gettext .mo file")
+    count, originals, translations = struct.unpack_from(order + "3I", data, 8)
+
+    def text(table: int, number: int) -> bytes:
+        at = table + 8 * number
+        if at + 8 > len(data):
+            raise CorruptFileError(file, f"has {count} messages, but ends before their table does")
+        length, start = struct.unpack_from(order + "2I", data, at)
+        if start + length > len(data):
+            raise CorruptFileError(file, f"message {number} lies beyond the end: cut short?")
+        return data[start : start + length]
+
+    entries = [(text(originals, n), text(translations, n)) for n in range(count)]
+    header = next((value for key, value in entries if not key), b"")
+    charset = _charset(file, header.decode("ascii", "replace"))
+    for number, (key, value) in enumerate(entries):
+        try:
+            yield key.decode(charset), value.decode(charset).split(_PLURAL), False
+        except UnicodeDecodeError as error:
+            raise CorruptFileError(file, f"message {number} is not {charset}: {error}") from None
+
+
+def _charset(file: Path, header: str) -> str:
+    found = re.search(r"charset=([\w.:-]+)", header)
+    name = found[1] if found else "utf-8"
+    if name == "CHARSET":  # a template that nobody has filled in
+        return "utf-8"
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise CorruptFileError(file, f"has the unknown charset {name!r}") from None
+
+
+def _read_po(file: Path) -> Iterator[tuple[str, list[str], bool]]:
+    data = file.read_bytes()
+    charset = _charset(file, data[:4096].decode("ascii", "replace"))
+    try:
+        lines = data.decode("utf-8-sig" if charset == "utf-8" else charset).splitlines()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise CorruptFileError(file, f"line {line} is not {charset}") from None
+    entry: dict[str, str] = {}
+    at, fuzzy = "", False
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        found = _KEYWORD.fullmatch(line)
+        # What follows the translation begins the next entry.
+        over = line.startswith("#") or (found and found[1] in ("msgctxt", "msgid"))
+        if over and at.startswith("msgstr"):
+            yield _entry(entry, fuzzy)
+            entry, at, fuzzy = {}, "", False
+        if line.startswith("#,"):
+            fuzzy = fuzzy or "fuzzy" in line
+        elif found:
+            at = found[1]
+            entry[at] = _unquoted(file, number, found[3])
+        elif line.startswith('"') and at:
+            entry[at] += _unquoted(file, number, line)
+        elif line and not line.startswith("#"):
+            raise CorruptFileError(
+                file, f"line {number} is {line[:60]!r}, expected msgid, msgstr or text in quotes"
+            )
+    if entry:
+        yield _entry(entry, fuzzy)
+
+
+def _entry(entry: dict[str, str], fuzzy: bool) -> tuple[str, list[str], bool]:
+    message = entry.get("msgid", "")
+    if "msgid_plural" in entry:
+        message += _PLURAL + entry["msgid_plural"]
+    forms = [value for key, value in sorted(entry.items()) if key.startswith("msgstr")]
+    return message, forms or [""], fuzzy
+
+
+def _unquoted(file: Path, number: int, text: str) -> str:
+    if len(text) < 2 or not text.endswith('"'):
+        raise CorruptFileError(file, f"line {number}: the quotes do not close")
+    return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1])

@@ -1,0 +1,83 @@
+"""The shape of an encoder-decoder: one frozen dataclass that checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .config import ACTIVATIONS, NORMS, POSITIONS
+from .fields import CheckedFields
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig(CheckedFields):
+    """Everything that decides the parameters of an `EncoderDecoder` and what it computes.
+
+    `examples` translations of similar sources may stand behind a source (Bulté & Tezcan 2019, "Neural
+    fuzzy repair").
+    `layers` are those of the encoder, `decoder_layers` those of the decoder (None: as many), and
+    `context` is the longest source, example and target in tokens, the end among them. ffn_width
+    None means 4 width (8/3 width for gated activations, rounded up to a multiple of 64). `end_id`
+    ends sources and targets, and is what the decoder begins with. Raises ValueError naming the field
+    that does not fit.
+    """
+
+    vocab_size: int
+    context: int = 256
+    layers: int = 4
+    decoder_layers: int | None = None
+    width: int = 256
+    heads: int = 4
+    ffn_width: int | None = None
+    norm: str = "rms_norm"
+    norm_eps: float = 1e-5
+    activation: str = "swiglu"
+    position: str = "learned"
+    rope_base: float = 10000.0
+    bias: bool = False
+    dropout: float = 0.1
+    end_id: int = 0
+    examples: int = 0
+    ignore_index: int = -100
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ("swiglu", "geglu")
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "width", "heads"):
+            self._count(name, 1)
+        if self.width % self.heads:
+            self._bad("heads", f"a divisor of width={self.width}")
+        gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
+        for name, value in (
+            ("decoder_layers", self.layers),
+            ("ffn_width", gated_width if self.gated else 4 * self.width),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+            self._count(name, 1)
+        for name, allowed in (
+            ("norm", NORMS), ("activation", ACTIVATIONS), ("position", POSITIONS),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                self._bad(name, "one of " + ", ".join(allowed))
+        if self.position == "rope" and self.head_width % 2:
+            self._bad("heads", "so many that width / heads is even, with position='rope'")
+        for name in ("norm_eps", "rope_base"):
+            if not self._number(name) or not getattr(self, name) > 0:
+                self._bad(name, "a number above 0")
+        if not self._number("dropout") or not 0 <= self.dropout < 1:
+            self._bad("dropout", "a number in [0, 1)")
+        if not isinstance(self.bias, bool):
+            self._bad("bias", "true or false")
+        if type(self.ignore_index) is not int:
+            self._bad("ignore_index", "an integer")
+        self._count("end_id", 0)
+        self._count("examples", 0)
+        if self.end_id >= self.vocab_size:
+            self._bad("end_id", f"a token below vocab_size={self.vocab_size}")

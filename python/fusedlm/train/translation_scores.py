@@ -1,0 +1,62 @@
+"""How good translations are: BLEU and chrF as sacreBLEU computes them, and what became of placeholders."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+# What a program puts a value in place of, and marks of formats: %1, %s, %(name)s, %PRODUCTNAME, $(ARG1),
+# ${name}, {0}, {name}, <b>.
+_PLACEHOLDER = re.compile(
+    r"%\d+(?:\$[a-z])?|%\(\w+\)[a-z]|%[sdifuxc]\b|%[A-Z][A-Z_0-9]+|\$\(\w+\)|\$\{\w+\}|\{\w*\}|</?\w+>"
+)
+
+
+def bleu(translations: Sequence[str], references: Sequence[str], *, tokenize: str = "13a") -> float:
+    """BLEU of a corpus, 0 to 100 (Papineni et al. 2002; Post 2018, arXiv:1804.08771).
+
+    `tokenize` is sacreBLEU's: 13a for languages with spaces, zh, ja-mecab or char for others.
+    """
+    return _sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize).score
+
+
+def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
+    """chrF2 of a corpus, 0 to 100 (Popović 2015): n-grams of characters, so no tokenizer matters."""
+    return _sacrebleu().corpus_chrf(translations, [references]).score
+
+
+def placeholders(text: str) -> Counter[str]:
+    return Counter(_PLACEHOLDER.findall(text))
+
+
+def placeholders_kept(sources: Sequence[str], translations: Sequence[str]) -> tuple[int, int]:
+    """How many placeholders of the sources are in their translations, and how many there are."""
+    pairs = [(placeholders(s), placeholders(t)) for s, t in zip(sources, translations, strict=True)]
+    return sum((s & t).total() for s, t in pairs), sum(s.total() for s, _ in pairs)
+
+
+def scores(
+    sources: Sequence[str], translations: Sequence[str], references: Sequence[str], *,
+    tokenize: str = "13a",
+) -> dict[str, float]:  # fmt: skip
+    """All of it by name, and the share of translations that are the reference, word for word."""
+    kept, there = placeholders_kept(sources, translations)
+    same = sum(t == r for t, r in zip(translations, references, strict=True))
+    return {
+        "bleu": bleu(translations, references, tokenize=tokenize),
+        "chrf": chrf(translations, references),
+        "exact": same / max(1, len(references)),
+        "placeholders": there,
+        "placeholders_kept": kept,
+    }
+
+
+def _sacrebleu():
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise NotImplementedError(
+            "BLEU and chrF need sacrebleu: pip install 'fusedlm[translate]', or pip install sacrebleu"
+        ) from error
+    return sacrebleu
