@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .card import card
 from .chat import chat
 from .choices import choices
 from .classify import classify
@@ -94,6 +95,7 @@ app.command("eval")(evaluate)
 app.add_typer(classify, name="classify")
 app.command()(choices)
 app.command()(fairness)
+app.command()(card)
 app.command()(embed)
 app.command()(explain)
 app.command()(export)
