@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fusedlm.models.files import read_json, whole_file
+from fusedlm.models.folder import final_name
 
 CARD = "README.md"
 # Said in sections of their own.
@@ -57,7 +58,9 @@ def model_card(
         "tags": ["fusedlm"],
     }
     front = {name: value for name, value in front.items() if value is not None}
-    name = folder.absolute().parent.name if folder.name in ("best", "last") else folder.name
+    name = final_name(folder)
+    if name in ("best", "last"):
+        name = folder.absolute().parent.name
     sections = {
         "Model": _rows({k: v for k, v in config.items() if k != "format_version"}),
         "Data": _rows(_data(training, run, data_license)),
