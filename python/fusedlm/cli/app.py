@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 
+from .card import card
 from .chat import chat
+from .choices import choices
 from .classify import classify
 from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
 from .export import export
+from .fairness import fairness
 from .generate import generate
 from .info import info
 from .preprocess import preprocess
@@ -92,6 +95,9 @@ app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
 app.add_typer(classify, name="classify")
+app.command()(choices)
+app.command()(fairness)
+app.command()(card)
 app.command()(embed)
 app.command()(explain)
 app.command()(export)

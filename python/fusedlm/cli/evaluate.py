@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, load_model, set_threads
+from .options import ConfigFile, Precision, Threads, load_model, save_result, set_threads
 
 
 def evaluate(
@@ -20,20 +19,35 @@ def evaluate(
         float | None,
         typer.Option(help="Only this share at the end of the text.", show_default="all of it"),
     ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens scored in a window, the rest of it being context: fewer are exacter, slower.",
+            show_default="the context",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     precision: Precision = "auto",
     threads: Threads = None,
     config: ConfigFile = None,
 ) -> None:
     """Measure loss, perplexity and bits per byte of a model on a text.
 
+    Bits per byte and the perplexity per word compare models of different tokenizers. For tasks with
+    answers to choose from see `fusedlm choices`.
+
     \b
     Examples:
       fusedlm eval runs/quickstart shakespeare --validation 0.1
-      fusedlm eval runs/mine other_text.txt --json
+      fusedlm eval runs/mine other_text.txt --stride 64 --out reports/mine.json
     """
-    from fusedlm.data import load_corpus, pack_text, validation_batches
-    from fusedlm.train import evaluate as measure
+    from fusedlm.data import load_corpus, pack_text
+    from fusedlm.evaluation import text_loss
 
     set_threads(threads)
     loaded, tokenizer = load_model(model, precision)
@@ -42,21 +56,19 @@ def evaluate(
         data = data.split(validation)[1]
     if len(data) < 2:
         raise ValueError(f"{text} has {len(data)} tokens, expected at least 2")
-    loss = measure(loaded, validation_batches(data, batch, loaded.config.context))
-    size = len(tokenizer.decode(data.ids.tolist()).encode())
-    result = {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss * len(data) / math.log(2) / max(1, size),
-        "tokens": len(data),
-        "bytes": size,
-    }
+    result = text_loss(
+        loaded, tokenizer, data, batch=batch, stride=stride, progress=not (quiet or as_json)
+    )
+    save_result(out, {"model": str(model), "text": text, **result})
     if as_json:
         typer.echo(json.dumps(result))
         return
     typer.echo(
-        f"loss          {loss:.4f} nats per token\n"
-        f"perplexity    {result['perplexity']:.2f}\n"
-        f"bits per byte {result['bits_per_byte']:.4f}\n"
-        f"text          {len(data):,} tokens, {size:,} bytes"
+        f"loss            {result['loss']:.4f} nats per token\n"
+        f"perplexity      {result['perplexity']:.2f} per token,"
+        f" {result['word_perplexity']:.2f} per word\n"
+        f"bits per byte   {result['bits_per_byte']:.4f}\n"
+        f"text            {result['tokens']:,} tokens, {result['words']:,} words,"
+        f" {result['bytes']:,} bytes\n"
+        f"windows         up to {result['context']:,} tokens, {result['stride']:,} of them scored"
     )

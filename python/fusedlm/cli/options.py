@@ -118,6 +118,17 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def save_result(out: Path | None, result: dict[str, Any]) -> None:
+    """Writes what a command measured, whole or not at all."""
+    if out is None:
+        return
+    from fusedlm.models.files import whole_file, write_json
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as partial:
+        write_json(partial, result)
+
+
 def choose_precision(precision: str) -> str:
     import fusedlm
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "Likelihoods": "likelihood",
+    "bootstrap_error": "intervals",
+    "fairness_report": "fairness",
+    "fairness_table": "fairness",
+    "model_card": "card",
+    "read_items": "multiple_choice",
+    "score_items": "multiple_choice",
+    "text_loss": "perplexity",
+    "wilson_interval": "intervals",
     "calibration": "classification",
     "classification_report": "classification",
     "confusion_matrix": "classification",

@@ -39,6 +39,12 @@ def atomic_folder(path: str | os.PathLike, marker: str = "config.json") -> Itera
     _flush_folder(path.parent)
 
 
+def final_name(folder: Path) -> str:
+    """What a folder that `atomic_folder` yields will be called, and of another its name."""
+    name = folder.absolute().name
+    return name[1:].rpartition(".new-")[0] if name.startswith(".") and ".new-" in name else name
+
+
 def recover_folder(path: Path) -> None:
     """Puts back a folder that a crash left under its backup name (see `_take_place`)."""
     backup = _backup(path)

@@ -74,7 +74,10 @@ def write_model(
 
         write_tokenizer(folder, tokenizer)
     if training is not None:
+        from fusedlm.evaluation.card import write_card
+
         write_json(folder / "training.json", training)
+        write_card(folder)
 
 
 def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Tokenizer | None]:

@@ -39,6 +39,7 @@ from fusedlm.optim import AdamW
 
 from .config import TrainConfig
 from .parallel import gets_parts
+from .record import Record
 from .task import BatchSource
 
 ADAPTER = "adapter"
@@ -56,6 +57,7 @@ class Progress:
     best: dict[str, float] | None = None  # the numbers of the best evaluation so far
     best_step: int = 0
     tokens: int = 0
+    record: Record | None = None  # for training.json
 
 
 def save_checkpoint(
@@ -163,6 +165,7 @@ def _training(config: TrainConfig, progress: Progress) -> dict[str, Any]:
         "best": progress.best,
         "best_step": progress.best_step,
         **config.to_dict(),
+        **(progress.record.to_dict() if progress.record else {}),
     }
 
 

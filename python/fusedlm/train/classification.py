@@ -56,6 +56,12 @@ class Classification(Task):
     def fingerprint(self) -> str:
         return self.batches.data.fingerprint()
 
+    def about_data(self) -> dict[str, int]:
+        return {
+            "training_texts": len(self.batches.data.rows),
+            "validation_texts": len(self.validation.rows),
+        }
+
     def where(self, first: int, end: int) -> str:
         return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"
 

@@ -61,6 +61,12 @@ class LanguageModelling(Task):
     def fingerprint(self) -> str:
         return self.batches.data.fingerprint()
 
+    def about_data(self) -> dict[str, int]:
+        return {
+            "training_tokens": len(self.batches.data),
+            "validation_tokens": len(self._validation[0]),
+        }
+
     def where(self, first: int, end: int) -> str:
         return f"windows {first} to {end - 1} of the data order of seed {self.batches.seed}"
 

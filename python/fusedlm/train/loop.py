@@ -31,6 +31,7 @@ from .checkpoint import (
 from .config import TrainConfig
 from .metrics import MetricsFile, NoMetrics, read_metrics
 from .plot import plot_curve
+from .record import Record
 from .schedule import learning_rate
 from .task import Task
 
@@ -112,6 +113,7 @@ def _fit(
         check_same_settings(checkpoint, config)
         checkpoint.restore(model, task.batches, fingerprint)
         at = checkpoint.progress
+    at.record = Record(task, fingerprint, last if resume else None)
     parallel.check_same(**config.to_dict(), data=fingerprint, step=at.step)
     ranks = parallel.Parallel(task, config)
     optimizer = make_optimizer(model, config)

@@ -69,6 +69,10 @@ class Task(ABC):
     def fingerprint(self) -> str:
         """A hash of the training data: a run goes on with the same alone."""
 
+    def about_data(self) -> dict[str, Any]:
+        """How much data there is and the like, by name, for the model card."""
+        return {}
+
     @abstractmethod
     def where(self, first: int, end: int) -> str:
         """The batches from `first` to before `end` of `batches.drawn`, for an error message."""

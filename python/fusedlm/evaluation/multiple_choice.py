@@ -1,0 +1,151 @@
+"""Questions with answers to choose from, scored by the likelihood of each answer.
+
+Items are JSON lines in the form of lm-evaluation-harness: a "query" (or "context" or "question"),
+"choices", and the right one as "gold" (or "answer" or "label"): its number from 0, or its text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .intervals import bootstrap_error
+from .likelihood import Likelihoods
+
+QUERY = ("query", "context", "question")
+GOLD = ("gold", "answer", "label")
+
+
+@dataclass(frozen=True)
+class Item:
+    query: str
+    choices: tuple[str, ...]
+    gold: int
+
+
+def read_items(path: str | os.PathLike) -> Iterator[Item]:
+    """The items of a .jsonl file, one at a time. Raises ValueError naming file and line."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    with open(file, encoding="utf-8-sig") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _item(line, f"{file}:{number}")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 ({error})") from None
+
+
+def _item(line: str, place: str) -> Item:
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")
+    query, gold = _first(values, QUERY, place), _first(values, GOLD, place)
+    choices = values.get("choices")
+    if not isinstance(query, str):
+        raise ValueError(f"{place}: the query is {query!r}, expected a string")
+    texts = isinstance(choices, list) and all(isinstance(c, str) and c for c in choices)
+    if not texts or len(choices) < 2:
+        raise ValueError(f"{place}: choices is {choices!r}, expected two or more texts")
+    if isinstance(gold, str) and choices.count(gold) == 1:
+        gold = choices.index(gold)
+    if type(gold) is not int or not 0 <= gold < len(choices):
+        raise ValueError(
+            f"{place}: the right answer is {gold!r}, expected 0 to {len(choices) - 1} or one of choices"
+        )
+    return Item(query, tuple(choices), gold)
+
+
+def _first(values: dict[str, Any], keys: tuple[str, ...], place: str) -> Any:
+    for key in keys:
+        if key in values:
+            return values[key]
+    raise ValueError(f"{place}: none of {', '.join(keys)} is there")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An item, the log-likelihood of each choice, and which is best: by the likelihood, and by the
+    likelihood per byte, for which a longer choice is not the worse."""
+
+    item: Item
+    log_likelihoods: tuple[float, ...]
+
+    @property
+    def best(self) -> int:
+        return _largest(self.log_likelihoods)
+
+    @property
+    def best_norm(self) -> int:
+        sizes = [len(choice.encode()) for choice in self.item.choices]
+        return _largest([x / n for x, n in zip(self.log_likelihoods, sizes, strict=True)])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "query": self.item.query,
+            "choices": list(self.item.choices),
+            "gold": self.item.gold,
+            "log_likelihoods": list(self.log_likelihoods),
+            "best": self.best,
+            "best_norm": self.best_norm,
+        }
+
+
+def _largest(values: Iterable[float]) -> int:
+    values = list(values)
+    return values.index(max(values))
+
+
+def score_items(
+    likelihoods: Likelihoods, items: Iterable[Item], *, delimiter: str = " ", progress: bool = False
+) -> Iterator[Answer]:
+    """The items with their likelihoods, as they are computed: memory holds but a few at a time.
+
+    `delimiter` stands between query and choice, as in the harness.
+    """
+    waiting: deque[Item] = deque()
+
+    def pairs() -> Iterator[tuple[list[int], list[int]]]:
+        for item in items:
+            waiting.append(item)
+            for choice in item.choices:
+                yield likelihoods.encode_pair(item.query, delimiter + choice)
+
+    scores = likelihoods.pairs(pairs())
+    with tqdm(desc="scoring", unit="item", disable=not progress) as bar:
+        for score in scores:
+            item = waiting.popleft()
+            found = [score, *itertools.islice(scores, len(item.choices) - 1)]
+            yield Answer(item, tuple(one.log_likelihood for one in found))
+            bar.update()
+
+
+def summary(answers: Iterable[Answer], *, seed: int = 0) -> dict[str, float]:
+    """acc and acc_norm with their bootstrap standard errors, and what guessing would reach."""
+    right, right_norm, chance = [], [], 0.0
+    for answer in answers:
+        right.append(float(answer.best == answer.item.gold))
+        right_norm.append(float(answer.best_norm == answer.item.gold))
+        chance += 1 / len(answer.item.choices)
+    if not right:
+        raise ValueError("multiple choice: there are no items")
+    return {
+        "acc": sum(right) / len(right),
+        "acc_stderr": bootstrap_error(right, seed=seed),
+        "acc_norm": sum(right_norm) / len(right),
+        "acc_norm_stderr": bootstrap_error(right_norm, seed=seed),
+        "chance": chance / len(right),
+        "items": len(right),
+    }

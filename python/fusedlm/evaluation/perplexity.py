@@ -1,0 +1,105 @@
+"""How well a language model predicts a text, in units that compare models of any tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fusedlm.data import PackedData, Tokenizer
+from fusedlm.models import Decoder
+
+
+def windows(length: int, context: int, stride: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """(start, end, scored): the last `scored` of tokens start to end - 1 are predicted from those
+    before. Every token but the first is scored once.
+
+    A model reads `context` tokens and predicts the one after, so a window has up to context + 1. The
+    first scores all it can and each later one `stride` (by default `context`) with as much as fits
+    before them: the smaller, the more context and the more work.
+    """
+    stride = context if stride is None else stride
+    if not 1 <= stride <= context:
+        raise ValueError(f"stride is {stride}, expected 1 to the context of {context}")
+    done = 1
+    while done < length:
+        end = min(length, done + (context if done == 1 else stride))
+        yield max(0, end - context - 1), end, end - done
+        done = end
+
+
+def strided_batches(
+    data: PackedData, batch: int, context: int, stride: int | None, ignore_index: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The `windows` of the data as (tokens, targets) [B, T]; what is context alone has no target."""
+    group: list[np.ndarray] = []
+
+    def stacked() -> tuple[Tensor, Tensor]:
+        tokens, targets = torch.from_numpy(np.stack(group)).unbind(1)
+        group.clear()
+        return tokens, targets
+
+    for start, end, scored in windows(len(data), context, stride):
+        ids = data.ids[start:end].astype(np.int64)
+        targets = ids[1:].copy()
+        targets[: len(targets) - scored] = ignore_index
+        pair = np.stack([ids[:-1], targets])
+        if group and group[0].shape != pair.shape:
+            yield stacked()
+        group.append(pair)
+        if len(group) == batch:
+            yield stacked()
+    if group:
+        yield stacked()
+
+
+def text_loss(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    data: PackedData,
+    *,
+    batch: int = 16,
+    stride: int | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Loss, perplexity, bits per byte and perplexity per word of all tokens but the first.
+
+    Bits per byte and word perplexity share the nats of the whole text out over what a reader counts
+    (UTF-8 bytes; words between white space), so that a tokenizer with longer tokens has no penalty.
+    `stride`: see `windows`. Raises ValueError for data of less than two tokens.
+    """
+    from fusedlm.train import evaluate
+
+    if len(data) < 2:
+        raise ValueError(f"the text has {len(data)} tokens, expected at least 2")
+    context = model.config.context
+    count = sum(1 for _ in windows(len(data), context, stride))
+    batches = strided_batches(data, batch, context, stride, model.config.ignore_index)
+    bar = tqdm(
+        batches, total=-(-count // batch), desc="measuring", unit="batch", disable=not progress
+    )
+    loss = evaluate(model, bar)
+    predicted = len(data) - 1
+    text = tokenizer.decode(data.ids[1:].tolist())
+    size, words = max(1, len(text.encode())), max(1, len(text.split()))
+    nats = loss * predicted
+    return {
+        "loss": loss,
+        "perplexity": _exp(loss),
+        "bits_per_byte": nats / math.log(2) / size,
+        "word_perplexity": _exp(nats / words),
+        "tokens": predicted,
+        "bytes": size,
+        "words": words,
+        "context": min(context, predicted),
+        "stride": min(stride or context, predicted),
+    }
+
+
+def _exp(value: float) -> float:
+    """Huge instead of an overflow, which JSON could not hold."""
+    return math.exp(min(value, 700.0))
