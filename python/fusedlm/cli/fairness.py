@@ -74,25 +74,15 @@ def _read(
     file: Path, label: str, prediction: str, group: str
 ) -> tuple[list[tuple[str, Any, str, str]], int]:
     """(label, prediction, place, group) of each line, and how many lack one of them."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
+    from fusedlm.data.json_lines import read_objects
+
     rows, missing = [], 0
-    with open(file, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{file}:{number}"
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"{place}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: holds a {type(row).__name__}, expected an object")
-            values = [row.get(key) for key in (label, prediction, group)]
-            if any(value is None for value in values):
-                missing += 1
-                continue
-            rows.append((_name(values[0]), values[1], place, _name(values[2])))
+    for row, place in read_objects(file):
+        values = [row.get(key) for key in (label, prediction, group)]
+        if any(value is None for value in values):
+            missing += 1
+            continue
+        rows.append((_name(values[0]), values[1], place, _name(values[2])))
     return rows, missing
 
 

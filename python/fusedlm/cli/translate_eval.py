@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +107,7 @@ def _tokenizer_for(references: Sequence[str]) -> str:
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     """chrF of both by how similar the nearest known source is."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    from fusedlm.figures import new_figure, save_figure
     from fusedlm.train.translation_scores import chrf
 
     edges = [0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.01]
@@ -122,8 +119,7 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
             for name, values in bars.items():
                 texts = [row[name] for row in part], [row["reference"] for row in part]
                 values.append(chrf(*texts))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)  # needs no display
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     for shift, (name, values) in zip((-0.2, 0.2), bars.items(), strict=True):
         axes.bar([i + shift for i in range(len(values))], values, width=0.4, label=name)
@@ -131,6 +127,4 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="similarity of the nearest source that is known", ylabel="chrF")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
+    save_figure(figure, path)

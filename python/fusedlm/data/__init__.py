@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "CORPORA": "corpus",
@@ -32,9 +32,4 @@ _HOME = {
     "TranslationMemory": "translation_memory",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.data.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.data' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .drawn import Drawn
 from .packed import PackedData
 
 
-class Batches:
+class Batches(Drawn):
     """Endless training batches: (tokens, targets) [B, T] int64, targets one token ahead.
 
     An epoch cuts the data into disjoint windows, from an offset drawn for the epoch, and visits
     them in an order drawn for the epoch. Windows left over from an epoch start the next batch. The
     state is one number, the windows drawn so far.
     """
+
+    fixed = ("seed", "batch", "context")
 
     def __init__(self, data: PackedData, batch: int, context: int, seed: int = 0) -> None:
         if batch < 1 or context < 1:
@@ -32,7 +35,6 @@ class Batches:
         whole = (len(data) - 1) // context
         self.windows = max(1, whole - 1)
         self._room = len(data) - 1 - self.windows * context
-        self.drawn = 0
         self._epoch = -1
 
     @property
@@ -57,29 +59,12 @@ class Batches:
     def _window(self, number: int) -> np.ndarray:
         epoch, index = divmod(number, self.windows)
         if epoch != self._epoch:
-            draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            draw = self.lots(epoch)
             self._offset = int(draw.integers(0, self._room + 1))
             self._order = draw.permutation(self.windows)
             self._epoch = epoch
         start = self._offset + int(self._order[index]) * self.context
         return self.data.ids[start : start + self.context + 1].astype(np.int64)
-
-    def state_dict(self) -> dict[str, int]:
-        return {
-            "drawn": self.drawn,
-            "seed": self.seed,
-            "batch": self.batch,
-            "context": self.context,
-        }
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
-        for name in ("seed", "batch", "context"):
-            if state.get(name) != getattr(self, name):
-                raise ValueError(
-                    f"Batches: the state has {name} {state.get(name)}, expected {getattr(self, name)}"
-                )
-        self.drawn = int(state["drawn"])
 
 
 def validation_batches(

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,8 @@ class Labelled:
 
     def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:
         """(the rest, `share` of the texts). A hash decides: a text is on the same side in any file."""
-        chosen = [hash_share(salt + text) < share for text in self.texts]
-        numbers = range(len(self))
-        rest, part = (
-            self.part([i for i in numbers if chosen[i] is side]) for side in (False, True)
-        )
-        return rest, part
+        rest, part = sides((salt + text for text in self.texts), share)
+        return self.part(rest), self.part(part)
 
 
 @dataclass(frozen=True)
@@ -263,7 +259,11 @@ def keep_known(data: Labelled, names: list[str], place: str) -> Labelled:
     return kept
 
 
-def hash_share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def sides(keys: Iterable[str], share: float) -> tuple[list[int], list[int]]:
+    """(numbers of the others, numbers of about `share` of the keys); a key alone decides its side."""
+    rest: list[int] = []
+    part: list[int] = []
+    for number, key in enumerate(keys):
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        (part if int.from_bytes(digest, "big") / 2**64 < share else rest).append(number)
+    return rest, part

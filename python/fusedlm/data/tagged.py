@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .labelled import Skipped, hash_share, is_text
+from .labelled import Skipped, is_text, sides
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -30,12 +30,8 @@ class Tagged:
 
     def split(self, share: float, salt: str) -> tuple[Tagged, Tagged]:
         """(the rest, `share` of the sentences), by a hash of each: equal ones are on one side."""
-        chosen = [hash_share(salt + " ".join(words)) < share for words in self.sentences]
-        numbers = range(len(self))
-        rest, part = (
-            self.part([i for i in numbers if chosen[i] is side]) for side in (False, True)
-        )
-        return rest, part
+        rest, part = sides((salt + " ".join(words) for words in self.sentences), share)
+        return self.part(rest), self.part(part)
 
 
 def read_tagged(path: str | os.PathLike, *, word: int = 0, tag: int = -1) -> Tagged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "Likelihoods": "likelihood",
@@ -25,9 +25,4 @@ _HOME = {
     "write_report": "report",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.evaluation.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.evaluation' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

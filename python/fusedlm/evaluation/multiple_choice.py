@@ -7,15 +7,15 @@ Items are JSON lines in the form of lm-evaluation-harness: a "query" (or "contex
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from fusedlm.data.json_lines import read_objects
 
 from .intervals import bootstrap_error
 from .likelihood import Likelihoods
@@ -33,25 +33,11 @@ class Item:
 
 def read_items(path: str | os.PathLike) -> Iterator[Item]:
     """The items of a .jsonl file, one at a time. Raises ValueError naming file and line."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    with open(file, encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _item(line, f"{file}:{number}")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 ({error})") from None
+    for values, place in read_objects(path):
+        yield _item(values, place)
 
 
-def _item(line: str, place: str) -> Item:
-    try:
-        values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")
+def _item(values: dict[str, Any], place: str) -> Item:
     query, gold = _first(values, QUERY, place), _first(values, GOLD, place)
     choices = values.get("choices")
     if not isinstance(query, str):

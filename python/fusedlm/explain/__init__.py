@@ -6,7 +6,7 @@ model is computed once more in plain torch, which records everything on the way.
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "Trace": "tracing",
@@ -28,9 +28,4 @@ _HOME = {
     "plot_attention": "plot",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.explain.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.explain' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

@@ -6,7 +6,7 @@ import os
 from math import nan
 from pathlib import Path
 
-from fusedlm.models.files import whole_file
+from fusedlm.figures import new_figure, save_figure
 
 from .sentence import Walk
 
@@ -17,8 +17,6 @@ _MOST_LABELS = 16  # a side
 def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     """Writes a PNG: a row of maps for each layer, a map for each head, rows look at columns."""
     from matplotlib import font_manager
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     layers, heads, T, _ = walk.weights.shape
     if layers * heads > _MOST_MAPS:
@@ -28,8 +26,7 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     labels = [token["text"] for token in walk.data["tokens"]]
     labelled = T <= _MOST_LABELS and layers * heads <= 16
     side = max(1.1, min(3.2, 0.35 * T + 0.8)) if labelled else 1.1
-    figure = Figure(figsize=(side * heads + 1.2, side * layers + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)  # needs no display
+    figure = new_figure(side * heads + 1.2, side * layers + 0.9)
     font, labels = _font_for(labels, font_manager)
     grid = figure.subplots(layers, heads, squeeze=False)
     for layer in range(layers):
@@ -51,9 +48,7 @@ def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
     figure.colorbar(picture, ax=grid, shrink=bar, label="attention weight")
     title = f"Attention of {walk.data['model']['name']}: a row looks at the columns"
     figure.suptitle(title, fontsize=9)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    return Path(path)
+    return save_figure(figure, path, dpi=110)
 
 
 def _font_for(labels: list[str], font_manager):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedlm.models.encoder_decoder import EncoderDecoder, Source
+from fusedlm.nn.modes import evaluating
 
 from .generate import check_prompt
 from .target_state import FEWEST, TargetState
@@ -74,17 +75,13 @@ def beam_search(
     whole = [[row, *given] for row, given in zip(rows, examples, strict=True)]
     _check_examples(model, examples)
     found: list[list[Hypothesis]] = [[] for _ in rows]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for chosen in _groups(whole, max(1, _BATCH_ROWS // beam)):
             results = _search(model, [whole[i] for i in chosen], beam, length_penalty, max_length)
             for i, result in zip(chosen, results, strict=True):
                 found[i] = result
             if progress is not None:
                 progress(len(chosen))
-    finally:
-        model.train(was_training)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "ModelConfig": "config",
@@ -29,9 +29,4 @@ _HOME = {
     "atomic_folder": "folder",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.models.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.models' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

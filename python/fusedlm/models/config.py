@@ -112,16 +112,12 @@ class ModelConfig(CheckedFields):
             self._count(name, 1)
         if self.heads % self.kv_heads:
             self._bad("kv_heads", f"a divisor of heads={self.heads}")
-        for name, allowed in (
-            ("norm", NORMS), ("activation", ACTIVATIONS), ("position", POSITIONS),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                self._bad(name, "one of " + ", ".join(allowed))
-        for name in ("norm_eps", "rope_base"):
-            if not self._number(name) or not getattr(self, name) > 0:
-                self._bad(name, "a number above 0")
-        if not self._number("dropout") or not 0 <= self.dropout < 1:
-            self._bad("dropout", "a number in [0, 1)")
+        self._choice("norm", NORMS)
+        self._choice("activation", ACTIVATIONS)
+        self._choice("position", POSITIONS)
+        self._positive("norm_eps")
+        self._positive("rope_base")
+        self._share("dropout")
         self._fill("qkv_bias", self.bias)
         for name in ("rope_interleaved", "bias", "tied", "qkv_bias", "qk_norm"):
             if not isinstance(getattr(self, name), bool):

@@ -48,8 +48,7 @@ class DecoderClassifierConfig(CheckedFields):
             object.__setattr__(self, "max_tokens", self.decoder.context)
         self._count("max_tokens", 1)
         for name, allowed in (("task", TASKS), ("pooling", POOLINGS), ("cut", CUTS)):
-            if getattr(self, name) not in allowed:
-                self._bad(name, "one of " + ", ".join(allowed))
+            self._choice(name, allowed)
         named = isinstance(self.labels, list) and all(isinstance(x, str) for x in self.labels)
         if not named or not self.labels:
             self._bad("labels", "the names of the classes")

@@ -94,18 +94,13 @@ class EncoderConfig(CheckedFields):
             ("activation", ACTIVATIONS), ("style", STYLES), ("pooling", POOLINGS),
             ("task", (None, *TASKS)), ("cut", CUTS), ("head", HEADS),
         ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                self._bad(name, "one of " + ", ".join(map(str, allowed)))
+            self._choice(name, allowed)
         for name in ("normalize", "pooler"):
             if not isinstance(getattr(self, name), bool):
                 self._bad(name, "true or false")
-        for name, fits, expected in (
-            ("norm_eps", lambda v: v > 0, "a number above 0"),
-            ("dropout", lambda v: 0 <= v < 1, "a number in [0, 1)"),
-            ("ngram_scale", lambda v: v > 0, "a number above 0"),
-        ):
-            if not self._number(name) or not fits(getattr(self, name)):
-                self._bad(name, expected)
+        self._positive("norm_eps")
+        self._share("dropout")
+        self._positive("ngram_scale")
         named = self.labels is not None
         texts = named and all(isinstance(label, str) for label in self.labels)
         if (self.task is not None) != named or (named and not (texts and self.labels)):

@@ -61,18 +61,14 @@ class EncoderDecoderConfig(CheckedFields):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
             self._count(name, 1)
-        for name, allowed in (
-            ("norm", NORMS), ("activation", ACTIVATIONS), ("position", POSITIONS),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                self._bad(name, "one of " + ", ".join(allowed))
+        self._choice("norm", NORMS)
+        self._choice("activation", ACTIVATIONS)
+        self._choice("position", POSITIONS)
         if self.position == "rope" and self.head_width % 2:
             self._bad("heads", "so many that width / heads is even, with position='rope'")
-        for name in ("norm_eps", "rope_base"):
-            if not self._number(name) or not getattr(self, name) > 0:
-                self._bad(name, "a number above 0")
-        if not self._number("dropout") or not 0 <= self.dropout < 1:
-            self._bad("dropout", "a number in [0, 1)")
+        self._positive("norm_eps")
+        self._positive("rope_base")
+        self._share("dropout")
         if not isinstance(self.bias, bool):
             self._bad("bias", "true or false")
         if type(self.ignore_index) is not int:

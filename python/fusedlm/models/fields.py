@@ -1,10 +1,15 @@
-"""What the configs of decoders and encoders have in common; without torch, so that they load at once."""
+"""What the configs of models and of training have in common; without torch, so that they load at once."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any, Self
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 class CheckedFields:
@@ -33,8 +38,19 @@ class CheckedFields:
             self._bad(name, f"an integer from {least} to 2147483647")
 
     def _number(self, name: str) -> bool:
-        value = getattr(self, name)
-        return type(value) in (int, float) and math.isfinite(value)
+        return is_number(getattr(self, name))
+
+    def _choice(self, name: str, allowed: Sequence[str | None]) -> None:
+        if getattr(self, name) not in allowed:
+            self._bad(name, "one of " + ", ".join(map(str, allowed)))
+
+    def _positive(self, name: str) -> None:
+        if not self._number(name) or not getattr(self, name) > 0:
+            self._bad(name, "a number above 0")
+
+    def _share(self, name: str) -> None:
+        if not self._number(name) or not 0 <= getattr(self, name) < 1:
+            self._bad(name, "a number in [0, 1)")
 
     def _bad(self, name: str, expected: str) -> None:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
+from fusedlm.nn.modes import evaluating
 
 from .decoder_classifier import DecoderClassifier
 from .encoder import Encoder
@@ -89,13 +90,9 @@ def in_batches(
     model: Classifier, rows: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[list[int], Packed]]:
     """(numbers of rows, these packed) until all are done, with `model` as it is in use meanwhile."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for chosen in _batches(rows, batch_tokens):
             yield chosen, Packed.of([rows[i] for i in chosen], model.config.first_position)
-    finally:
-        model.train(was_training)
 
 
 def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:

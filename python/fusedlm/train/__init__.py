@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "ChatTuning": "chat_tuning",
@@ -26,9 +26,4 @@ _HOME = {
     "Translation": "translation",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.train.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.train' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

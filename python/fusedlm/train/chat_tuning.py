@@ -12,8 +12,8 @@ from fusedlm.models.decoder import Decoder
 from fusedlm.models.packed import Packed
 
 from .config import TrainConfig
+from .evaluation import mean_loss
 from .length_batches import LengthBatches, Sequences
-from .parallel import collect, share
 from .task import Task
 
 Batch = tuple[Packed, Tensor]
@@ -45,21 +45,10 @@ class ChatTuning(Task):
     def weight(self, batch: Batch) -> float:
         return int((batch[1] != self.model.config.ignore_index).sum())
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The mean loss of a token of the answers held out."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            found = [
-                (float(self.loss(batch)) * self.weight(batch), self.weight(batch) * counts)
-                for batch, counts in share(self._validation_batches())
-            ]
-        finally:
-            self.model.train(was_training)
-        found = [(total if kept else 0.0, kept) for total, kept in found]
-        found = collect(found)
-        return {"val_loss": sum(total for total, _ in found) / sum(kept for _, kept in found)}
+        batches = self._validation_batches()
+        return {"val_loss": mean_loss(self.model, batches, self.loss, self.weight)}
 
     def _validation_batches(self) -> Iterator[Batch]:
         rows, targets = self._validation.rows, self._validation.targets
@@ -69,6 +58,3 @@ class ChatTuning(Task):
 
     def fingerprint(self) -> str:
         return self.batches.data.fingerprint()
-
-    def where(self, first: int, end: int) -> str:
-        return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"

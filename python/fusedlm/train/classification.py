@@ -62,9 +62,6 @@ class Classification(Task):
             "validation_texts": len(self.validation.rows),
         }
 
-    def where(self, first: int, end: int) -> str:
-        return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"
-
 
 def freeze(model: Classifier, layers: int) -> None:
     """No gradients for the embeddings and the lowest `layers` blocks, and no dropout in these blocks.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from fusedlm.models.fields import CheckedFields, is_number
 
 PRECISIONS = ("float32", "bfloat16")
 PARALLEL = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(CheckedFields):
     """How to train; the model has its own `ModelConfig`.
 
     A step reads batch x accumulate windows of `context` tokens (None: the model's). The learning
@@ -52,14 +53,13 @@ class TrainConfig:
         for name in ("context", "eval_batches"):
             if getattr(self, name) is not None:
                 self._whole(name, 1)
-        for name in ("lr", "eps"):
-            if not self._number(getattr(self, name)) or not getattr(self, name) > 0:
-                self._bad(name, "a number above 0")
-        if not self._number(self.weight_decay) or self.weight_decay < 0:
+        self._positive("lr")
+        self._positive("eps")
+        if not self._number("weight_decay") or self.weight_decay < 0:
             self._bad("weight_decay", "a number of at least 0")
-        if not self._number(self.min_lr_ratio) or not 0 <= self.min_lr_ratio <= 1:
+        if not self._number("min_lr_ratio") or not 0 <= self.min_lr_ratio <= 1:
             self._bad("min_lr_ratio", "a number from 0 to 1")
-        if self.clip is not None and (not self._number(self.clip) or not self.clip > 0):
+        if self.clip is not None and (not self._number("clip") or not self.clip > 0):
             self._bad("clip", "a number above 0 or None")
         if self.precision not in PRECISIONS:
             self._bad("precision", " or ".join(PRECISIONS))
@@ -70,20 +70,9 @@ class TrainConfig:
         betas = self.betas
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             self._bad("betas", "two numbers in [0, 1)")
-        if not all(self._number(b) and 0 <= b < 1 for b in betas):
+        if not all(is_number(b) and 0 <= b < 1 for b in betas):
             self._bad("betas", "two numbers in [0, 1)")
         object.__setattr__(self, "betas", tuple(float(b) for b in betas))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; unknown fields are errors."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"TrainConfig: unknown field {unknown[0]!r}, known are {sorted(known)}"
-            )
-        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "betas": list(self.betas)}
@@ -92,10 +81,3 @@ class TrainConfig:
         value = getattr(self, name)
         if type(value) is not int or value < least:
             self._bad(name, f"an integer of at least {least}")
-
-    @staticmethod
-    def _number(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    def _bad(self, name: str, expected: str) -> None:
-        raise ValueError(f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected}")

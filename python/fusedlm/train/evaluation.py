@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusedlm.models.decoder import Decoder
+from fusedlm.nn.modes import evaluating
 
 from .parallel import collect, share
 
+T = TypeVar("T")
 
-@torch.no_grad()
+
 def evaluate(model: Decoder, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Mean loss in nats per token over (tokens, targets) batches, each token with equal weight.
 
     Several ranks, which all have to call it with the same batches, share them.
     """
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
+    return mean_loss(
+        model,
+        batches,
+        lambda batch: model(*(part.to(device) for part in batch)),
+        lambda batch: int((batch[1] != model.config.ignore_index).sum()),
+    )
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module, batches: Iterable[T], loss: Callable[[T], Tensor], terms: Callable[[T], int]
+) -> float:
+    """The mean over all terms, where loss(batch) is that of the terms(batch) of a batch; ranks share."""
     found = []
-    try:
-        for (tokens, targets), counts in share(batches):
-            kept = int((targets != model.config.ignore_index).sum()) if counts else 0
-            loss = float(model(tokens.to(device), targets.to(device)))
-            found.append((loss * kept, kept) if kept else (0.0, 0))
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        for batch, counts in share(batches):
+            kept = terms(batch) if counts else 0
+            value = float(loss(batch))
+            found.append((value * kept, kept) if kept else (0.0, 0))
     found = collect(found) if found else []
     count = sum(kept for _, kept in found)
     if count == 0:

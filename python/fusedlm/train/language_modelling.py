@@ -23,6 +23,8 @@ Batch = tuple[Tensor, Tensor]
 class LanguageModelling(Task):
     """Windows of `config.context` tokens (None: the model's), each token predicting the next."""
 
+    drawn_unit = "windows"
+
     def __init__(
         self, model: Decoder, tokenizer: Tokenizer | None, train_data: PackedData,
         val_data: PackedData, config: TrainConfig,
@@ -66,9 +68,6 @@ class LanguageModelling(Task):
             "training_tokens": len(self.batches.data),
             "validation_tokens": len(self._validation[0]),
         }
-
-    def where(self, first: int, end: int) -> str:
-        return f"windows {first} to {end - 1} of the data order of seed {self.batches.seed}"
 
 
 def train(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusedlm.data.drawn import Drawn
 from fusedlm.models.packed import Packed
 
 # Sequences are sorted by length within so many batches: enough for batches of like length, few enough
@@ -40,11 +41,13 @@ class Sequences:
         return digest.hexdigest()[:32]
 
 
-class LengthBatches:
+class LengthBatches(Drawn):
     """Endless batches of `batch` sequences, packed: (Packed, targets [n] or [N] int64).
 
     An epoch visits every sequence once. `drawn` counts batches.
     """
+
+    fixed = ("seed", "batch")
 
     def __init__(
         self, data: Sequences, batch: int, seed: int = 0, *, first_position: int = 0
@@ -55,7 +58,6 @@ class LengthBatches:
         self._first_position = first_position
         self._lengths = np.asarray([len(row) for row in data.rows])
         self.per_epoch = -(-len(data.rows) // batch)
-        self.drawn = 0
         self._epoch = -1
 
     def next(self) -> tuple[Packed, Tensor]:
@@ -76,7 +78,7 @@ class LengthBatches:
         self.drawn += 1
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
-        draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        draw = self.lots(epoch)
         order = draw.permutation(len(self._lengths))
         many = _SORTED * self.batch
         pools = [order[i : i + many] for i in range(0, len(order), many)]
@@ -84,16 +86,3 @@ class LengthBatches:
         order = np.concatenate(sorted_pools)
         batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
         return [batches[i] for i in draw.permutation(len(batches))]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"drawn": self.drawn, "seed": self.seed, "batch": self.batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
-        for name in ("seed", "batch"):
-            if state.get(name) != getattr(self, name):
-                raise ValueError(
-                    f"LengthBatches: the state has {name} {state.get(name)}, expected"
-                    f" {getattr(self, name)}"
-                )
-        self.drawn = int(state["drawn"])

@@ -210,13 +210,13 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     first = task.batches.drawn
     batches = parallel.deal(task.batches, config.accumulate)
-    counts = parallel.collect([(task.weight(batch), task.tokens(batch)) for batch in batches])
+    mine = [(task.weight(batch), task.tokens(batch)) for batch in batches]
+    counts = parallel.collect(mine)
     weight = sum(w for w, _ in counts)
     losses = []
-    for turn, batch in enumerate(batches):
+    for turn, (batch, (own, _)) in enumerate(zip(batches, mine, strict=True)):
         torch.manual_seed(_noise_seed(config, step, turn * parallel.ranks() + rank()))
-        share = task.weight(batch) / weight
-        losses.append(ranks.backward(batch, share, last=turn == len(batches) - 1))
+        losses.append(ranks.backward(batch, own / weight, last=turn == len(batches) - 1))
     losses = parallel.collect([(loss.item(),) for loss in losses])
     total = sum(loss * (w / weight) for (loss,), (w, _) in zip(losses, counts, strict=True))
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedlm.errors import CorruptFileError
+from fusedlm.models.files import whole_file
 
 
 class MetricsFile:
@@ -18,9 +19,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         kept = [line for line in _lines(path) if line.get("step", 0) <= step] if step else []
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")
 
     def add(self, **values: Any) -> None:

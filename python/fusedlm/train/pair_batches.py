@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusedlm.data.drawn import Drawn
 from fusedlm.models.encoder_decoder import EncoderDecoder, Source
 from fusedlm.models.packed import Packed
 
@@ -44,7 +45,7 @@ def size(rows: Rows) -> int:
     return sum(len(part) + 1 for part in rows[0]) + len(rows[1]) + 1
 
 
-class PairBatches:
+class PairBatches(Drawn):
     """Endless training batches of at most `tokens` tokens, sources, examples and targets together.
 
     Every epoch visits all pairs in an order drawn for it; the pairs left over from one start the
@@ -56,6 +57,8 @@ class PairBatches:
     exchanged. That is like an example, but one worth reading: the model learns early to copy, and
     what to correct by the source (as Lewis et al. 2020, arXiv:1910.13461, repair text).
     """
+
+    fixed = ("seed", "tokens")
 
     def __init__(
         self, rows: Sequence[Rows], model: EncoderDecoder, tokens: int, seed: int = 0,
@@ -71,7 +74,6 @@ class PairBatches:
         self.rows, self.model, self.tokens, self.seed = rows, model, tokens, seed
         self.alone, self.noised = alone, noised
         self._tokens = np.array([t for _, target in rows for t in target] or [0])
-        self.drawn = 0
         self._epoch = -1
 
     @property
@@ -91,7 +93,7 @@ class PairBatches:
     def _at(self, number: int) -> Rows:
         epoch, index = divmod(number, len(self.rows))
         if epoch != self._epoch:
-            draw = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            draw = self.lots(epoch)
             self._order = draw.permutation(len(self.rows))
             self._lot = draw.random(len(self.rows))
             self._epoch = epoch
@@ -99,7 +101,7 @@ class PairBatches:
         if self._lot[index] < self.alone:
             source = [source[0], *[[]] * (len(source) - 1)]
         elif self._lot[index] < self.alone + self.noised:
-            draw = np.random.Generator(np.random.PCG64([self.seed, epoch, index]))
+            draw = self.lots(epoch, index)
             source = [source[0], self._noisy(target, draw), *source[2:]]
         return source, target
 
@@ -123,19 +125,6 @@ class PairBatches:
         for rows in self.rows:
             digest.update(json.dumps(rows).encode())
         return digest.hexdigest()[:32]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"drawn": self.drawn, "seed": self.seed, "tokens": self.tokens}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where the state was taken. Raises ValueError if it is of other settings."""
-        for name in ("seed", "tokens"):
-            if state.get(name) != getattr(self, name):
-                raise ValueError(
-                    f"PairBatches: the state has {name} {state.get(name)}, expected"
-                    f" {getattr(self, name)}"
-                )
-        self.drawn = int(state["drawn"])
 
 
 def all_pairs(rows: Sequence[Rows], model: EncoderDecoder, tokens: int) -> Iterator[PairBatch]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fusedlm.data.conversations import BadRow, checked, read_rows
+from fusedlm.data.drawn import Drawn
 from fusedlm.data.labelled import Skipped
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
@@ -27,6 +28,7 @@ from fusedlm.models.decoder import Decoder
 from fusedlm.models.files import whole_file
 from fusedlm.models.packed import Packed
 from fusedlm.models.weights import read_tensors
+from fusedlm.nn.modes import evaluating
 
 from .answer_tokens import AnswerTokens
 from .config import TrainConfig
@@ -118,15 +120,11 @@ def dpo_loss(
 @torch.no_grad()
 def reference_log_probs(model: Decoder, pairs: Sequence[Pair], batch: int) -> Tensor:
     """[n, 2] of chosen and rejected, by the model as it is (new adapters add nothing yet)."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         found = [
             sequence_log_probs(model, *_pack(pairs[i : i + batch])).view(2, -1).T
             for i in range(0, len(pairs), batch)
         ]
-    finally:
-        model.train(was_training)
     return torch.cat(found)
 
 
@@ -137,37 +135,24 @@ def _pack(pairs: Sequence[Pair]) -> tuple[Packed, Tensor]:
     return Packed.of([tokens for tokens, _ in rows]), targets
 
 
-class PairBatches:
+class PreferenceBatches(Drawn):
     """Endless batches of pairs with their reference; an epoch visits each once, shuffled."""
+
+    fixed = ("seed", "batch")
 
     def __init__(self, pairs: Sequence[Pair], reference: Tensor, batch: int, seed: int) -> None:
         self.pairs, self.reference, self.batch, self.seed = pairs, reference, batch, seed
         self.per_epoch = -(-len(pairs) // batch)
-        self.drawn = 0
 
     def next(self) -> Batch:
         epoch, index = divmod(self.drawn, self.per_epoch)
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(
-            len(self.pairs)
-        )
+        order = self.lots(epoch).permutation(len(self.pairs))
         chosen = order[index * self.batch : (index + 1) * self.batch].tolist()
         self.drawn += 1
         return *_pack([self.pairs[i] for i in chosen]), self.reference[chosen]
 
     def skip(self) -> None:
         self.drawn += 1
-
-    def state_dict(self) -> dict[str, int]:
-        return {"drawn": self.drawn, "seed": self.seed, "batch": self.batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        for name in ("seed", "batch"):
-            if state.get(name) != getattr(self, name):
-                raise ValueError(
-                    f"PairBatches: the state has {name} {state.get(name)}, expected"
-                    f" {getattr(self, name)}"
-                )
-        self.drawn = int(state["drawn"])
 
 
 class PreferenceTuning(Task):
@@ -182,7 +167,7 @@ class PreferenceTuning(Task):
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}, expected a number above 0")
         self.model, self.tokenizer, self._beta = model, tokenizer, beta
-        self.batches = PairBatches(train, references[0], config.batch, config.seed)
+        self.batches = PreferenceBatches(train, references[0], config.batch, config.seed)
         self._held, self._held_reference, self._batch = held, references[1], config.batch
 
     def prepare(self, config: TrainConfig) -> None:
@@ -206,17 +191,13 @@ class PreferenceTuning(Task):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Loss, how often the chosen answer gained more (a tie counts half), and the mean margin."""
-        was_training = self.model.training
-        self.model.eval()
         found = []
-        try:
+        with evaluating(self.model):
             for batch, counts in share(self._held_batches()):
                 loss, margin = self._pairs(batch)
                 right = (margin > 0).float() + 0.5 * (margin == 0).float()
                 sums = [float(t.sum()) for t in (loss, right, margin)]
                 found.append((*sums, len(loss)) if counts else (0.0, 0.0, 0.0, 0))
-        finally:
-            self.model.train(was_training)
         loss, right, margin, count = (sum(c) for c in zip(*collect(found), strict=True))
         return {
             "val_loss": loss / count, "val_accuracy": right / count, "val_margin": margin / count
@@ -229,9 +210,6 @@ class PreferenceTuning(Task):
 
     def fingerprint(self) -> str:
         return fingerprint(self.batches.pairs)
-
-    def where(self, first: int, end: int) -> str:
-        return f"batches {first} to {end - 1} of the data order of seed {self.batches.seed}"
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:

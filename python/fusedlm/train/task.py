@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class BatchSource(Protocol):
     """Endless batches in an order of their own; the state says where it stands.
 
-    `drawn` counts what `next` has handed out, in whatever unit `Task.where` names. A source that can
+    `drawn` counts what `next` has handed out, in units of `Task.drawn_unit`. A source that can
     pass over a batch without making it has a method `skip` as well, for batches of other ranks.
     """
 
     drawn: int
+    seed: int
 
     def next(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -41,6 +42,7 @@ class Task(ABC):
     objective = "val_loss"
     higher_is_better = False
     loss_unit = "nats per token"
+    drawn_unit = "batches"  # what batches.drawn counts
 
     def prepare(self, config: TrainConfig) -> None:
         """Sets the model up for `config`, before weights are restored and the first step."""
@@ -73,9 +75,11 @@ class Task(ABC):
         """How much data there is and the like, by name, for the model card."""
         return {}
 
-    @abstractmethod
     def where(self, first: int, end: int) -> str:
         """The batches from `first` to before `end` of `batches.drawn`, for an error message."""
+        return (
+            f"{self.drawn_unit} {first} to {end - 1} of the data order of seed {self.batches.seed}"
+        )
 
     def better(self, value: float, than: float) -> bool:
         return value > than if self.higher_is_better else value < than

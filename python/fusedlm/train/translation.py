@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
@@ -13,6 +12,7 @@ from fusedlm.generate.translate import examples_for, translate
 from fusedlm.models.encoder_decoder import EncoderDecoder
 
 from .config import TrainConfig
+from .evaluation import mean_loss
 from .pair_batches import PairBatch, PairBatches, Rows, all_pairs, size
 from .task import Task
 
@@ -33,6 +33,8 @@ class Translation(Task):
     is smoothed (Szegedy et al. 2016), the validation loss is not. progress(n) is called when n more
     pairs have their examples.
     """
+
+    drawn_unit = "pairs"
 
     def __init__(
         self, model: EncoderDecoder, tokenizer: Tokenizer, train: Sequence[Pair],
@@ -99,20 +101,13 @@ class Translation(Task):
     def weight(self, batch: PairBatch) -> float:
         return len(batch.targets)
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Nats per target token as "val_loss", and, where it decides, "chrf"."""
-        was_training = self.model.training
-        self.model.eval()
-        total, count = 0.0, 0
-        for batch in all_pairs(self._validation, self.model, self._tokens):
-            loss = self.model(batch.source, batch.target, batch.targets)
-            total += float(loss) * len(batch.targets)
-            count += len(batch.targets)
-        found = {"val_loss": total / count}
+        batches = all_pairs(self._validation, self.model, self._tokens)
+        unsmoothed = lambda batch: self.model(batch.source, batch.target, batch.targets)  # noqa: E731
+        found = {"val_loss": mean_loss(self.model, batches, unsmoothed, self.weight)}
         if self.objective == "chrf":
             found["chrf"] = self._chrf()
-        self.model.train(was_training)
         return found
 
     def _chrf(self) -> float:
@@ -124,6 +119,3 @@ class Translation(Task):
 
     def fingerprint(self) -> str:
         return f"{self.batches.fingerprint()}-{self.label_smoothing}"
-
-    def where(self, first: int, end: int) -> str:
-        return f"pairs {first} to {end - 1} of the data order of seed {self.batches.seed}"

@@ -51,6 +51,8 @@ def predict(
       fusedlm classify predict runs/imdb --file reviews.jsonl --out labelled.jsonl
       fusedlm classify predict runs/names "Ada Lovelace lived in London ."
     """
+    from fusedlm.models.files import whole_file
+
     from .model import load_classifier
 
     if bool(texts) == (file is not None):
@@ -60,13 +62,11 @@ def predict(
     rows = ({text: one} for one in texts) if texts else _rows(file, text)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
         count = 0
-        with open(partial, "w", encoding="utf-8") as written:
+        with whole_file(out) as partial, open(partial, "w", encoding="utf-8") as written:
             for row in _labelled(loaded, tokenizer, rows, text):
                 written.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-        partial.replace(out)
         typer.echo(f"{out}: {count:,} texts")
         return
     for row in _labelled(loaded, tokenizer, rows, text):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from fusedlm._lazy import lazy
 
 _HOME = {
     "preprocess": "pipeline",
@@ -23,9 +23,4 @@ _HOME = {
     "Statistics": "statistics",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"fusedlm.data.preprocess.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'fusedlm.data.preprocess' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME)

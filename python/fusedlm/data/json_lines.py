@@ -1,0 +1,37 @@
+"""Objects out of a .jsonl file of which every line has to be right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_objects(path: str | os.PathLike) -> Iterator[tuple[dict[str, Any], str]]:
+    """(object, "file:line") one at a time; empty lines are passed over.
+
+    Raises FileNotFoundError, and ValueError naming file and line for what is no JSON object.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    with open(file, encoding="utf-8-sig") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    place = f"{file}:{number}"
+                    yield _object(line, place), place
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 ({error})") from None
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")
+    return values
