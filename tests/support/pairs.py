@@ -8,21 +8,14 @@ import torch
 
 from fusedlm.models import EncoderDecoder, EncoderDecoderConfig
 from fusedlm.train.pair_batches import Rows
+from tests.support.small import spread_out
 
 SHAPE = {"vocab_size": 37, "context": 24, "layers": 2, "width": 32, "heads": 4, "dropout": 0.0}
 
 
 def small_encoder_decoder(seed: int = 0, spread: float = 2.0, **fields) -> EncoderDecoder:
-    """Weights `spread` times larger than at the start of training, so that outputs differ."""
     torch.manual_seed(seed)
-    model = EncoderDecoder(EncoderDecoderConfig(**{**SHAPE, **fields}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter *= spread
-            else:
-                parameter += 0.1 * torch.randn_like(parameter)
-    return model.eval()
+    return spread_out(EncoderDecoder(EncoderDecoderConfig(**{**SHAPE, **fields})), spread)
 
 
 def random_pairs(

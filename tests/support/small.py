@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from fusedlm.models import Decoder, ModelConfig
+
+Model = TypeVar("Model", bound=nn.Module)
 
 CONFIGS = {
     "gpt2": ModelConfig.gpt2(vocab_size=61, context=24, layers=2, width=32, heads=4),
@@ -19,15 +24,18 @@ CONFIGS = {
 
 
 def small_model(name: str | ModelConfig, seed: int = 0, spread: float = 4.0) -> Decoder:
-    """Weights `spread` times larger than at the start of training, so that outputs differ."""
     torch.manual_seed(seed)
-    model = Decoder(CONFIGS[name] if isinstance(name, str) else name)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter *= spread
-            else:
-                parameter += 0.1 * torch.randn_like(parameter)
+    return spread_out(Decoder(CONFIGS[name] if isinstance(name, str) else name), spread)
+
+
+@torch.no_grad()
+def spread_out(model: Model, spread: float) -> Model:
+    """Weights `spread` times larger than at the start of training, so that outputs differ."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter *= spread
+        else:
+            parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
 

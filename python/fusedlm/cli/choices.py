@@ -10,29 +10,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import (
+from .options import (  # fmt: skip
+    AsJson,
     ConfigFile,
     Format,
+    ModelFile,
     Precision,
+    Quiet,
+    ResultFile,
     Threads,
     choose_precision,
     load_language_model,
     save_result,
     set_threads,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from fusedlm.evaluation.multiple_choice import Answer
 
 
 def choices(
-    model: Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")],
+    model: ModelFile,
     items: Annotated[
         Path, typer.Argument(help='JSON lines: {"query": ..., "choices": [...], "gold": 0}.')
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
-    ] = None,
+    out: ResultFile = None,
     answers: Annotated[
         Path | None,
         typer.Option(help="Write each item with its likelihoods there.", show_default="none"),
@@ -42,8 +44,8 @@ def choices(
         int | None, typer.Option(min=1, help="Only so many items.", show_default="all")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     format: Format = None,
     precision: Precision = "auto",
     threads: Threads = None,

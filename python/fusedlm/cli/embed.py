@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, model_folder, set_threads
+from .options import (
+    ConfigFile,
+    Precision,
+    Quiet,
+    Threads,
+    choose_precision,
+    model_folder,
+    set_threads,
+)
 
 
 def embed(
@@ -21,7 +29,7 @@ def embed(
     ] = None,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Turn every line of a file into a vector, for search, clustering or classification.

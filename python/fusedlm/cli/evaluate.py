@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, load_model, save_result, set_threads
+from .options import (
+    AsJson,
+    ConfigFile,
+    Precision,
+    Quiet,
+    ResultFile,
+    Threads,
+    load_model,
+    save_result,
+    set_threads,
+)
 
 
 def evaluate(
@@ -27,11 +37,9 @@ def evaluate(
             show_default="the context",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    out: ResultFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     precision: Precision = "auto",
     threads: Threads = None,
     config: ConfigFile = None,

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .options import ModelFile
+
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")],
+    model: ModelFile,
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     dtype: Annotated[
         str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ConfigFile, save_result
+from .options import AsJson, ConfigFile, ResultFile, save_result
 
 
 def fairness(
@@ -32,10 +32,8 @@ def fairness(
     ] = None,
     small: Annotated[int, typer.Option(min=1, help="Warn of groups with fewer examples.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: ResultFile = None,
+    as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
     """Compare a classifier's rates between groups: accuracy, selection, true and false positives.

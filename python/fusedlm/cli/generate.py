@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from .options import (
+from .options import (  # fmt: skip
     ConfigFile,
     Format,
     GuessTokens,
     MinP,
+    ModelFile,
     Precision,
     RepetitionPenalty,
     Temperature,
@@ -21,11 +22,11 @@ from .options import (
     TopP,
     load_language_model,
     set_threads,
-)  # fmt: skip
+)
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")],
+    model: ModelFile,
     prompt: Annotated[
         str | None,
         typer.Argument(help="The text to continue; '-' reads it from stdin.", show_default=False),

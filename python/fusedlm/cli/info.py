@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from typing import Annotated
 
 import typer
 
+from .options import AsJson
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+
+def info(as_json: AsJson = False) -> None:
     """Show version, instruction sets, threads and whether CUDA kernels are compiled in.
 
     \b

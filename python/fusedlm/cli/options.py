@@ -72,6 +72,31 @@ Precision = Annotated[
     typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the CPU multiplies it."),
 ]
 
+RunFolder = Annotated[Path, typer.Option(help="Folder for the run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ResultFile = Annotated[
+    Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
+]
+ModelFile = Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+Accumulate = Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+MinLrRatio = Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")]
+Warmup = Annotated[int, typer.Option(min=0, help="Steps of rising rate.")]
+WeightDecay = Annotated[float, typer.Option(help="AdamW's decay of matrices.")]
+Clip = Annotated[float, typer.Option(help="Largest global gradient norm.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")]
+Width = Annotated[int, typer.Option(min=1, help="Width of the residual stream.")]
+Heads = Annotated[int, typer.Option(min=1, help="Attention heads.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")]
+EvalEvery = Annotated[int, typer.Option(min=1, help="Steps between validations.")]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+LogEvery = Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
+]
 
 Format = Annotated[
     str | None,

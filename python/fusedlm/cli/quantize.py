@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from .options import Threads, model_folder, set_threads
+from .options import ModelFile, Threads, model_folder, set_threads
 
 
 def quantize(
-    model: Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")],
+    model: ModelFile,
     out: Annotated[Path, typer.Argument(help="The .gguf file to write.")],
     format: Annotated[
         str,

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, set_threads
+from .options import (
+    ConfigFile,
+    Precision,
+    Quiet,
+    RunFolder,
+    Seed,
+    Steps,
+    Threads,
+    choose_precision,
+    set_threads,
+)
 
 # Found by trying: the most the validation loss falls in about 4 minutes on 2 cores.
 STEPS = 750
@@ -16,12 +25,12 @@ PROMPT = "HAMLET\n"
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/quickstart"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = STEPS,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")] = 0,
+    out: RunFolder = Path("runs/quickstart"),
+    steps: Steps = STEPS,
+    seed: Seed = 0,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Train a small model on ten plays by Shakespeare and let it speak.

@@ -8,21 +8,20 @@ from typing import Annotated
 
 import typer
 
-from .options import (
+from .options import (  # fmt: skip
     CacheTokens,
     ConfigFile,
     Format,
+    ModelFile,
     Precision,
     Threads,
     load_language_model,
     set_threads,
-)  # fmt: skip
+)
 
 
 def serve(
-    model: Annotated[
-        Path, typer.Argument(help="A model folder, a training run or a .gguf file.")
-    ],
+    model: ModelFile,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is reachable from other machines.")
     ] = "127.0.0.1",

@@ -9,7 +9,31 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, given, set_threads
+from .options import (
+    Clip,
+    ConfigFile,
+    Dropout,
+    EvalEvery,
+    Heads,
+    LearningRate,
+    LogEvery,
+    MinLrRatio,
+    Precision,
+    Quiet,
+    Recompute,
+    Resume,
+    RunFolder,
+    SaveEvery,
+    Seed,
+    Steps,
+    Threads,
+    Warmup,
+    WeightDecay,
+    Width,
+    choose_precision,
+    given,
+    set_threads,
+)
 
 # What may be given with --resume.
 _ON_RESUME = {
@@ -31,14 +55,12 @@ def train(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/train"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
-    ] = False,
+    out: RunFolder = Path("runs/train"),
+    resume: Resume = False,
     style: Annotated[str, typer.Option(help="gpt2 or llama.")] = "llama",
     layers: Annotated[int, typer.Option(min=1, help="Transformer blocks.")] = 6,
-    width: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 384,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 6,
+    width: Width = 384,
+    heads: Heads = 6,
     kv_heads: Annotated[
         int | None,
         typer.Option(min=1, help="Key-value heads, a divisor of --heads.", show_default="heads"),
@@ -46,7 +68,7 @@ def train(
     block: Annotated[
         int, typer.Option("--context", min=2, help="Longest sequence in tokens.")
     ] = 256,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")] = 0.0,
+    dropout: Dropout = 0.0,
     tokenizer: Annotated[
         str, typer.Option(help="bpe, chars, or the path of a tokenizer.json.")
     ] = "bpe",
@@ -75,7 +97,7 @@ def train(
         str | None,
         typer.Option(help="Layers that get one, q_proj,v_proj or the like.", show_default="all"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
+    steps: Steps = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 16,
     accumulate: Annotated[
         int | None,
@@ -85,22 +107,20 @@ def train(
             show_default="1, or one a rank",
         ),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    min_lr_ratio: Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")] = 0.1,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 100,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's decay of matrices.")] = 0.1,
-    clip: Annotated[float, typer.Option(help="Largest global gradient norm.")] = 1.0,
+    lr: LearningRate = 1e-3,
+    min_lr_ratio: MinLrRatio = 0.1,
+    warmup: Warmup = 100,
+    weight_decay: WeightDecay = 0.1,
+    clip: Clip = 1.0,
     precision: Precision = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")] = 0,
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
+    seed: Seed = 0,
+    eval_every: EvalEvery = 200,
     eval_batches: Annotated[
         int | None, typer.Option(min=1, help="Batches per validation.", show_default="all")
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.")] = 1,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
-    ] = False,
+    save_every: SaveEvery = 200,
+    log_every: LogEvery = 1,
+    recompute: Recompute = False,
     parallel: Annotated[
         str,
         typer.Option(
@@ -108,7 +128,7 @@ def train(
         ),
     ] = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Train a language model on a text.

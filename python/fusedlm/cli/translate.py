@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, model_folder, set_threads
+from .options import (
+    ConfigFile,
+    Precision,
+    Quiet,
+    Threads,
+    choose_precision,
+    model_folder,
+    set_threads,
+)
 from .translate_train import DATA, RUN, train
 
 Beam = Annotated[int, typer.Option(min=1, help="Hypotheses at a time; 1 is greedy.")]
@@ -45,7 +53,7 @@ def run(
     length_penalty: LengthPenalty = 1.0,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Translate a text, or the lines of a file or of stdin: a line of output for each.
@@ -112,7 +120,7 @@ def evaluate(
     show: Annotated[int, typer.Option(min=0, help="Examples to print.")] = 8,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Measure translations: BLEU, chrF, and placeholders such as %1 that are kept.

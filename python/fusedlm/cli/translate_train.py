@@ -8,7 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, given, set_threads
+from .options import (
+    Accumulate,
+    Clip,
+    ConfigFile,
+    Dropout,
+    EvalEvery,
+    Heads,
+    LearningRate,
+    LogEvery,
+    MinLrRatio,
+    Precision,
+    Quiet,
+    Resume,
+    RunFolder,
+    SaveEvery,
+    Seed,
+    Steps,
+    Threads,
+    Warmup,
+    WeightDecay,
+    Width,
+    choose_precision,
+    given,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from fusedlm.train import TrainConfig, TrainResult, Translation
@@ -39,10 +63,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/translate"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
-    ] = False,
+    out: RunFolder = Path("runs/translate"),
+    resume: Resume = False,
     source_key: Annotated[str, typer.Option(help="Of the source in .jsonl.")] = "source",
     target_key: Annotated[str, typer.Option(help="Of the target in .jsonl.")] = "target",
     keep_accelerators: Annotated[
@@ -58,8 +80,8 @@ def train(
     decoder_layers: Annotated[
         int | None, typer.Option(min=1, help="Of the decoder.", show_default="--layers")
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
+    width: Width = 256,
+    heads: Heads = 4,
     block: Annotated[
         int,
         typer.Option("--context", min=2, help="Longest text in tokens; longer pairs are left out."),
@@ -70,30 +92,30 @@ def train(
             min=0, help="Translations of similar sources that the model reads beside a source."
         ),
     ] = 1,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout while training.")] = 0.3,
+    dropout: Dropout = 0.3,
     label_smoothing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of a target that all tokens get.")
     ] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 6000,
+    steps: Steps = 6000,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens in a batch, of sources and targets.")
     ] = 1536,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
-    min_lr_ratio: Annotated[float, typer.Option(help="Lowest rate, as a part of --lr.")] = 0.02,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 200,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's decay of matrices.")] = 0.05,
-    clip: Annotated[float, typer.Option(help="Largest global gradient norm.")] = 1.0,
+    accumulate: Accumulate = 1,
+    lr: LearningRate = 1.5e-3,
+    min_lr_ratio: MinLrRatio = 0.02,
+    warmup: Warmup = 200,
+    weight_decay: WeightDecay = 0.05,
+    clip: Clip = 1.0,
     best_by: Annotated[
         str, typer.Option(help="What the best model is best in: val_loss or chrf.")
     ] = "val_loss",
     precision: Precision = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")] = 0,
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.")] = 1,
+    seed: Seed = 0,
+    eval_every: EvalEvery = 500,
+    save_every: SaveEvery = 500,
+    log_every: LogEvery = 1,
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Train a translation model on parallel texts.

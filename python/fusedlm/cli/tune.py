@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import ConfigFile, Precision, Threads, choose_precision, given, set_threads
+from .options import (
+    Accumulate,
+    ConfigFile,
+    Precision,
+    Quiet,
+    Recompute,
+    Resume,
+    RunFolder,
+    Threads,
+    WeightDecay,
+    choose_precision,
+    given,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from fusedlm.train import TrainConfig
@@ -48,10 +61,8 @@ def tune(
             "--from", help="The model: a folder, ours or Hugging Face's, or a .gguf file."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/tune"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
-    ] = False,
+    out: RunFolder = Path("runs/tune"),
+    resume: Resume = False,
     preferences: Annotated[
         bool,
         typer.Option("--preferences", help="The data has prompt, chosen and rejected: DPO."),
@@ -68,7 +79,7 @@ def tune(
     ] = 1024,
     epochs: Annotated[float, typer.Option(help="Times that all is seen.")] = 3.0,
     batch: Annotated[int, typer.Option(min=1, help="Conversations in a batch.")] = 16,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    accumulate: Accumulate = 1,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -76,18 +87,16 @@ def tune(
             show_default="2e-4 with --lora, else 2e-5; a tenth with --preferences",
         ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's decay of matrices.")] = 0.0,
+    weight_decay: WeightDecay = 0.0,
     samples: Annotated[
         int, typer.Option(min=0, help="Questions held out to show answers to, before and after.")
     ] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of such an answer.")] = 48,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Less memory, a third more time, the same result.")
-    ] = False,
+    recompute: Recompute = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of adapters and data order.")] = 0,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Fine-tune a language model on conversations, or by preferences (DPO).

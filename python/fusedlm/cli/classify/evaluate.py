@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import ConfigFile, Precision, Threads, set_threads
+from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, set_threads
 from .source import Format, Label, Source, Text, Where
 
 
@@ -29,10 +29,10 @@ def evaluate(
     where: Where = None,
     format: Format = None,
     errors: Annotated[int, typer.Option(min=0, help="Worst errors in the report.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Measure a classifier on labelled texts, or a tagger on tagged sentences.

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from ..options import ConfigFile, Precision, Threads, choose_precision, given, set_threads
+from ..options import (
+    ConfigFile,
+    Precision,
+    Quiet,
+    Resume,
+    RunFolder,
+    Seed,
+    Threads,
+    choose_precision,
+    given,
+    set_threads,
+)
 from .source import Format, Label, TestShare, Text, Where
 
 _ON_RESUME = {"out", "resume", "epochs", "threads", "quiet", "config"}
@@ -32,10 +43,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/classify"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
-    ] = False,
+    out: RunFolder = Path("runs/classify"),
+    resume: Resume = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -94,10 +103,10 @@ def train(
     patience: Annotated[
         int | None, _changes("End after so many epochs without a better model.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order.")] = 0,
+    seed: Seed = 0,
     precision: Precision = "auto",
     threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     config: ConfigFile = None,
 ) -> None:
     """Train a classifier and measure it on texts it has not seen.
