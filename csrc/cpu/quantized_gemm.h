@@ -27,79 +27,42 @@ struct XPanels {
   const XGroup* data = nullptr;
 };
 
-/// How the bytes of a group are meant: scale * (q - 2^shift), or, without a shift, scale * q + minimum.
+/// A group of weights among the panels; int8 is scale * (q - 128).
 template <WeightFormat format>
 struct GroupOf {
-  static constexpr bool minimum = format == WeightFormat::q4_1 || format == WeightFormat::q4_k;
-  static constexpr int shift = minimum                        ? 0
-                               : format == WeightFormat::q4_0 ? 3
-                               : format == WeightFormat::q6_k ? 5
-                                                              : 7;
-  static constexpr index_t halves =
-      format == WeightFormat::q6_k ? 2 : 1;  // with a scale of their own
-  /// Of a panel and group: the lanes, then the scales of each half or scale and minimum.
-  static constexpr index_t words = kGroupLanes * kNR + (minimum || halves == 2 ? 2 : 1) * kNR;
+  static constexpr int shift = [] {
+    if constexpr (has_blocks(format)) return Block<format>::kShift;
+    return 7;
+  }();
+  static constexpr index_t halves = [] {
+    if constexpr (has_blocks(format)) return Block<format>::kHalves;
+    return index_t{1};
+  }();
+  static constexpr bool minimum = shift == 0, two_scales = minimum || halves == 2;
+  /// Of a panel: the lanes, then the scales (GroupScales), each for all columns.
+  static constexpr index_t words = kGroupLanes * kNR + (two_scales ? 2 : 1) * kNR;
 };
 
 namespace detail {
 
-FUSEDLM_VEC __m256i both_nibbles(const uint8_t* p) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  const __m256i both =
-      _mm256_inserti128_si256(_mm256_castsi128_si256(bytes), _mm_srli_epi16(bytes, 4), 1);
-  return _mm256_and_si256(both, _mm256_set1_epi8(15));
-}
-FUSEDLM_VEC __m256i bits_of(const uint8_t* p, index_t shift, char mask) {
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi64_si128(shift)),
-                          _mm256_set1_epi8(mask));
-}
-
 /// Group g of a row of weights as unsigned bytes in the order of K; of `count` weights, and anything
-/// behind them. Its scales, or scale and minimum, go to to[0] and to[kNR].
+/// behind them. Its scales go to to[0] and to[kNR].
 template <WeightFormat format>
 FUSEDLM_VEC __m256i unpack_group(const uint8_t* row, float row_scale, index_t g, index_t count,
                                  float* to) {
-  const __m256i sign = _mm256_set1_epi8(-128);
   if constexpr (format == WeightFormat::int8) {
     to[0] = row_scale;
     const __mmask32 mask = count == kGroup ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
-    return _mm256_xor_si256(_mm256_maskz_loadu_epi8(mask, row + g * kGroup), sign);
-  } else if constexpr (format == WeightFormat::q4_k) {
-    using B = Block<format>;
-    const uint8_t* p = row + g / 8 * B::kBytes;
-    const index_t j = g % 8;
-    uint32_t words[4];
-    B::unpack_scales(p, words);
-    const auto byte = [&](index_t of) {
-      return static_cast<float>(words[of + j / 4] >> j % 4 * 8 & 255);
-    };
-    to[0] = half_at(p) * byte(0);
-    to[kNR] = -(half_at(p + 2) * byte(2));
-    return bits_of(p + B::kNibbles + j / 2 * 32, j % 2 * 4, 15);
-  } else if constexpr (format == WeightFormat::q6_k) {
-    using B = Block<format>;
-    const uint8_t* p = row + g / 8 * B::kBytes;
-    const index_t half = g % 8 / 4, quarter = g % 4;
-    const float scale = half_at(p + B::kScale);
-    const uint8_t* scales = p + B::kScales + 8 * half + 2 * quarter;
-    to[0] = scale * static_cast<float>(int8_t(scales[0]));
-    to[kNR] = scale * static_cast<float>(int8_t(scales[1]));
-    const __m256i high = bits_of(p + B::kHigh + 32 * half, 2 * quarter, 3);
-    return _mm256_or_si256(bits_of(p + 64 * half + quarter % 2 * 32, quarter / 2 * 4, 15),
-                           _mm256_slli_epi16(high, 4));
+    return _mm256_xor_si256(_mm256_maskz_loadu_epi8(mask, row + g * kGroup),
+                            _mm256_set1_epi8(-128));
   } else {
-    const uint8_t* p = row + g * Block<format>::kBytes;
-    to[0] = half_at(p);
-    if constexpr (format == WeightFormat::q8_0) {
-      return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 2)), sign);
-    } else if constexpr (format == WeightFormat::q4_0) {
-      return both_nibbles(p + 2);
-    } else {
-      static_assert(format == WeightFormat::q4_1);
-      to[kNR] = half_at(p + 2);
-      return both_nibbles(p + 4);
-    }
+    using B = Block<format>;
+    constexpr index_t kGroups = B::kSize / kGroup;
+    const uint8_t* p = row + g / kGroups * B::kBytes;
+    const GroupScales s = B::scales(p, g % kGroups);
+    to[0] = s.first;
+    if constexpr (GroupOf<format>::two_scales) to[kNR] = s.second;
+    return B::bytes(p, g % kGroups);
   }
 }
 
@@ -127,7 +90,7 @@ void unpack_panel(const Weight& w, index_t first, index_t columns, uint32_t* out
           }
           if (g + j < groups) {
             scales[0] = 0.0f;
-            if constexpr (kWords > kScales + kNR) scales[kNR] = 0.0f;
+            if constexpr (GroupOf<format>::two_scales) scales[kNR] = 0.0f;
           }
           return _mm256_setzero_si256();
         };

@@ -18,38 +18,43 @@ FUSEDLM_VEC float half_at(const uint8_t* p) {
 
 #if defined(FUSEDLM_HAS_AVX512)
 constexpr index_t kGroup = 32;  // weights: a lane's neighbours along K, sixteen times
-/// A group of weights as float32.
-struct Group {
-  Vec first, second;
+/// What turns the bytes q of a group into weights: first * q + second, or, in formats with a shift, scales of q -
+/// 2^shift: `first`, and where halves have their own, `second` of the last 16.
+struct GroupScales {
+  float first, second;
 };
 
 namespace detail {
-FUSEDLM_VEC __m128i bytes_of(const uint8_t* p) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+// A byte's halves: 16 numbers of 4 bits, then 16 more.
+FUSEDLM_VEC __m256i both_nibbles(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(bytes), _mm_srli_epi16(bytes, 4), 1);
+  return _mm256_and_si256(both, _mm256_set1_epi8(15));
 }
-FUSEDLM_VEC Vec signed_to_float(__m128i bytes) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-}
-// Bits `shift` and up of 16 bytes, as far as `mask` goes, as numbers.
-FUSEDLM_VEC __m128i bits_at(const uint8_t* p, index_t shift, char mask) {
-  const __m128i count = _mm_cvtsi64_si128(shift);
-  return _mm_and_si128(_mm_srl_epi16(bytes_of(p), count), _mm_set1_epi8(mask));
-}
-FUSEDLM_VEC Vec nibbles_at(const uint8_t* p, index_t shift) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bits_at(p, shift, 15)));
+// Bits `shift` and up of 32 bytes, as far as `mask` goes.
+FUSEDLM_VEC __m256i bits_at(const uint8_t* p, index_t shift, char mask) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi64_si128(shift)),
+                          _mm256_set1_epi8(mask));
 }
 }  // namespace detail
 #endif
+
+// With AVX-512 a block says of its group j of 32 weights what `bytes` (unsigned, in the order of K) and
+// `scales` are, of which both floats and integer products are made; elsewhere it makes floats.
 
 template <>
 struct Block<WeightFormat::q8_0> {
   static constexpr index_t kSize = 32, kBytes = 34;
 #if defined(FUSEDLM_HAS_AVX512)
-  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
-    const Vec scale(half_at(p));
-    return {scale * detail::signed_to_float(detail::bytes_of(p + 2)),
-            scale * detail::signed_to_float(detail::bytes_of(p + 18))};
+  static constexpr int kShift = 7;
+  static constexpr index_t kHalves = 1;
+  FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
+    return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 2)),
+                            _mm256_set1_epi8(-128));
   }
+  FUSEDLM_VEC static GroupScales scales(const uint8_t* p, index_t) { return {half_at(p), 0.0f}; }
 #else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p);
@@ -64,11 +69,12 @@ template <>
 struct Block<WeightFormat::q4_0> {
   static constexpr index_t kSize = 32, kBytes = 18;
 #if defined(FUSEDLM_HAS_AVX512)
-  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
-    const Vec scale(half_at(p)), middle(8.0f);
-    return {scale * (detail::nibbles_at(p + 2, 0) - middle),
-            scale * (detail::nibbles_at(p + 2, 4) - middle)};
+  static constexpr int kShift = 3;
+  static constexpr index_t kHalves = 1;
+  FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
+    return detail::both_nibbles(p + 2);
   }
+  FUSEDLM_VEC static GroupScales scales(const uint8_t* p, index_t) { return {half_at(p), 0.0f}; }
 #else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
     const float scale = half_at(p);
@@ -84,10 +90,13 @@ template <>
 struct Block<WeightFormat::q4_1> {
   static constexpr index_t kSize = 32, kBytes = 20;
 #if defined(FUSEDLM_HAS_AVX512)
-  FUSEDLM_VEC static Group group(const uint8_t* p, index_t) {
-    const Vec scale(half_at(p)), minimum(half_at(p + 2));
-    return {scale * detail::nibbles_at(p + 4, 0) + minimum,
-            scale * detail::nibbles_at(p + 4, 4) + minimum};
+  static constexpr int kShift = 0;
+  static constexpr index_t kHalves = 1;
+  FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
+    return detail::both_nibbles(p + 4);
+  }
+  FUSEDLM_VEC static GroupScales scales(const uint8_t* p, index_t) {
+    return {half_at(p), half_at(p + 2)};
   }
 #else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
@@ -116,16 +125,18 @@ struct Block<WeightFormat::q4_k> {
     out[3] = (low[2] >> 4 & 0x0f0f0f0f) | (low[1] >> 2 & 0x30303030);
   }
 #if defined(FUSEDLM_HAS_AVX512)
-  FUSEDLM_VEC static Group group(const uint8_t* p, index_t j) {
+  static constexpr int kShift = 0;
+  static constexpr index_t kHalves = 1;
+  FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t j) {
+    return detail::bits_at(p + kNibbles + j / 2 * 32, j % 2 * 4, 15);
+  }
+  FUSEDLM_VEC static GroupScales scales(const uint8_t* p, index_t j) {
     uint32_t words[4];
     unpack_scales(p, words);
     const auto byte = [&](index_t of) {
       return static_cast<float>(words[of + j / 4] >> j % 4 * 8 & 255);
     };
-    const Vec scale(half_at(p) * byte(0)), minimum(half_at(p + 2) * byte(2));
-    const uint8_t* nibbles = p + kNibbles + j / 2 * 32;
-    return {scale * detail::nibbles_at(nibbles, j % 2 * 4) - minimum,
-            scale * detail::nibbles_at(nibbles + 16, j % 2 * 4) - minimum};
+    return {half_at(p) * byte(0), -(half_at(p + 2) * byte(2))};  // the format takes it off
   }
 #else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
@@ -156,18 +167,18 @@ template <>
 struct Block<WeightFormat::q6_k> {
   static constexpr index_t kSize = 256, kBytes = 210, kHigh = 128, kScales = 192, kScale = 208;
 #if defined(FUSEDLM_HAS_AVX512)
-  FUSEDLM_VEC static Group group(const uint8_t* p, index_t j) {
+  static constexpr int kShift = 5;
+  static constexpr index_t kHalves = 2;
+  FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t j) {
     const index_t half = j / 4, quarter = j % 4;
-    const uint8_t *low = p + 64 * half + quarter % 2 * 32, *high = p + kHigh + 32 * half;
+    const __m256i high = detail::bits_at(p + kHigh + 32 * half, 2 * quarter, 3);
+    return _mm256_or_si256(detail::bits_at(p + 64 * half + quarter % 2 * 32, quarter / 2 * 4, 15),
+                           _mm256_slli_epi16(high, 4));
+  }
+  FUSEDLM_VEC static GroupScales scales(const uint8_t* p, index_t j) {
     const float scale = half_at(p + kScale);
-    const auto part = [&](index_t i) {
-      const __m128i bits =
-          _mm_or_si128(detail::bits_at(low + 16 * i, quarter / 2 * 4, 15),
-                       _mm_slli_epi16(detail::bits_at(high + 16 * i, 2 * quarter, 3), 4));
-      const Vec own(scale * static_cast<float>(int8_t(p[kScales + 8 * half + 2 * quarter + i])));
-      return own * (Vec(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bits))) - Vec(32.0f));
-    };
-    return {part(0), part(1)};
+    const uint8_t* own = p + kScales + 2 * j;
+    return {scale * static_cast<float>(int8_t(own[0])), scale * static_cast<float>(int8_t(own[1]))};
   }
 #else
   FUSEDLM_VEC static void dequantize(const uint8_t* p, float* out) {
@@ -255,6 +266,28 @@ FUSEDLM_VEC const uint8_t* row_of(const Weight& w, index_t row, index_t bytes) {
   return static_cast<const uint8_t*>(w.data) + row * bytes;
 }
 
+#if defined(FUSEDLM_HAS_AVX512)
+/// A group of weights as float32.
+struct Group {
+  Vec first, second;
+};
+
+/// Group j of the block at p.
+template <WeightFormat format>
+FUSEDLM_VEC Group dequantize_group(const uint8_t* p, index_t j) {
+  using B = Block<format>;
+  const __m256i q = B::bytes(p, j);
+  const GroupScales s = B::scales(p, j);
+  const auto part = [&](__m128i bytes, float scale) {
+    const Vec x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+    if constexpr (B::kShift == 0) return Vec(scale) * x + Vec(s.second);
+    return Vec(scale) * (x - Vec(static_cast<float>(1 << B::kShift)));
+  };
+  return {part(_mm256_castsi256_si128(q), s.first),
+          part(_mm256_extracti128_si256(q, 1), B::kHalves == 2 ? s.second : s.first)};
+}
+#endif
+
 /// Weights [first, first + count) of a row of `format`, both whole blocks, as float32.
 template <WeightFormat format>
 FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t first, index_t count,
@@ -265,7 +298,7 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
     for (index_t c = 0; c < count; c += B::kSize, row += B::kBytes) {
 #if defined(FUSEDLM_HAS_AVX512)
       for (index_t j = 0; j < B::kSize / kGroup; ++j) {
-        const Group g = B::group(row, j);
+        const Group g = dequantize_group<format>(row, j);
         g.first.store(out + c + kGroup * j);
         g.second.store(out + c + kGroup * j + kGroup / 2);
       }
@@ -293,11 +326,11 @@ FUSEDLM_VEC Group group_of(const uint8_t* row, float row_scale, index_t first, i
   const index_t n = min_of(16, count), rest = max_of(0, count - 16);
   if constexpr (has_blocks(format)) {
     using B = Block<format>;
-    return B::group(row + first / B::kSize * B::kBytes, first % B::kSize / kGroup);
+    return dequantize_group<format>(row + first / B::kSize * B::kBytes, first % B::kSize / kGroup);
   } else if constexpr (format == WeightFormat::int8) {
     const auto part = [&](index_t from, index_t some) {
-      return Vec(row_scale) *
-             detail::signed_to_float(_mm_maskz_loadu_epi8(Vec::mask(some), row + from));
+      return Vec(row_scale) * Vec(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+                                  _mm_maskz_loadu_epi8(Vec::mask(some), row + from))));
     };
     return {part(first, n), part(first + 16, rest)};
   } else {
