@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,13 @@ def stopped(out):
 
 
 def dies(out):
+    """The rank that is left is slow to say why: torchrun, which has seen the other end, stops it first."""
+
+    def slow(*error):
+        time.sleep(2)
+        sys.__excepthook__(*error)
+
+    sys.excepthook = slow
     run(out / "dies", replace(CONFIG, parallel="fsdp"), kind=_Killed)
 
 

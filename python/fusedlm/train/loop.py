@@ -250,7 +250,11 @@ def _postfix(loss: float, val_loss: float | None, rate: float) -> str:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once.
+
+    A rank that fails ignores SIGTERM from then on: torchrun sends it as soon as it sees another one
+    end, and would cut off the message that says why.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
@@ -264,6 +268,10 @@ def _stop_requests() -> Iterator[threading.Event]:
     before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except Exception:
+        if parallel.ranks() > 1:
+            before[signal.SIGTERM] = signal.SIG_IGN
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
