@@ -16,6 +16,7 @@ _HOME = {
     "embed": "texts",
     "classify_texts": "texts",
     "tag_words": "tagging",
+    "find_answers": "spans",
     "export_gguf": "gguf_export",
     "load": "io",
     "save": "io",
