@@ -65,7 +65,8 @@ class Errors:
     @property
     def judged(self) -> float:
         """The ratio of what is above the allowance."""
-        return max(0.0, self.ours - ALLOWANCE * self.largest) / max(self.torch, self.step)
+        above = self.ours - ALLOWANCE * self.largest
+        return above / max(self.torch, self.step) if above > 0 else 0.0
 
     @property
     def beyond(self) -> float:
