@@ -56,6 +56,7 @@ class Labelled:
         return len(self.texts)
 
     def part(self, numbers: list[int]) -> Labelled:
+        """The texts of these numbers, in this order."""
         return Labelled([self.texts[i] for i in numbers], [self.labels[i] for i in numbers])
 
     def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:
