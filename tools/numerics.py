@@ -5,8 +5,8 @@
 
 A case runs once in float64 (plain torch: the truth), once in plain torch in the dtype measured, and once
 in fusedlm. An error is the largest distance of an element from the truth, a ratio ours over torch's; where
-torch happens to be exact, over half a unit in the last place of the largest value. No ratio may exceed 2,
-but for errors below 1e-5 of the largest value, as in all tests. The grids follow the tests of
+torch happens to be exact, over half a unit in the last place of the largest value. No ratio may exceed 2
+in what an error is above ALLOWANCE of the largest value (the tests allow 1e-5). The grids follow the tests of
 flash-attention and Liger-Kernel: heads, lengths, widths and flags.
 """
 
@@ -33,7 +33,7 @@ from tests.support.flash import plain as flash_plain
 
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "numerics.md"
 DTYPES = (torch.float32, torch.bfloat16)
-ALLOWANCE = 1e-5
+ALLOWANCE = 2.5e-6  # of the largest value: 21 units in the last place of a float32
 LIMIT = 2.0
 
 Call = Callable[[dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
@@ -63,6 +63,11 @@ class Errors:
         return self.ours / max(self.torch, self.step) if self.ours else 0.0
 
     @property
+    def judged(self) -> float:
+        """The ratio of what is above the allowance."""
+        return max(0.0, self.ours - ALLOWANCE * self.largest) / max(self.torch, self.step)
+
+    @property
     def beyond(self) -> float:
         """What of our error is more than LIMIT times torch's, as a part of the largest value."""
         return max(0.0, self.ours - LIMIT * max(self.torch, self.step)) / (self.largest or 1.0)
@@ -77,16 +82,18 @@ class Worst:
     torch: float = 0.0
     ratio: float = 0.0
     at: str = ""
+    judged: float = 0.0
     beyond: float = 0.0
     over: list[str] = field(default_factory=list)
 
     def add(self, case: Case, name: str, e: Errors) -> None:
         self.ours, self.torch = max(self.ours, e.ours), max(self.torch, e.torch)
         self.beyond = max(self.beyond, e.beyond)
+        self.judged = max(self.judged, e.judged)
         where = f"{name}, {case.name}"
         if e.ratio > self.ratio:
             self.ratio, self.at = e.ratio, where
-        if e.beyond > ALLOWANCE:
+        if e.judged > LIMIT:
             self.over.append(f"{where}: {e.ratio:.2f}")
 
 
@@ -327,14 +334,14 @@ def measure(grids=GRIDS, step: int = 1) -> dict[str, dict[torch.dtype, Worst]]:
 
 def table(results) -> str:
     lines = [
-        "| op | dtype | cases | max error, ours | torch | worst ratio | beyond 2 | where |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| op | dtype | cases | max error, ours | torch | worst ratio | judged | beyond 2 | where |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for op, by_dtype in results.items():
         for dtype, w in by_dtype.items():
             lines.append(
                 f"| {op} | {str(dtype)[6:]} | {w.cases} | {w.ours:.2g} | {w.torch:.2g} |"
-                f" {w.ratio:.2f} | {w.beyond:.1g} | {w.at} |"
+                f" {w.ratio:.2f} | {w.judged:.2f} | {w.beyond:.1g} | {w.at} |"
             )
     return "\n".join(lines)
 
@@ -344,9 +351,10 @@ def _verdict(results) -> str:
     over = sum(len(w.over) for w in all_worst)
     cases = sum(w.cases for w in all_worst)
     return (
-        f"The rule of all tests is at most twice torch's error and 1e-5 of the largest value: of {cases}"
-        f" cases {over} break it. `beyond 2` is the most that an error exceeds twice torch's by, as a part of the"
-        " largest value; one unit in the last place of that is 1.2e-7 in float32."
+        "An error may be at most twice torch's and a tiny part of the largest value, here"
+        f" {ALLOWANCE:g} ({ALLOWANCE / 2**-23:.0f} units in its last place in float32; the tests allow 1e-5): of"
+        f" {cases} cases {over} break that. `judged` is the worst ratio of what is above that part,"
+        " `beyond 2` the most that an error exceeds twice torch's by, as a part of the largest value."
     )
 
 

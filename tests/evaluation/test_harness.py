@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fusedlm.evaluation import harness
+from fusedlm.evaluation import harness, read_items, score_items
+from fusedlm.evaluation.multiple_choice import summary
 from tests.evaluation.test_likelihood import CONFIGS, by_torch, likelihoods_of
 from tests.support.small import small_model
 
@@ -29,6 +32,35 @@ def test_it_is_a_model_of_the_harness_with_the_decoders_numbers():
 
     assert isinstance(model, LM)
     check(model, decoder)
+
+
+@pytest.mark.skipif(not HAS_HARNESS, reason="lm_eval is not installed")
+def test_a_task_of_the_harness_scores_as_our_own_multiple_choice_does(tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    import lm_eval
+
+    draw = random.Random(0)
+    words = [f" {word}" for word in "one two three four five six".split()]
+    rows = [
+        {"query": draw.choice(words), "choices": draw.sample(words, 3), "gold": draw.randrange(3)}
+        for _ in range(40)
+    ]
+    file = tmp_path / "items.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    likelihoods = likelihoods_of(small_model(CONFIGS["llama"]))
+    task = {
+        "task": "mine", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{query}}",
+        "doc_to_target": "gold", "doc_to_choice": "{{choices}}", "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }  # fmt: skip
+    model = harness.FusedLM(likelihoods.model, dtype="float32", progress=False)
+    found = lm_eval.simple_evaluate(model=model, tasks=[task], bootstrap_iters=0)["results"]["mine"]
+    ours = summary(score_items(likelihoods, read_items(file), delimiter=""))
+    assert found["acc,none"] == pytest.approx(ours["acc"])
+    assert found["acc_norm,none"] == pytest.approx(ours["acc_norm"])
 
 
 def test_requests_are_answered_with_the_decoders_numbers():

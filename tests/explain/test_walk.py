@@ -23,7 +23,7 @@ from fusedlm.explain import (
 )
 from fusedlm.explain.labels import token_labels
 from fusedlm.explain.rounding import pick, pick_near
-from fusedlm.models import ModelConfig
+from fusedlm.models import Encoder, EncoderConfig, ModelConfig
 from tests.explain.test_trace import ENCODERS, small_encoder
 from tests.support.small import CONFIGS, small_model
 
@@ -193,6 +193,9 @@ def test_what_cannot_be_walked_through_is_named():
         walk(long, tokenizer, "q" * 1024)
     with pytest.raises(ValueError, match="numbers is 0"):
         Question(numbers=0)
+    answers = Encoder(EncoderConfig(61, layers=1, width=8, heads=2, task="span"))
+    with pytest.raises(ValueError, match="finds answers, for which it reads two texts"):
+        walk(answers, tokenizer, "q")
 
 
 def test_everything_is_saved_as_json_and_hidden_scores_are_null(shown, tmp_path):

@@ -36,14 +36,18 @@ CASES = {
     ),
     "bert for sequences": ("BertForSequenceClassification", {**BERT, **LABELS}),
     "bert for tokens": ("BertForTokenClassification", {**BERT, **LABELS}),
+    "bert for answers": ("BertForQuestionAnswering", BERT),
     "roberta": ("RobertaModel", ROBERTA),
     "roberta for sequences": ("RobertaForSequenceClassification", {**ROBERTA, **LABELS}),
     "roberta for tokens": ("RobertaForTokenClassification", {**ROBERTA, **LABELS}),
+    "roberta for answers": ("RobertaForQuestionAnswering", ROBERTA),
     "distilbert": ("DistilBertModel", DISTILBERT),
     "distilbert for sequences": ("DistilBertForSequenceClassification", {**DISTILBERT, **LABELS}),
     "distilbert for tokens": ("DistilBertForTokenClassification", {**DISTILBERT, **LABELS}),
+    "distilbert for answers": ("DistilBertForQuestionAnswering", DISTILBERT),
 }  # fmt: skip
 LENGTHS = (19, 7, 1, 12)
+SPANS = torch.tensor([[2, 18], [6, 6], [0, 0], [3, 4]])  # the answers in them
 
 
 def batch(pad: int) -> dict[str, torch.Tensor]:
@@ -70,6 +74,13 @@ def run_theirs(model, values, config):
     if config.task is None:
         out = model(values["ids"], attention_mask=values["mask"], **types).last_hidden_state
         return out[values["mask"]], out[values["mask"]].square().sum()
+    if config.task == "span":
+        found = model(values["ids"], attention_mask=values["mask"], **types)
+        logits = torch.stack([found.start_logits, found.end_logits], 2)
+        inside = logits.masked_fill(~values["mask"][:, :, None], float("-inf"))
+        return logits[values["mask"]], torch.nn.functional.cross_entropy(
+            inside, SPANS[: len(logits)]
+        )
     labels = values["targets"] if config.task == "token" else values["targets"][:, 0]
     found = model(values["ids"], attention_mask=values["mask"], labels=labels, **types)
     logits = found.logits[values["mask"]] if config.task == "token" else found.logits
@@ -84,9 +95,11 @@ def run_ours(model, values, config):
         assert not out[~mask].any()
         return out[mask], out[mask].square().sum()
     targets = values["targets"] if config.task == "token" else values["targets"][:, 0]
+    if config.task == "span":  # they count the columns, those with holes too
+        targets = SPANS[: len(ids)]
     logits = model.classify(ids, mask, types)
     loss = model.classify(ids, mask, types, targets)
-    return logits[mask] if config.task == "token" else logits, loss
+    return logits if config.task == "sequence" else logits[mask], loss
 
 
 def test_outputs_and_every_gradient_equal_those_of_transformers(case):
@@ -144,7 +157,7 @@ def test_an_exported_encoder_is_the_same_for_transformers(case, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     config = load(tmp_path / "out")[0].config
     assert config == ours.config
-    if ours.config.task:
+    if ours.config.task in ("sequence", "token"):
         assert again.config.id2label == theirs.config.id2label
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -35,17 +36,29 @@ class EncoderDecoderTwin(Twin):
         logits = x @ self.weights["embedding.weight"].T
         if not self.config.examples:
             return logits
-        gate, copied = self._copies(x, source, memory)
+        gate, copied = self._copies(x, source, target, memory)
         return ((1 - gate) * logits.softmax(-1) + gate * copied).log()
 
-    def _copies(self, x: Tensor, source: list[list[int]], memory: Tensor) -> tuple[Tensor, Tensor]:
+    def _copies(
+        self, x: Tensor, source: list[list[int]], target: list[int], memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The share of copying [T, 1], and the probability that copying gives each token [T, V]."""
-        tokens = [t for part in source[1:] for t in (*part, self.config.end_id)]
-        key = self._linear(memory[len(source[0]) + 1 :], "copying.key")
+        tokens = [t for part in source for t in (*part, self.config.end_id)]
+        written = [self.config.end_id, *target]
+        key = self._linear(memory, "copying.key")
         query = self._linear(x, "copying.query")
-        weights = (query @ key.T / math.sqrt(key.shape[1])).softmax(-1)
+        # How many of the tokens before each are those that a target ends with, at most 3.
+        alike = torch.zeros(len(written), len(tokens), dtype=torch.int64)
+        for t, s in itertools.product(range(len(written)), range(len(tokens))):
+            ends, before = written[: t + 1], tokens[:s]
+            alike[t, s] = max(
+                n for n in range(4) if n == 0 or (n <= len(ends) and ends[-n:] == before[-n:])
+            )
+        follow = self.weights["copying.follow_weight"][alike]
+        weights = (query @ key.T / math.sqrt(key.shape[1]) + follow).softmax(-1)
         copied = weights @ F.one_hot(torch.tensor(tokens), self.config.vocab_size).to(weights.dtype)
-        return self._linear(x, "copying.gate").sigmoid(), copied
+        most = self.weights["copying.gate_follow_weight"][alike.amax(1)]
+        return (self._linear(x, "copying.gate") + most[:, None]).sigmoid(), copied
 
     def _hidden(self, source: list[list[int]], target: list[int]) -> tuple[Tensor, Tensor]:
         """The decoder's last layer [T, C], and the encoder's [S, C]."""
@@ -74,7 +87,7 @@ class EncoderDecoderTwin(Twin):
                 logits, targets, label_smoothing=label_smoothing, reduction="none"
             )
             if self.config.examples:
-                gate, copied = self._copies(x, source, memory)
+                gate, copied = self._copies(x, source, target, memory)
                 copied = copied.gather(1, targets[:, None])[:, 0]
                 gate = gate[:, 0]
                 loss = -((1 - gate) * (-loss).exp() + gate * copied).log()

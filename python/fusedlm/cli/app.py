@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .answer import answer
 from .card import card
 from .chat import chat
 from .choices import choices
@@ -95,6 +96,7 @@ app.command()(chat)
 app.command()(serve)
 app.command("eval")(evaluate)
 app.add_typer(classify, name="classify")
+app.add_typer(answer, name="answer")
 app.command()(choices)
 app.command()(fairness)
 app.command()(card)

@@ -101,6 +101,34 @@ class Tokenizer:
         found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
         return [(encoded.ids, encoded.offsets) for encoded in found]
 
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], longest: int, first: int, overlap: int
+    ) -> list[list[tokenizers.Encoding]]:
+        """Both texts of each pair with what the tokenizer puts around them, in windows of `longest` tokens.
+
+        The first text, of which `first` tokens are kept, is in all of them; the second moves on from
+        window to window, but for `overlap` tokens. Raises ValueError where that leaves no room.
+        """
+        room = longest - self._inner.num_special_tokens_to_add(True)
+        if room - first <= overlap:
+            raise ValueError(
+                f"Tokenizer: longest is {longest}, expected more than the {first} tokens of a first text,"
+                f" {overlap} of overlap and {longest - room} special ones"
+            )
+        sides = [
+            self._inner.encode_batch([pair[side] for pair in pairs], add_special_tokens=False)
+            for side in (0, 1)
+        ]
+        windows = []
+        for one, two in zip(*sides, strict=True):
+            one.truncate(first)
+            two.truncate(room - len(one), stride=overlap)
+            alone = tokenizers.Encoding.merge([one], False)  # without what was cut off
+            windows.append(
+                [self._inner.post_process(alone, part) for part in (two, *two.overflowing)]
+            )
+        return windows
+
     def without_tags(self) -> Tokenizer:
         """One that reads no HTML tags: each is a space to it. Saved, it stays so."""
         inner = tokenizers.Tokenizer.from_str(self.to_json())

@@ -18,6 +18,7 @@ _HOME = {
     "classification_report": "classification",
     "confusion_matrix": "classification",
     "worst_errors": "classification",
+    "answer_report": "answers",
     "entity_report": "entities",
     "spans": "entities",
     "plot_calibration": "plots",

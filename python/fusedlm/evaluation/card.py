@@ -23,7 +23,9 @@ _PIPELINES = {
     "encoder": "feature-extraction",
     "encoder-decoder": "translation",
 }
-_CLASSIFIERS = {"sequence": "text-classification", "token": "token-classification"}
+_CLASSIFIERS = {
+    "sequence": "text-classification", "token": "token-classification", "span": "question-answering",
+}  # fmt: skip
 
 
 def write_card(folder: Path, **given: Any) -> Path:

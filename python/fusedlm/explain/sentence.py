@@ -92,6 +92,10 @@ def walk(
     Raises ValueError for a text or a target that does not fit.
     """
     question = question or Question()
+    if getattr(model.config, "task", None) == "span":
+        raise ValueError(
+            "walk: the encoder finds answers, for which it reads two texts; expected one"
+        )
     ids = tokenizer.encode(text, add_special=True)
     if not ids:
         raise ValueError(f"walk: text is {text!r}, which has no tokens")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedlm import ops
-from fusedlm.models.copying import STRETCH
+from fusedlm.models.copying import LOOK_BACK, STRETCH
 from fusedlm.models.encoder_decoder import EncoderDecoder, Layer, Source, added
 from fusedlm.models.packed import Packed
 
@@ -66,18 +66,23 @@ class TargetState:
         self._used = 0
         self._table = torch.empty(len(sentences) * beam, 0, dtype=torch.int32)
         self._sentences = torch.tensor(sentences)
-        self._examples = None
+        self._written = torch.full(
+            (len(sentences) * beam, LOOK_BACK), -2
+        )  # the last tokens, backwards
+        self._copyable = None
         if model.copying is not None:
-            self._examples = model.copying.examples(packed, memory, STRETCH)
+            self._copyable = model.copying.copyable(packed, memory, STRETCH)
 
     def select(self, sentences: Tensor, rows: Tensor) -> None:
         """Goes on with these: indices into the sentences, and into the rows, that there are now."""
         self._sentences = self._sentences[sentences]
         self._table = self._table[rows]
+        self._written = self._written[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
         """tokens [R] int64, the next of each row -> log-probabilities [R, V] of what follows."""
         model, R, T = self.model, len(tokens), self._table.shape[1]
+        self._written = torch.cat([tokens[:, None], self._written[:, :-1]], dim=1)
         new = torch.arange(self._used, self._used + R, dtype=torch.int32)
         self._table = torch.cat([self._table, new[:, None]], dim=1)
         position = torch.full((R, 1), T)
@@ -106,11 +111,10 @@ class TargetState:
         self._used += R
         x, _ = model.final_norm(branch, residual=stream)
         logits = ops.linear(x[:, 0], model.embedding.weight)
-        if self._examples is None:
+        if self._copyable is None:
             return logits.float().log_softmax(-1)
         row = self._sentences.repeat_interleave(self.beam)
-        keys, tokens = (t[row] for t in self._examples)
-        return model.copying.log_probabilities(x[:, 0], logits, keys, tokens)
+        return model.copying.log_probabilities(x[:, 0], logits, self._copyable[row], self._written)
 
 
 def _source_pages(layer: Layer, memory: Tensor) -> _Pages:

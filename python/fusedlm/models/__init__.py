@@ -17,6 +17,7 @@ _HOME = {
     "encode_texts": "texts",
     "classify_texts": "texts",
     "tag_words": "tagging",
+    "find_answers": "spans",
     "export_gguf": "gguf_export",
     "load": "io",
     "save": "io",

@@ -16,11 +16,12 @@ from fusedlm.nn import Linear
 
 from .config import ModelConfig
 from .decoder import Decoder
-from .encoder_config import CUTS, TASKS
+from .encoder_config import CUTS
 from .fields import CheckedFields
 from .packed import Packed, last_of, mean_of
 
 POOLINGS = ("last", "mean")
+TASKS = ("sequence", "token")  # an answer's start is known by what comes after it
 
 
 @dataclass(frozen=True)

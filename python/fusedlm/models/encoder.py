@@ -19,7 +19,7 @@ from fusedlm.nn.basic import normal
 from .checks import check_dtype, check_tokens
 from .encoder_config import EncoderConfig
 from .ngrams import NGrams
-from .packed import Packed, first_of, mean_of
+from .packed import Packed, first_of, mean_of, span_loss
 
 
 class EncoderBlock(nn.Module):
@@ -164,20 +164,24 @@ class Encoder(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Logits [B, K] of sequences or [B, T, K] of tokens, or the mean loss if given targets.
 
-        targets [B] or [B, T] int64; -100 is left out. Needs a config with a task.
+        targets [B] or [B, T] int64; -100 is left out. Of task "span" they are [B, 2]: the first and the
+        last token of the answer. Needs a config with a task.
         """
         if self.classifier is None:
             raise ValueError(
-                "Encoder: config.task is None; a classifier needs 'sequence' or 'token'"
+                "Encoder: config.task is None; a classifier needs 'sequence', 'token' or 'span'"
             )
         packed, kept = self.pack(tokens, mask, types)
-        per_token = self.config.task == "token"
+        task = self.config.task
         if targets is not None:
-            targets = targets.reshape(-1)
-            targets = targets[kept] if per_token and kept is not None else targets
+            if task == "span" and mask is not None:
+                targets = (mask.bool().cumsum(1) - 1).gather(1, targets)
+            elif task != "span":
+                targets = targets.reshape(-1)
+                targets = targets[kept] if task == "token" and kept is not None else targets
             return self.classify_packed(packed, targets)
         logits = self.classify_packed(packed)
-        if not per_token:
+        if task == "sequence":
             return logits
         if kept is not None:
             spread = logits.new_zeros(tokens.numel(), logits.shape[1])
@@ -187,7 +191,10 @@ class Encoder(nn.Module):
     def classify_packed(
         self, packed: Packed, targets: Tensor | None = None, *, label_smoothing: float = 0.0
     ) -> Tensor:
-        """`classify` of packed sequences: logits [n, K], or [N, K] of tokens, or the loss."""
+        """`classify` of packed sequences: logits [n, K], or [N, K] of tokens, or the loss.
+
+        Targets of task "span" [n, 2] count from the beginning of each sequence.
+        """
         x = self._drop(
             self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
         )
@@ -199,6 +206,8 @@ class Encoder(nn.Module):
             return ops.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         if targets is None:
             return head(x)
+        if self.config.task == "span":
+            return span_loss(head(x), packed, targets)
         return ops.linear_cross_entropy(
             x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
         )

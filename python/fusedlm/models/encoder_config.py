@@ -8,7 +8,8 @@ from .fields import CheckedFields
 
 STYLES = ("bert", "roberta", "distilbert")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
-TASKS = ("sequence", "token")
+TASKS = ("sequence", "token", "span")
+SPAN_LABELS = ["start", "end"]
 POOLINGS = ("mean", "cls")
 HEADS = ("dense", "mean")
 CUTS = ("end", "middle")
@@ -21,7 +22,8 @@ class EncoderConfig(CheckedFields):
     `style` says what differs between families: RoBERTa counts positions from pad_id + 1 over tokens
     that are no padding; the heads of classifiers differ. `types` is the number of token types, 0 for
     none. `pooler` is BERT's dense layer on the first token. `task` "sequence" or "token" puts a
-    classifier of `labels` classes on top. `pooling` and `normalize` are how `embed` makes one vector
+    classifier of `labels` classes on top; "span" says of each token whether an answer starts or ends
+    there (labels are SPAN_LABELS). `pooling` and `normalize` are how `embed` makes one vector
     of a text. `max_tokens` is how much is read of a longer one (None: the context), and `cut` whether
     its "end" is left out or its "middle" (Sun et al. 2019, arXiv:1905.05583).
 
@@ -103,10 +105,14 @@ class EncoderConfig(CheckedFields):
         self._positive("norm_eps")
         self._share("dropout")
         self._positive("ngram_scale")
+        if self.task == "span" and self.labels is None:
+            object.__setattr__(self, "labels", list(SPAN_LABELS))
         named = self.labels is not None
         texts = named and all(isinstance(label, str) for label in self.labels)
         if (self.task is not None) != named or (named and not (texts and self.labels)):
             self._bad("labels", "the names of the classes with a task, and None without one")
+        if self.task == "span" and self.labels != SPAN_LABELS:
+            self._bad("labels", f"{SPAN_LABELS} or None for task 'span'")
         if self.ngrams and self.task != "sequence":
             self._bad("ngrams", "0, but for task 'sequence'")
         if self.ngram_tokens is not None:

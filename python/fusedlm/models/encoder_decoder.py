@@ -32,7 +32,7 @@ from fusedlm.nn.basic import normal
 from fusedlm.nn.dropout import dropout
 
 from .checks import check_dtype
-from .copying import Copying
+from .copying import Copying, tokens_before
 from .encoder_decoder_config import EncoderDecoderConfig
 from .packed import Packed
 
@@ -123,7 +123,7 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Logits [N, V] of the N packed target tokens, or the mean loss (float32) if given targets.
 
-        A model that reads examples also copies from them; its logits are log-probabilities.
+        A model that reads examples also copies, from them and the source; its logits are log-probabilities.
 
         Target i is read beside source i and begins with config.end_id. targets [N] int64 are the
         tokens that follow those of `target`; config.ignore_index is left out.
@@ -144,9 +144,9 @@ class EncoderDecoder(nn.Module):
             logits = ops.linear(x, weight)
             if self.copying is None:
                 return logits
-            keys, tokens = self.copying.examples(source, memory)
-            row = torch.arange(len(keys)).repeat_interleave(target.lengths)
-            return self.copying.log_probabilities(x, logits, keys[row], tokens[row])
+            copyable = self.copying.copyable(source, memory)[target.rows]
+            written = tokens_before(target, ending_with=True)
+            return self.copying.log_probabilities(x, logits, copyable, written)
         ignored = self.config.ignore_index
         options = {"ignore_index": ignored, "label_smoothing": label_smoothing}
         if self.copying is None:

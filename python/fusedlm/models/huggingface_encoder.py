@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ FAMILIES = {
     "bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta", "distilbert": "distilbert",
 }  # fmt: skip
 _CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
-_HEADS = {"ForSequenceClassification": "sequence", "ForTokenClassification": "token"}
+_HEADS = {
+    "ForSequenceClassification": "sequence", "ForTokenClassification": "token",
+    "ForQuestionAnswering": "span",
+}  # fmt: skip
 _ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
 }  # fmt: skip
@@ -28,6 +32,13 @@ def is_encoder(fields: Fields) -> bool:
 
 
 def names_of(config: EncoderConfig) -> Names:
+    names = _family_names(config)
+    if config.task != "span":
+        return names
+    return replace(names, outer={**names.outer, "classifier.": "qa_outputs."})
+
+
+def _family_names(config: EncoderConfig) -> Names:
     if config.style == "roberta":
         return ROBERTA_CLASSIFIER if config.task == "sequence" else ROBERTA
     return DISTILBERT if config.style == "distilbert" else BERT
@@ -45,7 +56,7 @@ def read_encoder_config(fields: Fields, weights: set[str]) -> EncoderConfig:
     values = {
         **sizes, "style": style, "vocab_size": fields.count("vocab_size"),
         "pad_id": fields.count("pad_token_id", 1 if style == "roberta" else 0), "task": task,
-        "labels": _labels(fields) if task else None,
+        "labels": _labels(fields) if task in ("sequence", "token") else None,
         "pooler": task is None and any(n.endswith("pooler.dense.weight") for n in weights),
     }  # fmt: skip
     if style == "roberta":
@@ -140,7 +151,7 @@ def write_encoder_config(config: EncoderConfig) -> dict[str, Any]:
     _refuse(config, "a model of transformers", ngrams=0)
     if config.task == "sequence":
         _refuse(config, "a classifier of transformers", head="dense")
-    if config.labels is not None:
+    if config.labels is not None and config.task != "span":
         values["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         values["label2id"] = {label: i for i, label in enumerate(config.labels)}
     if config.style == "distilbert":

@@ -19,14 +19,18 @@ class Packed:
     types: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], first_position: int = 0) -> Packed:
+    def of(
+        cls, rows: Sequence[Sequence[int]], first_position: int = 0,
+        types: Sequence[Sequence[int]] | None = None,
+    ) -> Packed:  # fmt: skip
         """Sequences of tokens, none empty; each counts its positions from `first_position`."""
         lengths = torch.tensor([0, *map(len, rows)])
         starts = lengths.cumsum(0)
         tokens = torch.tensor([token for row in rows for token in row])
         begins = starts[:-1].repeat_interleave(lengths[1:])
         positions = torch.arange(len(tokens)) - begins + first_position
-        return cls(tokens, positions, starts.to(torch.int32))
+        flat = None if types is None else torch.tensor([t for row in types for t in row])
+        return cls(tokens, positions, starts.to(torch.int32), flat)
 
     @property
     def lengths(self) -> Tensor:
@@ -67,3 +71,26 @@ def first_of(hidden: Tensor, packed: Packed) -> Tensor:
 
 def last_of(hidden: Tensor, packed: Packed) -> Tensor:
     return hidden[packed.starts[1:].long() - 1]
+
+
+def span_loss(logits: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+    """The mean of the cross-entropies of first and last token, each over its whole sequence.
+
+    logits [N, 2], targets [n, 2] int64 from the beginning of each sequence. (Devlin et al. 2019,
+    arXiv:1810.04805, section 4.2.)
+    """
+    lengths, rows = packed.lengths.long(), packed.rows
+    targets = targets.reshape(-1, 2)
+    if len(targets) != len(lengths) or bool(((targets < 0) | (targets >= lengths[:, None])).any()):
+        raise ValueError(
+            f"span_loss: targets [{len(targets)}, 2] are not all within the {len(lengths)} sequences"
+        )
+    starts = packed.starts[:-1].long()
+    columns = torch.arange(len(rows), device=rows.device) - starts[rows]
+    padded = logits.new_full(
+        (len(lengths), int(lengths.max()), 2), float("-inf"), dtype=torch.float32
+    )
+    padded = padded.index_put((rows, columns), logits.float())
+    return torch.nn.functional.cross_entropy(
+        padded.transpose(1, 2).flatten(0, 1), targets.flatten()
+    )

@@ -91,12 +91,14 @@ def over_batches(
 
 
 def in_batches(
-    model: Classifier, rows: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
-) -> Iterator[tuple[list[int], Packed]]:
+    model: Classifier, rows: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS,
+    types: Sequence[Sequence[int]] | None = None,
+) -> Iterator[tuple[list[int], Packed]]:  # fmt: skip
     """(numbers of rows, these packed) until all are done, with `model` as it is in use meanwhile."""
     with evaluating(model):
         for chosen in _batches(rows, batch_tokens):
-            yield chosen, Packed.of([rows[i] for i in chosen], model.config.first_position)
+            kinds = None if types is None else [types[i] for i in chosen]
+            yield chosen, Packed.of([rows[i] for i in chosen], model.config.first_position, kinds)
 
 
 def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:

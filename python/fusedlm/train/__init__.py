@@ -13,6 +13,7 @@ _HOME = {
     "LanguageModelling": "language_modelling",
     "Task": "task",
     "Sequences": "length_batches",
+    "QuestionAnswering": "question_answering",
     "TokenClassification": "token_classification",
     "TrainConfig": "config",
     "TrainResult": "loop",

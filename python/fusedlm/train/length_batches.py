@@ -20,10 +20,14 @@ _SORTED = 32
 
 @dataclass(frozen=True)
 class Sequences:
-    """Rows of tokens, none empty, and the target of each: a class, or one for each token (-100: none)."""
+    """Rows of tokens, none empty, and the target of each: a class, or one for each token (-100: none).
+
+    Of spans the targets are pairs. `types` are token types, None where there are none.
+    """
 
     rows: Sequence[Sequence[int]]
     targets: Sequence[int] | Sequence[Sequence[int]]
+    types: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.targets) or not self.rows:
@@ -42,7 +46,7 @@ class Sequences:
 
 
 class LengthBatches(Drawn):
-    """Endless batches of `batch` sequences, packed: (Packed, targets [n] or [N] int64).
+    """Endless batches of `batch` sequences, packed: (Packed, targets [n] or all of them flat, int64).
 
     An epoch visits every sequence once. `drawn` counts batches.
     """
@@ -69,9 +73,9 @@ class LengthBatches(Drawn):
         targets = [self.data.targets[i] for i in chosen]
         if not isinstance(targets[0], int):
             targets = [t for row in targets for t in row]
-        return Packed.of([self.data.rows[i] for i in chosen], self._first_position), torch.tensor(
-            targets
-        )
+        rows = [self.data.rows[i] for i in chosen]
+        types = None if self.data.types is None else [self.data.types[i] for i in chosen]
+        return Packed.of(rows, self._first_position, types), torch.tensor(targets)
 
     def skip(self) -> None:
         """Passes over a batch, which another rank takes."""

