@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "Start": ["models", "generation", "explain"],
     "Use": [
-        "preprocessing", "classification", "translation", "dialogue", "adapters", "evaluation",
-        "serving",
+        "preprocessing", "classification", "answers", "translation", "dialogue", "adapters",
+        "evaluation", "serving",
     ],
     "PyTorch and Hugging Face": ["torch", "patching"],
     "Scale": ["scaling"],
