@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import versions
@@ -26,6 +27,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     out = options.site / versions.current()
+    if find_spec("sphinx") is None:
+        print('sphinx is not installed: pip install -c constraints.txt ".[docs]"', file=sys.stderr)
+        return 1
     warnings = build(out, source=options.source)
     if warnings:
         print(

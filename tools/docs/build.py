@@ -34,7 +34,6 @@ def build(out: Path, *, source: str | None = None) -> str:
                 warning=warnings, freshenv=True, warningiserror=True,
             )  # fmt: skip
             app.build(force_all=True)
-    shutil.rmtree(out / ".doctrees", ignore_errors=True)
     return warnings.getvalue().strip()
 
 
@@ -86,31 +85,28 @@ def write_pages(folder: Path, source: str | None) -> None:
 
 
 def _write_reference(folder: Path) -> None:
-    for part in ("python", "commands", "headers"):
-        (folder / part).mkdir()
     modules = {"fusedlm": ""} | {f"fusedlm.{name}": name for name in python_pages.MODULES}
-    for full_name, name in modules.items():
-        (folder / f"python/{full_name}.md").write_text(python_pages.page(name), encoding="utf-8")
-    _write(folder / "python.md", "# Python\n", [f"python/{name}" for name in modules])
+    _chapter(
+        folder / "python",
+        "# Python\n",
+        {full: python_pages.page(name) for full, name in modules.items()},
+    )
     commands = command_pages.below(command_pages.program())
-    for name, command in commands.items():
-        (folder / f"commands/{name}.md").write_text(
-            command_pages.page(name, command), encoding="utf-8"
-        )
-    _write(
-        folder / "commands.md",
-        command_pages.program_page(),
-        [f"commands/{name}" for name in commands],
-    )
-    headers = header_pages.headers()
-    for header in headers:
-        (folder / f"headers/{header.stem}.md").write_text(
-            header_pages.page(header), encoding="utf-8"
-        )
-    _write(
-        folder / "headers.md", "# C++ headers\n", [f"headers/{header.stem}" for header in headers]
-    )
+    _chapter(
+        folder / "commands", command_pages.program_page(),
+        {name: command_pages.page(name, command) for name, command in commands.items()},
+    )  # fmt: skip
+    headers = {header.stem: header_pages.page(header) for header in header_pages.headers()}
+    _chapter(folder / "headers", "# C++ headers\n", headers)
     _write(folder / "reference.md", "# Reference\n", ["python", "commands", "headers"])
+
+
+def _chapter(folder: Path, opening: str, pages: dict[str, str]) -> None:
+    """Pages in a folder, and beside it the page that lists them."""
+    folder.mkdir()
+    for name, text in pages.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    _write(folder.with_suffix(".md"), opening, [f"{folder.name}/{name}" for name in pages])
 
 
 def _section(title: str) -> str:

@@ -29,19 +29,15 @@ def from_comment(text: str | None) -> str:
 def _runs(lines: list[str]) -> list[tuple[str, list[str]]]:
     """Neighbouring lines of one kind: "code" or "prose"."""
     runs: list[tuple[str, list[str]]] = []
-    in_list = False
+    kind, in_list = "prose", False
     for line in lines:
-        if not line.strip():
-            kind, in_list = (runs[-1][0] if runs else "prose"), in_list
-        elif line.startswith("  ") and not in_list:
-            kind = "code"
-        else:
-            kind = "prose"
-            in_list = bool(_ITEM.match(line)) or (in_list and line.startswith("  "))
-        if runs and runs[-1][0] == kind:
-            runs[-1][1].append(line)
-        else:
-            runs.append((kind, [line]))
+        indented = line.startswith("  ")
+        if line.strip():  # a blank line goes with what is above it
+            in_list = bool(_ITEM.match(line)) or (in_list and indented)
+            kind = "code" if indented and not in_list else "prose"
+        if not runs or runs[-1][0] != kind:
+            runs.append((kind, []))
+        runs[-1][1].append(line)
     return runs
 
 

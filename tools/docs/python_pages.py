@@ -14,6 +14,8 @@ import re
 import textwrap
 import types
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import resolve_name
 from typing import Any
 
 from .markdown import fenced, from_comment
@@ -36,8 +38,6 @@ MODULES = (
     "cpp",
     "errors",
 )
-
-_ALIASES = (types.GenericAlias, types.UnionType)
 
 
 def load(name: str) -> Any:
@@ -63,42 +63,81 @@ def _entry(module: Any, name: str) -> str:
 
 
 def signature(function: Any) -> str:
-    """As the source has it, "(x: Tensor, eps: float = 1e-05) -> Tensor", with aliases of types written out."""
+    """As the source has it, "(x: Tensor, eps: float = 1e-05) -> Tensor", with types that lead to their entries."""
     from sphinx.util.inspect import stringify_signature
 
     is_class = inspect.isclass(function)
-    scope = getattr(function.__init__ if is_class else function, "__globals__", {})
-
-    def written_out(annotation: Any) -> Any:
-        if not isinstance(annotation, str):
-            return annotation
-        return re.sub(r"\w+", lambda name: _alias(scope.get(name[0]), name[0]), annotation)
-
+    home = function.__init__ if is_class else inspect.unwrap(function)
     found = inspect.signature(function)
     found = found.replace(
         parameters=[
-            each.replace(annotation=written_out(each.annotation))
+            each.replace(annotation=annotation(each.annotation, home))
             for each in found.parameters.values()
         ],
-        return_annotation=found.empty if is_class else written_out(found.return_annotation),
+        return_annotation=found.empty if is_class else annotation(found.return_annotation, home),
     )
     return stringify_signature(found, unqualified_typehints=True).replace("\\", "\\\\")
 
 
-def _alias(value: Any, name: str) -> str:
-    if not isinstance(value, _ALIASES):
-        return name
-    return re.sub(r"[\w.]+\.(\w+)", r"\1", str(value))
+def annotation(text: Any, home: Any) -> Any:
+    """An annotation of the function `home`, with our types by their full names ("~" has Sphinx shorten them).
+
+    Short ones could mean several: `Question` is a class of fusedlm.data, and another of fusedlm.explain.
+    """
+    if not isinstance(text, str):
+        return text
+    scope = {**_for_type_checkers(home.__module__), **getattr(home, "__globals__", {})}
+    return re.sub(r"(?<![\w.])\w+", lambda name: _full_name(scope.get(name[0]), name[0]), text)
+
+
+def _full_name(value: Any, name: str) -> str:
+    if isinstance(value, (types.GenericAlias, types.UnionType)):  # an alias: written out
+        return re.sub(r"(?:\w+\.)+\w+", lambda path: _linked(path[0]), str(value))
+    return _linked(f"{value.__module__}.{value.__qualname__}") if _is_ours(value) else name
+
+
+def _is_ours(value: Any) -> bool:
+    return inspect.isclass(value) and value.__module__.startswith("fusedlm.")
+
+
+def _linked(path: str) -> str:
+    if not path.startswith("fusedlm."):
+        return path.rpartition(".")[2]
+    return "~" + _public().get(path, path)
+
+
+@cache
+def _public() -> dict[str, str]:
+    """Where a class is public, by where it is defined."""
+    found: dict[str, str] = {}
+    for module in map(load, MODULES):
+        for name in module.__all__:
+            if _is_ours(value := getattr(module, name)):
+                found.setdefault(
+                    f"{value.__module__}.{value.__qualname__}", f"{module.__name__}.{name}"
+                )
+    return found
+
+
+@cache
+def _for_type_checkers(name: str) -> dict[str, Any]:
+    """What a module imports under `if TYPE_CHECKING:`."""
+    module = importlib.import_module(name)
+    found: dict[str, Any] = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                if isinstance(line, ast.ImportFrom):
+                    path = "." * line.level + (line.module or "")
+                    origin = importlib.import_module(resolve_name(path, module.__package__))
+                    found |= {each.name: getattr(origin, each.name, None) for each in line.names}
+    return found
 
 
 def _class(name: str, kind: type) -> str:
-    try:
-        arguments = signature(kind)
-    except ValueError:  # a class that is written in C
-        arguments = ""
     about = "" if (kind.__doc__ or "").startswith(f"{name}(") else kind.__doc__  # of a dataclass
     parts = [from_comment(about), *_fields(kind), *_members(kind)]
-    return _directive("class", name + arguments, "\n".join(parts), colons=4)
+    return _directive("class", name + signature(kind), "\n".join(parts), colons=4)
 
 
 def _fields(kind: type) -> Iterator[str]:
@@ -121,7 +160,7 @@ def _members(kind: type) -> Iterator[str]:
         if name.startswith("_"):
             continue
         if isinstance(member, property):
-            made = member.fget.__annotations__.get("return", "")
+            made = annotation(member.fget.__annotations__.get("return", ""), member.fget)
             option = f":type: {made}" if made else ""
             yield _directive("property", name, comment(kind, name), option)
         elif isinstance(member, (staticmethod, classmethod)) or inspect.isfunction(member):
