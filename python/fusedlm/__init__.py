@@ -16,6 +16,7 @@ _SUBMODULES = {
     "nn",
     "models",
     "data",
+    "evaluation",
     "train",
     "generate",
     "optim",
@@ -28,6 +29,7 @@ _SUBMODULES = {
     "integrations",
 }
 _FUNCTIONS = {"patch", "unpatch", "patched"}
+__all__ = ["available_isas", "cuda_compiled", "isa", "patch", "patched", "set_isa", "unpatch"]
 
 
 def __getattr__(name: str):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+__all__ = ["cmake_dir", "include_dir", "pkgconfig_dir"]
+
 
 def include_dir() -> Path:
     """For the compiler: the folder that holds fusedlm/*.h."""

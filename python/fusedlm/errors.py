@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["CorruptFileError"]
+
 
 class CorruptFileError(Exception):
     """A file exists but does not hold what its format promises; the message names the file."""

@@ -49,10 +49,12 @@ class AdamW(torch.optim.Optimizer):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with options of their own. Raises ValueError naming the option that does not fit."""
         _check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what `state_dict` returned; the averages come back bit for bit."""
         super().load_state_dict(state_dict)
         # torch casts the state to the parameter's dtype; the averages of a bfloat16 parameter are
         # float32 and must come back bit for bit.
@@ -70,6 +72,10 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all parameters with a gradient; returns what `closure` returns, if it is given.
+
+        Raises FloatingPointError where the norm of the gradients is not finite, and changes nothing then.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

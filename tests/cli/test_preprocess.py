@@ -78,7 +78,7 @@ def test_what_it_writes_trains_a_model(run, tmp_path):
     assert code == 0, err
 
 
-def test_the_commands_and_the_code_of_the_docs_run(run, tmp_path, monkeypatch):
+def test_the_commands_of_the_docs_run(run, tmp_path, monkeypatch):
     for package in ("rjieba", "HanTa"):
         pytest.importorskip(package)
     page = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()
@@ -97,5 +97,3 @@ def test_the_commands_and_the_code_of_the_docs_run(run, tmp_path, monkeypatch):
         words = shlex.split(command.replace("/usr/share/games/fortunes/", ""), comments=True)
         code, _, err = run(*words[1:])
         assert code == 0, f"{command}\n{err}"
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(block, {})

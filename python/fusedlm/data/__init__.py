@@ -11,6 +11,7 @@ _HOME = {
     "split_by_question": "conversations",
     "Columns": "labelled",
     "Labelled": "labelled",
+    "Skipped": "labelled",
     "read_labelled": "labelled",
     "Tagged": "tagged",
     "read_tagged": "tagged",

@@ -47,6 +47,7 @@ class Batches(Drawn):
             yield self.next()
 
     def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: tokens and the tokens that follow them, both [batch, context] int64."""
         rows = np.stack([self._window(self.drawn + i) for i in range(self.batch)])
         self.drawn += self.batch
         both = torch.from_numpy(rows)

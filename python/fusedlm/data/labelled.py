@@ -29,10 +29,12 @@ class Skipped:
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, reason: str, place: str, count: int = 1) -> None:
+        """Counts `count` more rows; `place`, a file and line, is kept of the first."""
         self.counts[reason] = self.counts.get(reason, 0) + count
         self.first.setdefault(reason, place)
 
     def add_all(self, others: Skipped) -> None:
+        """Adds the counts of another reader."""
         for reason, count in others.counts.items():
             self.add(reason, others.first[reason], count)
 
@@ -56,6 +58,7 @@ class Labelled:
         return len(self.texts)
 
     def part(self, numbers: list[int]) -> Labelled:
+        """The texts of these numbers, in this order."""
         return Labelled([self.texts[i] for i in numbers], [self.labels[i] for i in numbers])
 
     def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:

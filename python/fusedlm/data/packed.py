@@ -100,6 +100,7 @@ class PackedData:
 
     @classmethod
     def of(cls, ids: Sequence[int] | np.ndarray, vocab_size: int) -> PackedData:
+        """Tokens in memory. Raises ValueError for one outside 0 to vocab_size - 1."""
         self = cls.__new__(cls)
         array = np.asarray(ids)
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:

@@ -26,6 +26,7 @@ class Tagged:
         return len(self.sentences)
 
     def part(self, numbers: list[int]) -> Tagged:
+        """The sentences of these numbers, in this order."""
         return Tagged([self.sentences[i] for i in numbers], [self.tags[i] for i in numbers])
 
     def split(self, share: float, salt: str) -> tuple[Tagged, Tagged]:

@@ -42,6 +42,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens, those that were added among them."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
@@ -49,6 +50,7 @@ class Tokenizer:
         return self._inner.encode(text, add_special_tokens=add_special).ids
 
     def token_id(self, token: str) -> int | None:
+        """The id of an entry of the vocabulary; None where it has no such entry."""
         return self._inner.token_to_id(token)
 
     def token(self, token_id: int) -> str | None:
@@ -143,6 +145,7 @@ class Tokenizer:
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def save(self, path: str | os.PathLike) -> None:
+        """Writes tokenizer.json to `path`."""
         Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
     @classmethod

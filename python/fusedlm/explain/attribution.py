@@ -42,10 +42,12 @@ class Attribution:
 
     @property
     def gap(self) -> float:
+        """What the sum of the scores is off by, in nats."""
         return float(self.scores.sum()) - (self.after - self.before)
 
     @property
     def relative_gap(self) -> float:
+        """The gap as a share of after - before, never negative."""
         return abs(self.gap) / max(abs(self.after - self.before), 1e-12)
 
 

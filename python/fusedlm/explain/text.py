@@ -51,6 +51,7 @@ class View:
         return View(self.layers, self.heads, position % tokens)
 
     def of(self, walk: Walk) -> View:
+        """This view of `walk`, as `fit` makes it. Raises ValueError naming what its model has not."""
         model = walk.data["model"]
         return self.fit(
             layers=model["layers"], heads=model["heads"], tokens=len(walk.data["tokens"]),

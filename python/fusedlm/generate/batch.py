@@ -72,20 +72,24 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether it has ended, for any reason."""
         return self.finish is not None
 
     def take(self) -> Piece:
+        """What has come since the last call."""
         text, at = self.text[self._taken_text :], self._taken_tokens
         self._taken_text, self._taken_tokens = len(self.text), len(self.tokens)
         return Piece(text, self.tokens[at:], self.log_probs[at:], self.finish)
 
     def end(self, finish: str) -> None:
+        """Ends the text, for the reason `finish`; one that has ended stays as it is."""
         if self.finish is None:
             if self._stream is not None:
                 self.text += self._stream.close()
             self.finish = finish
 
     def add(self, token: int, log_prob: float) -> None:
+        """Takes the next token, and ends the text where a stop string is complete."""
         self.tokens.append(token)
         self.log_probs.append(log_prob)
         if self._stream is not None:
@@ -105,13 +109,19 @@ class Batch:
 
     @property
     def jobs(self) -> Iterable[Job]:
+        """Those that are not done."""
         return self._jobs.values()
 
     @property
     def stats(self) -> dict[str, int]:
+        """Counts of the engine: requests that wait and run, tokens of all kinds since it was made."""
         return self._generator.stats
 
     def submit(self, prompt: Sequence[int], options: Options) -> Job:
+        """A job for the tokens of a prompt; it begins with the next step, and takes its turn if many run.
+
+        Raises ValueError for a prompt without tokens, or with one outside the vocabulary.
+        """
         stream = None if self._tokenizer is None else TextStream(self._tokenizer, options.stop)
         job = Job(prompt, options, stream)
         if options.max_new_tokens == 0:

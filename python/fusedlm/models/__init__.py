@@ -14,6 +14,7 @@ _HOME = {
     "EncoderDecoderConfig": "encoder_decoder_config",
     "EncoderDecoder": "encoder_decoder",
     "embed": "texts",
+    "encode_texts": "texts",
     "classify_texts": "texts",
     "tag_words": "tagging",
     "find_answers": "spans",

@@ -97,6 +97,7 @@ class ModelConfig(CheckedFields):
 
     @property
     def gated(self) -> bool:
+        """Whether the feed-forward layers have a gate (SwiGLU, GEGLU)."""
         return self.activation in ("swiglu", "geglu")
 
     def __post_init__(self) -> None:

@@ -199,6 +199,7 @@ class Decoder(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """Of activations: torch.float32 or torch.bfloat16."""
         return self._compute_dtype
 
     @compute_dtype.setter
@@ -207,6 +208,7 @@ class Decoder(nn.Module):
 
     @property
     def grad_dtype(self) -> torch.dtype:
+        """Of the gradients of the blocks' matrices: torch.float32 or torch.bfloat16."""
         return self._grad_dtype
 
     @grad_dtype.setter

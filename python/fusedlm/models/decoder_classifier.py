@@ -56,30 +56,37 @@ class DecoderClassifierConfig(CheckedFields):
 
     @property
     def vocab_size(self) -> int:
+        """The decoder's."""
         return self.decoder.vocab_size
 
     @property
     def context(self) -> int:
+        """The decoder's."""
         return self.decoder.context
 
     @property
     def layers(self) -> int:
+        """The decoder's."""
         return self.decoder.layers
 
     @property
     def width(self) -> int:
+        """The decoder's."""
         return self.decoder.width
 
     @property
     def head_width(self) -> int:
+        """The decoder's."""
         return self.decoder.head_width
 
     @property
     def read_tokens(self) -> int:
+        """How many tokens of a text are read at all."""
         return min(self.max_tokens, self.context)
 
     @property
     def first_position(self) -> int:
+        """The position of the first token."""
         return 0
 
 
@@ -108,6 +115,7 @@ class DecoderClassifier(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """Of activations: torch.float32 or torch.bfloat16."""
         return self.decoder.compute_dtype
 
     @compute_dtype.setter

@@ -82,6 +82,7 @@ class Encoder(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """Of activations: torch.float32 or torch.bfloat16."""
         return self._compute_dtype
 
     @compute_dtype.setter

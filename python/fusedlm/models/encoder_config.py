@@ -61,10 +61,12 @@ class EncoderConfig(CheckedFields):
 
     @property
     def head_width(self) -> int:
+        """Width of a head: width / heads."""
         return self.width // self.heads
 
     @property
     def kv_heads(self) -> int:
+        """Heads of keys and values: all, as encoders share none."""
         return self.heads
 
     @property

@@ -195,6 +195,7 @@ class EncoderDecoder(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """Of activations: torch.float32 or torch.bfloat16."""
         return self._compute_dtype
 
     @compute_dtype.setter
@@ -202,6 +203,7 @@ class EncoderDecoder(nn.Module):
         self._compute_dtype = check_dtype("EncoderDecoder", "compute_dtype", dtype)
 
     def num_parameters(self) -> int:
+        """Number of parameters, tied ones once."""
         return sum(p.numel() for p in self.parameters())
 
     def _check(self, name: str, packed: Packed) -> None:

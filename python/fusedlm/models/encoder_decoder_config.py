@@ -42,10 +42,12 @@ class EncoderDecoderConfig(CheckedFields):
 
     @property
     def head_width(self) -> int:
+        """Width of a head: width / heads."""
         return self.width // self.heads
 
     @property
     def gated(self) -> bool:
+        """Whether the feed-forward layers have a gate (SwiGLU, GEGLU)."""
         return self.activation in ("swiglu", "geglu")
 
     def __post_init__(self) -> None:

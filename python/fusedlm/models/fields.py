@@ -30,6 +30,7 @@ class CheckedFields:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
         return asdict(self)
 
     def _count(self, name: str, least: int) -> None:

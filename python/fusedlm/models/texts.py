@@ -59,7 +59,11 @@ def classify_texts(
 def encode_texts(
     caller: str, model: Classifier, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> list[list[int]]:
-    """Tokens of texts as `model` reads them: with what goes around a text, and cut."""
+    """Tokens of texts as `model` reads them: with what goes around a text, and cut.
+
+    `caller` is the name that errors begin with. Raises ValueError naming the text that is no string, or
+    that has no tokens.
+    """
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):

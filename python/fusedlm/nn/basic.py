@@ -57,6 +57,7 @@ class Linear(nn.Module):
         self.adapter: Adapter | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x [..., K] -> [..., O], plus `residual` [..., O]: one call of `ops.linear`."""
         if self.adapter is not None:
             residual = self.adapter(x, residual)
         return ops.linear(x, self.weight, self.bias, activation=self.activation, residual=residual)
@@ -71,6 +72,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, residual: Tensor | None = None):
+        """x [..., C] -> [..., C] by `ops.rms_norm`; (norm, sum) with `residual`."""
         return ops.rms_norm(x, self.weight, self.eps, residual=residual)
 
 
@@ -84,4 +86,5 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, residual: Tensor | None = None):
+        """x [..., C] -> [..., C] by `ops.layer_norm`; (norm, sum) with `residual`."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps, residual=residual)

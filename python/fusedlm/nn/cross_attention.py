@@ -23,6 +23,10 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width, bias=bias, std=out_std)
 
     def forward(self, x: Tensor, memory: Tensor, starts: Tensor, memory_starts: Tensor) -> Tensor:
+        """x [1, N, C] looks at memory [1, M, C], sequence by sequence -> [1, N, C].
+
+        starts and memory_starts [n + 1] int32: sequence i is starts[i] to starts[i + 1] of x, and so of memory.
+        """
         key, value = self.keys_and_values(memory)
         mixed = ops.attention(
             self.queries(x), key, value, cu_seqlens_q=starts, cu_seqlens_k=memory_starts

@@ -46,9 +46,11 @@ class FeedForward(nn.Module):
 
     @property
     def adapted(self) -> bool:
+        """Whether any of the three matrices has an adapter of low rank."""
         return any((self.up_adapter, self.gate_adapter, self.down_adapter))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x [..., C] -> [..., C], plus `residual` of the same shape: one call of `ops.ffn` without adapters."""
         if self.adapted:
             return self._adapted(x, residual)
         return ops.ffn(

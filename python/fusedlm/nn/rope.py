@@ -23,6 +23,7 @@ class Rope(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor | None = None, heads: int | None = None
     ) -> Tensor:
+        """x [B, T, H, D] -> the same, turned by `positions` [T] or [B, T] int64 (by default 0 to T - 1)."""
         return ops.rope(
             x, self.cos, self.sin, positions=positions, heads=heads, interleaved=self.interleaved
         )

@@ -33,6 +33,7 @@ class QuantizedWeight:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of data and scales together."""
         return self.data.numel() + (0 if self.scales is None else 4 * self.rows)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,6 +8,7 @@ _HOME = {
     "ChatTuning": "chat_tuning",
     "PreferenceTuning": "preference",
     "AnswerTokens": "answer_tokens",
+    "with_template": "answer_tokens",
     "Classification": "classification",
     "LanguageModelling": "language_modelling",
     "Task": "task",

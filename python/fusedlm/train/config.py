@@ -75,6 +75,7 @@ class TrainConfig(CheckedFields):
         object.__setattr__(self, "betas", tuple(float(b) for b in betas))
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
         return {**asdict(self), "betas": list(self.betas)}
 
     def _whole(self, name: str, least: int) -> None:

@@ -82,4 +82,5 @@ class Task(ABC):
         )
 
     def better(self, value: float, than: float) -> bool:
+        """Whether `value` of the objective beats `than`."""
         return value > than if self.higher_is_better else value < than

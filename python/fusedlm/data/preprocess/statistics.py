@@ -43,6 +43,7 @@ class Statistics:
             self._next_point = self._words.total * _POINT
 
     def as_json(self) -> dict[str, Any]:
+        """All counts by name, as the report has them."""
         growth = list(self._growth)
         last = (self._words.total, self._vocabulary.distinct())
         if last not in growth:

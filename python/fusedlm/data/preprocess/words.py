@@ -25,6 +25,7 @@ _CONTRACTION = re.compile(
 
 
 def english_words(text: str) -> list[Span]:
+    """Where the words of a text are, as (begin, end) in characters."""
     return [match.span() for match in _ENGLISH.finditer(text)]
 
 
