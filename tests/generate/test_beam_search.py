@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from fusedlm.data import train_bpe
+from fusedlm.data import TranslationMemory, train_bpe
 from fusedlm.generate import beam_search, target_state, translate
+from fusedlm.generate.consensus import most_agreed, weights_of
 from fusedlm.train.pair_batches import PairBatch
 from tests.support.pairs import random_pairs, small_encoder_decoder
 
@@ -140,6 +141,23 @@ def test_texts_that_are_empty_or_too_long_keep_their_places():
     found = translate(model, tokenizer, texts, beam=2, progress=done.append)
     assert found[1] == "" and found[2] is None and sum(done) == 4
     assert found[0] == translate(model, tokenizer, ["a stitch"], beam=2)[0]
+
+
+def test_a_consensus_is_of_hypotheses_and_memory_and_without_it_the_likeliest_is_taken():
+    tokenizer = train_bpe("a stitch in time saves nine " * 10, 270)
+    model = small_encoder_decoder(vocab_size=tokenizer.vocab_size, spread=3.0)
+    (row,) = tokenizer.encode_batch(["in time"])
+    (hypotheses,) = beam_search(model, [row], beam=4, length_penalty=0.5)
+    made = [tokenizer.decode(h.tokens) for h in hypotheses]
+    options = {"beam": 4, "length_penalty": 0.5}
+    (likeliest,) = translate(model, tokenizer, ["in time"], consensus=False, **options)
+    assert likeliest == made[0]
+    weights = weights_of([h.score * (len(h.tokens) + 1) ** 0.5 for h in hypotheses], 0.5)
+    (agreed,) = translate(model, tokenizer, ["in time"], **options)
+    assert agreed == made[most_agreed(made, weights)]
+    memory = TranslationMemory([("in time", made[-1]), ("other", "nothing like it")])
+    (found,) = translate(model, tokenizer, ["in time"], memory=memory, **options)
+    assert found == [*made, made[-1]][most_agreed([*made, made[-1]], [*weights, 0.4 / 0.6])]
 
 
 def test_examples_are_read_and_change_no_other_source():

@@ -27,6 +27,12 @@ Memory = Annotated[
     ),
 ]
 LengthPenalty = Annotated[float, typer.Option(min=0, help="Above: longer translations.")]
+Consensus = Annotated[
+    bool,
+    typer.Option(
+        help="Take what is most like all hypotheses and the memory's translation, not the likeliest."
+    ),
+]
 
 app = typer.Typer(
     name="translate",
@@ -51,6 +57,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Write here.", show_default="stdout")] = None,
     beam: Beam = 4,
     length_penalty: LengthPenalty = 1.0,
+    consensus: Consensus = True,
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -84,12 +91,12 @@ def run(
         lines = [text]
     loaded, tokenizer, remembered = _load(model, precision)
     accelerators = bool(remembered.get("accelerators"))
-    known = _known(model, memory, accelerators) if loaded.config.examples else None
+    known = _known(model, memory, accelerators)
     cleaned = [clean(line or "", accelerators=accelerators) for line in lines]
     with tqdm(total=len(lines), unit="text", disable=quiet or out is None) as bar:
         found = translate(
             loaded, tokenizer, cleaned, memory=known, beam=beam, length_penalty=length_penalty,
-            progress=bar.update,
+            consensus=consensus, progress=bar.update,
         )  # fmt: skip
     made = [line if new is None else new for line, new in zip(lines, found, strict=True)]
     _write(made, out)
@@ -110,6 +117,7 @@ def evaluate(
     target_key: Annotated[str, typer.Option(help="Of the target in .jsonl.")] = "target",
     beam: Beam = 4,
     length_penalty: LengthPenalty = 1.0,
+    consensus: Consensus = True,
     tokenize: Annotated[
         str, typer.Option(help="sacreBLEU's: 13a, zh, char, ...; auto is zh for Chinese, else 13a.")
     ] = "auto",
@@ -149,7 +157,7 @@ def evaluate(
         raise ValueError("the data holds no pair to translate")
     results: Results = measure(
         loaded, tokenizer, pairs, _known(model, memory, accelerators), beam=beam,
-        length_penalty=length_penalty, tokenize=tokenize, progress=not quiet,
+        length_penalty=length_penalty, consensus=consensus, tokenize=tokenize, progress=not quiet,
     )  # fmt: skip
     typer.echo(results.table())
     for line in results.examples(show):

@@ -57,7 +57,7 @@ class Results:
 
 def measure(
     model, tokenizer, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
-    length_penalty: float, tokenize: str, progress: bool,
+    length_penalty: float, consensus: bool, tokenize: str, progress: bool,
 ) -> Results:  # fmt: skip
     from tqdm import tqdm
 
@@ -67,7 +67,7 @@ def measure(
     with tqdm(total=len(pairs), desc="translating", unit="text", disable=not progress) as bar:
         made = translate(
             model, tokenizer, sources, memory=memory, beam=beam, length_penalty=length_penalty,
-            progress=bar.update,
+            consensus=consensus, progress=bar.update,
         )  # fmt: skip
     rows: list[dict[str, Any]] = [
         {"source": source, "reference": reference, "model": new or ""}

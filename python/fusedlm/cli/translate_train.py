@@ -92,11 +92,11 @@ def train(
             min=0, help="Translations of similar sources that the model reads beside a source."
         ),
     ] = 1,
-    dropout: Dropout = 0.3,
+    dropout: Dropout = 0.2,
     label_smoothing: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of a target that all tokens get.")
     ] = 0.1,
-    steps: Steps = 6000,
+    steps: Steps = 4500,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens in a batch, of sources and targets.")
     ] = 1536,
