@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Callable
@@ -161,7 +162,7 @@ def _damage_node(random: Random, tree: Any) -> Any:
             name = (
                 holder[other][0]
                 if random.random() < 0.7
-                else random.choice(("", "x", "\x00", "a.b"))
+                else random.choice(("", "x", "\x00", "\ud800"))
             )
             holder[at] = (name, here)
         else:
@@ -182,7 +183,7 @@ def _other(random: Random, value: Any) -> Any:
         return random.choice(
             (value[:cut], value * 2, value.upper(), value[cut:] + "é", [value], {value: value})
         )
-    return random.choice(_VALUES)
+    return copy.deepcopy(random.choice(_VALUES))  # which later damage changes
 
 
 def _put(holder: list, at: int, value: Any) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import catalogues
+from .labelled import is_text
 
 Pair = tuple[str, str]
 
@@ -143,14 +144,15 @@ def _jsonl(path: Path, source: str, target: str) -> Parallel:
         if line is None:
             found.skipped["not UTF-8"] += 1
         elif line.strip():
-            found.pairs.append(_object(path, number, line, source, target))
+            pair = _object(path, number, line, source, target)
+            _take(found, *(side if is_text(side) else None for side in pair))
     return _checked(found, path)
 
 
 def _object(path: Path, number: int, line: str, source: str, target: str) -> Pair:
     try:
         value: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise ValueError(f"{path}: line {number} is not JSON ({error})") from None
     if isinstance(value, dict) and isinstance(value.get("translation"), dict):
         value = value["translation"]

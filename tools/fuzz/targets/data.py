@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -94,30 +95,44 @@ def _raw(**settings: object) -> Callable[[Path], None]:
     return read
 
 
-def _labelled(path: Path) -> None:
+def _writable(read: Callable[[Path], object]) -> Callable[[Path], None]:
+    """What is read is trained on: it must be text that UTF-8 can write."""
+
+    def checked(path: Path) -> None:
+        try:
+            json.dumps(read(path), ensure_ascii=False, default=vars).encode()
+        except UnicodeEncodeError as error:
+            raise Broken(f"took a text that is no Unicode: {error}") from error
+
+    return checked
+
+
+def _labelled(path: Path) -> object:
     data, _ = read_labelled(path)
     data.split(0.5, "salt")
     if len(set(data.labels)) > 1:
         label_names(data.labels)
+    return data
 
 
 def _numbered(path: Path) -> None:
     read_labelled(path, Columns(text="0", label="1"))
 
 
-def _tagged(path: Path) -> None:
+def _tagged(path: Path) -> object:
     data = read_tagged(path)
     data.split(0.5, "salt")
     if any(tag != "O" for row in data.tags for tag in row):
         tag_names(data.tags)
+    return data
 
 
-def _parallel(path: Path) -> None:
-    prepare(read_parallel([path]), accelerators=True)
+def _parallel(path: Path) -> object:
+    return prepare(read_parallel([path]), accelerators=True)
 
 
-def _two_files(path: Path) -> None:
-    prepare(read_parallel([path, path.parent / "target.txt"]))
+def _two_files(path: Path) -> object:
+    return prepare(read_parallel([path, path.parent / "target.txt"]))
 
 
 def _predictions(path: Path) -> None:
@@ -136,7 +151,7 @@ def _cases() -> list[Case]:
     def case(
         file: str, valid: bytes, damage: Mutation, read: Callable, name: str = "", **more
     ) -> Case:
-        return Case(name or file.replace(".", "-"), file, valid, damage, read, **more)
+        return Case(name or file.replace(".", "-"), file, valid, damage, _writable(read), **more)
 
     skipped = Skipped
     return [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import tempfile
 from pathlib import Path
 
 from fusedlm import _core
@@ -32,11 +34,14 @@ def _adapter(path: Path) -> None:
 
 
 def _adapters() -> Files:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         save_lora(add_lora(small_decoder(), rank=2), Path(folder) / "adapter")
         return read_folder(Path(folder) / "adapter")
+
+
+def _names(weights: bytes) -> list[str]:
+    (length,) = struct.unpack_from("<Q", weights)
+    return [name for name in json.loads(weights[8 : 8 + length]) if name != "__metadata__"]
 
 
 def _cases() -> list[Case]:
@@ -45,7 +50,7 @@ def _cases() -> list[Case]:
     shards = {name: data for name, data in llama.items() if name != WEIGHTS}
     shards["model-1.safetensors"] = llama[WEIGHTS]
     shards[INDEX] = json.dumps(
-        {"metadata": {}, "weight_map": {"x": "model-1.safetensors"}}
+        {"metadata": {}, "weight_map": dict.fromkeys(_names(llama[WEIGHTS]), "model-1.safetensors")}
     ).encode()
     damage = mostly(damage_json, damage_bytes)
     return [
