@@ -26,7 +26,7 @@ _KINDS = ".tsv, .jsonl, .mo, .po, a folder of .mo and .po files, or two text fil
 # "_File". Not those: "Q&A", "&amp;", "file_name.txt", "~/folder".
 _BEHIND = re.compile(r"\s*\([&_~]\w\)")
 _MARK = re.compile(r"&(?=[a-z])(?!\w+;)|(?<![\w&])&(?=[^\W_])(?!\w+;)|[_~](?=[^\W\d_])")
-_OF_A_NAME = re.compile(r"\w*[^\W_][.\d/(@]\w*_|_\w*[.\d/(@]\w|_\w*_")
+_OF_A_NAME = re.compile(r"[^\W_][.\d/(@]\w*_|_\w*[.\d/(@]\w|_\w*_")
 
 
 @dataclass
@@ -181,7 +181,8 @@ def clean(text: str, *, accelerators: bool = False) -> str:
     becomes "File", "文件(&F)" "文件". Such marks are letters of no word.
     """
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    return without_accelerator(text) if accelerators else text
+    # Of menus; in a text that is too long the patterns take the square of its length.
+    return without_accelerator(text) if accelerators and len(text) <= LONGEST else text
 
 
 def without_accelerator(text: str) -> str:

@@ -87,11 +87,9 @@ class Tokenizer:
     def _cut(self, text: str, add_special: bool, length: int, cut: str) -> list[int]:
         """Cut before the tokens at the end are added, so that they stay."""
         whole = self._inner.encode(text, add_special_tokens=False)
-        kept = tokenizers.Encoding.merge([whole], False)
-        kept.truncate(length if cut == "end" else (length + 1) // 2)
+        kept = _part(whole, length if cut == "end" else (length + 1) // 2)
         if cut == "middle" and length > 1:
-            whole.truncate(length // 2, direction="left")
-            kept = tokenizers.Encoding.merge([kept, whole], False)
+            kept = tokenizers.Encoding.merge([kept, _part(whole, length // 2, "left")], False)
         return self._inner.post_process(kept, add_special_tokens=add_special).ids
 
     def encode_spans(
@@ -118,11 +116,11 @@ class Tokenizer:
         sides = [self._encoded([pair[side] for pair in pairs], False) for side in (0, 1)]
         windows = []
         for one, two in zip(*sides, strict=True):
-            one.truncate(first)
+            one = _part(one, first)
+            begin = _part(two, room - len(one))
             two.truncate(room - len(one), stride=overlap)
-            alone = tokenizers.Encoding.merge([one], False)  # without what was cut off
             windows.append(
-                [self._inner.post_process(alone, part) for part in (two, *two.overflowing)]
+                [self._inner.post_process(one, part) for part in (begin, *two.overflowing)]
             )
         return windows
 
@@ -173,6 +171,22 @@ def _of_unicode(encode: Callable[..., Any], given: str | list[str], add_special:
         ) from None
     except Exception as error:  # bare ones: a word that is unknown, say, and no token for such
         raise ValueError(f"Tokenizer: the text cannot be encoded ({error})") from error
+
+
+def _part(whole: tokenizers.Encoding, length: int, side: str = "right") -> tokenizers.Encoding:
+    """Its first `length` tokens, or by side "left" its last.
+
+    What `truncate` leaves drags along what was cut off, which `merge` and `post_process` combine with
+    everything. The pieces that were cut off drag nothing: so this cuts off what it wants.
+    """
+    if len(whole) <= length:
+        return whole
+    blank = tokenizers.Encoding()
+    blank.pad(length)
+    joined = [blank, whole] if side == "right" else [whole, blank]
+    both = tokenizers.Encoding.merge(joined, False)
+    both.truncate(length, direction=side)
+    return both.overflowing[0]
 
 
 def _beginning_and_end(text: str, most: int, cut: str) -> str:

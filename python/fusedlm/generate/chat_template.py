@@ -32,7 +32,7 @@ class ChatTemplate:
         self._special = dict(special or {})
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
             raise ValueError(f"chat template: {error}") from error
 
     def render(

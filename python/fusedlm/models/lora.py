@@ -187,11 +187,9 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
     """
     folder = Path(folder)
     config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)
-    ranks = sorted({len(v) for name, v in weights.items() if name.endswith(".lora_A.weight")})
-    if (
-        type(config["r"]) is not int or config["r"] not in ranks
-    ):  # before anything of its size is made
-        raise CorruptFileError(folder / CONFIG, f"r is {config['r']!r}, the tensors have {ranks}")
+    most = max((len(value) for value in weights.values() if value.dim()), default=0)
+    if config["r"] > most:  # before anything of that size is made
+        raise CorruptFileError(folder / CONFIG, f"r is {config['r']}, no tensor has over {most} rows")
     try:
         add_lora(
             model, rank=config["r"], alpha=config["lora_alpha"],
@@ -213,6 +211,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     for name in ("r", "lora_alpha", "target_modules"):
         if config.get(name) is None:
             raise CorruptFileError(file, f"{name} is missing")
+    if type(config["r"]) is not int:
+        raise CorruptFileError(file, f"r is {config['r']!r}, expected an integer")
     for name in ("lora_alpha", "lora_dropout"):
         if config.get(name) is not None and not is_number(config[name]):
             raise CorruptFileError(file, f"{name} is {config[name]!r}, expected a number")
