@@ -88,6 +88,17 @@ TensorView view_of(py::handle object) {
 
 namespace {
 
+// What a message quotes of a file may be no UTF-8, or cut inside a character.
+py::object text_of(std::string_view message) {
+  const auto size = static_cast<Py_ssize_t>(message.size());
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(message.data(), size, "backslashreplace"));
+}
+
+void set_error(PyObject* type, const std::exception& error) {
+  PyErr_SetObject(type, text_of(error.what()).ptr());
+}
+
 // The message of a CorruptFile begins with the path of the file.
 void set_corrupt_file_error(const char* message) {
   const std::string text = message;
@@ -95,13 +106,13 @@ void set_corrupt_file_error(const char* message) {
   const std::string path = text.substr(0, colon);
   const std::string reason = colon == std::string::npos ? "" : text.substr(colon + 2);
   const py::object type = py::module_::import("fusedlm.errors").attr("CorruptFileError");
-  PyErr_SetObject(type.ptr(), type(path, reason).ptr());
+  PyErr_SetObject(type.ptr(), type(text_of(path), text_of(reason)).ptr());
 }
 
 // An OSError of errno, which is FileNotFoundError and the like by its number.
 void set_os_error(const std::system_error& error) {
   const py::handle type = PyExc_OSError;
-  const py::object value = type(error.code().value(), error.what());
+  const py::object value = type(error.code().value(), text_of(error.what()));
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
 }
 
@@ -115,11 +126,11 @@ PYBIND11_MODULE(_core, m) {
     try {
       if (error) std::rethrow_exception(error);
     } catch (const InvalidArgument& e) {
-      PyErr_SetString(PyExc_ValueError, e.what());
+      set_error(PyExc_ValueError, e);
     } catch (const Unsupported& e) {
-      PyErr_SetString(PyExc_NotImplementedError, e.what());
+      set_error(PyExc_NotImplementedError, e);
     } catch (const OutOfMemory& e) {
-      PyErr_SetString(PyExc_MemoryError, e.what());
+      set_error(PyExc_MemoryError, e);
     } catch (const CorruptFile& e) {
       set_corrupt_file_error(e.what());
     } catch (const std::system_error& e) {

@@ -15,3 +15,9 @@ class CorruptFileError(Exception):
 
     def __reduce__(self):
         return type(self), (self.path, self.reason)
+
+
+# What the command line says in one line instead of a traceback: the input or the machine is at fault.
+EXPECTED = (
+    ValueError, OSError, FloatingPointError, NotImplementedError, MemoryError, CorruptFileError,
+)  # fmt: skip

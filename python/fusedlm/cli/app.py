@@ -116,13 +116,9 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from fusedlm.errors import CorruptFileError
+        from fusedlm.errors import EXPECTED
 
-        expected = (
-            ValueError, OSError, FloatingPointError, NotImplementedError, MemoryError,
-            CorruptFileError,
-        )  # fmt: skip
-        if not isinstance(error, expected) or os.environ.get("FUSEDLM_TRACEBACK"):
+        if not isinstance(error, EXPECTED) or os.environ.get("FUSEDLM_TRACEBACK"):
             raise
         from fusedlm._sharded import rank, ranks
 

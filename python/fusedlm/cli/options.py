@@ -35,8 +35,8 @@ def read_options(context: typer.Context, file: Path | None) -> Path | None:
 def _parse(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise typer.BadParameter(f"{file} is missing")
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         if file.suffix.lower() == ".toml":
             import tomllib
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .labelled import Skipped
+from .labelled import Skipped, is_text
 
 Message = dict[str, str]
 Conversation = list[Message]
@@ -109,7 +109,7 @@ def checked(messages: Any) -> Conversation:
         role, content = message.get("role"), message.get("content")
         if role not in _ROLES:
             raise BadRow(f"role {role!r}, expected {', '.join(_ROLES)}")
-        if not isinstance(content, str):
+        if not isinstance(content, str) or not is_text(content):
             raise BadRow("a content that is no text")
         role = "system" if role == "developer" else role
         if role == "system" and found:
@@ -191,14 +191,14 @@ def _lines(file: Path, text: str, skipped: Skipped) -> Iterator[tuple[Any, str]]
             continue
         try:
             yield json.loads(line), f"{file}:{number}"
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError
             skipped.add("a line that is not JSON", f"{file}:{number}")
 
 
 def _list(file: Path, text: str) -> Iterator[tuple[Any, str]]:
     try:
         rows = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(rows, list):
         raise ValueError(f"{file} holds a {type(rows).__name__}, expected a list of rows")

@@ -27,11 +27,26 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[dict[str, Any], str]
             raise ValueError(f"{file} is not UTF-8 ({error})") from None
 
 
+def is_unicode(source: str, values: Any) -> bool:
+    """Whether what JSON made of `source` can be written as UTF-8: an escape may be half a character."""
+    if "\\ud" not in source and "\\uD" not in source:
+        return True
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise ValueError(f"{place}: not JSON ({error})") from None
+    if not is_unicode(line, values):
+        raise ValueError(
+            f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+        )
     if not isinstance(values, dict):
         raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")
     return values

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import catalogues
+from .labelled import is_text
 
 Pair = tuple[str, str]
 
@@ -25,7 +26,7 @@ _KINDS = ".tsv, .jsonl, .mo, .po, a folder of .mo and .po files, or two text fil
 # "_File". Not those: "Q&A", "&amp;", "file_name.txt", "~/folder".
 _BEHIND = re.compile(r"\s*\([&_~]\w\)")
 _MARK = re.compile(r"&(?=[a-z])(?!\w+;)|(?<![\w&])&(?=[^\W_])(?!\w+;)|[_~](?=[^\W\d_])")
-_OF_A_NAME = re.compile(r"\w*[^\W_][.\d/(@]\w*_|_\w*[.\d/(@]\w|_\w*_")
+_OF_A_NAME = re.compile(r"[^\W_][.\d/(@]\w*_|_\w*[.\d/(@]\w|_\w*_")
 
 
 @dataclass
@@ -143,14 +144,15 @@ def _jsonl(path: Path, source: str, target: str) -> Parallel:
         if line is None:
             found.skipped["not UTF-8"] += 1
         elif line.strip():
-            found.pairs.append(_object(path, number, line, source, target))
+            pair = _object(path, number, line, source, target)
+            _take(found, *(side if is_text(side) else None for side in pair))
     return _checked(found, path)
 
 
 def _object(path: Path, number: int, line: str, source: str, target: str) -> Pair:
     try:
         value: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise ValueError(f"{path}: line {number} is not JSON ({error})") from None
     if isinstance(value, dict) and isinstance(value.get("translation"), dict):
         value = value["translation"]
@@ -179,7 +181,8 @@ def clean(text: str, *, accelerators: bool = False) -> str:
     becomes "File", "文件(&F)" "文件". Such marks are letters of no word.
     """
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    return without_accelerator(text) if accelerators else text
+    # Of menus; in a text that is too long the patterns take the square of its length.
+    return without_accelerator(text) if accelerators and len(text) <= LONGEST else text
 
 
 def without_accelerator(text: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_lines import read_objects
+from .json_lines import is_unicode, read_objects
 from .labelled import Skipped, sides
 
 
@@ -79,9 +79,14 @@ def _articles(path: Path) -> Iterator[tuple[dict[str, Any], Any, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        whole = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise ValueError(f"{path}: not JSON ({error})") from None
+    if not is_unicode(text, whole):
+        raise ValueError(
+            f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+        )
     for a, article in enumerate(_list(whole, "data", str(path))):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}: data[{a}]")):
             place = f"{path}: data[{a}].paragraphs[{p}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,10 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """`add_special`: with what the tokenizer puts around a text, a token of its beginning say."""
-        return self._inner.encode(text, add_special_tokens=add_special).ids
+        return _of_unicode(self._inner.encode, text, add_special).ids
+
+    def _encoded(self, texts: Sequence[str], add_special: bool) -> list[tokenizers.Encoding]:
+        return _of_unicode(self._inner.encode_batch, list(texts), add_special)
 
     def token_id(self, token: str) -> int | None:
         """The id of an entry of the vocabulary; None where it has no such entry."""
@@ -70,13 +73,12 @@ class Tokenizer:
         What is left out is the "end" of the text or, by `cut`, its "middle".
         """
         if longest is None:
-            found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
-            return [encoded.ids for encoded in found]
+            return [encoded.ids for encoded in self._encoded(texts, add_special)]
         added = self._inner.num_special_tokens_to_add(False) if add_special else 0
         if longest <= added:
             raise ValueError(f"Tokenizer: longest is {longest}, expected at least {added + 1}")
         texts = [_beginning_and_end(text, longest * _MOST_CHARACTERS, cut) for text in texts]
-        found = self._inner.encode_batch(texts, add_special_tokens=add_special)
+        found = self._encoded(texts, add_special)
         return [
             self._cut(text, add_special, longest - added, cut)
             if len(encoded) > longest
@@ -87,18 +89,16 @@ class Tokenizer:
     def _cut(self, text: str, add_special: bool, length: int, cut: str) -> list[int]:
         """Cut before the tokens at the end are added, so that they stay."""
         whole = self._inner.encode(text, add_special_tokens=False)
-        kept = tokenizers.Encoding.merge([whole], False)
-        kept.truncate(length if cut == "end" else (length + 1) // 2)
+        kept = _part(whole, length if cut == "end" else (length + 1) // 2)
         if cut == "middle" and length > 1:
-            whole.truncate(length // 2, direction="left")
-            kept = tokenizers.Encoding.merge([kept, whole], False)
+            kept = tokenizers.Encoding.merge([kept, _part(whole, length // 2, "left")], False)
         return self._inner.post_process(kept, add_special_tokens=add_special).ids
 
     def encode_spans(
         self, texts: Sequence[str], *, add_special: bool = False
     ) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Ids, and of each the characters of the text that it stands for; (0, 0) for added tokens."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special)
+        found = self._encoded(texts, add_special)
         return [(encoded.ids, encoded.offsets) for encoded in found]
 
     def encode_pairs(
@@ -115,17 +115,14 @@ class Tokenizer:
                 f"Tokenizer: longest is {longest}, expected more than the {first} tokens of a first text,"
                 f" {overlap} of overlap and {longest - room} special ones"
             )
-        sides = [
-            self._inner.encode_batch([pair[side] for pair in pairs], add_special_tokens=False)
-            for side in (0, 1)
-        ]
+        sides = [self._encoded([pair[side] for pair in pairs], False) for side in (0, 1)]
         windows = []
         for one, two in zip(*sides, strict=True):
-            one.truncate(first)
+            one = _part(one, first)
+            begin = _part(two, room - len(one))
             two.truncate(room - len(one), stride=overlap)
-            alone = tokenizers.Encoding.merge([one], False)  # without what was cut off
             windows.append(
-                [self._inner.post_process(alone, part) for part in (two, *two.overflowing)]
+                [self._inner.post_process(one, part) for part in (begin, *two.overflowing)]
             )
         return windows
 
@@ -159,9 +156,40 @@ class Tokenizer:
             raise FileNotFoundError(f"{file} is missing")
         try:
             inner = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
+            for pair in (None, ""):  # tokens that are to stand around texts may be in no vocabulary
+                inner.encode("", pair)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and panics of Rust
             raise CorruptFileError(file, f"not a valid tokenizer ({error})") from error
         return cls(inner, settings, end_ids)
+
+
+def _of_unicode(encode: Callable[..., Any], given: str | list[str], add_special: bool) -> Any:
+    try:
+        return encode(given, add_special_tokens=add_special)
+    except TypeError:  # the library takes nothing that UTF-8 cannot write
+        raise ValueError(
+            "Tokenizer: a text holds half of a surrogate pair, expected Unicode"
+        ) from None
+    except Exception as error:  # bare ones: a word that is unknown, say, and no token for such
+        raise ValueError(f"Tokenizer: the text cannot be encoded ({error})") from error
+
+
+def _part(whole: tokenizers.Encoding, length: int, side: str = "right") -> tokenizers.Encoding:
+    """Its first `length` tokens, or by side "left" its last.
+
+    What `truncate` leaves drags along what was cut off, which `merge` and `post_process` combine with
+    everything. The pieces that were cut off drag nothing: so this cuts off what it wants.
+    """
+    if len(whole) <= length:
+        return whole
+    blank = tokenizers.Encoding()
+    blank.pad(length)
+    joined = [blank, whole] if side == "right" else [whole, blank]
+    both = tokenizers.Encoding.merge(joined, False)
+    both.truncate(length, direction=side)
+    return both.overflowing[0]
 
 
 def _beginning_and_end(text: str, most: int, cut: str) -> str:

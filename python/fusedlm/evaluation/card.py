@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from fusedlm.errors import CorruptFileError
 from fusedlm.models.files import read_json, whole_file
 from fusedlm.models.folder import final_name
 
@@ -52,7 +53,8 @@ def model_card(
     run = read_json(folder.absolute().parent / "run.json", optional=True)
     if watts_per_core is not None and not watts_per_core > 0:
         raise ValueError(f"model_card: watts_per_core is {watts_per_core}, expected above 0")
-    pipeline = _CLASSIFIERS.get(config.get("task")) or _PIPELINES.get(config.get("kind"))
+    kind = None if config.get("kind") is None else str(config["kind"])
+    pipeline = _CLASSIFIERS.get(str(config.get("task"))) or _PIPELINES.get(kind)
     front = {
         "library_name": "fusedlm",
         "license": license,
@@ -63,14 +65,18 @@ def model_card(
     name = final_name(folder)
     if name in ("best", "last"):
         name = folder.absolute().parent.name
-    sections = {
-        "Model": _rows({k: v for k, v in config.items() if k != "format_version"}),
-        "Data": _rows(_data(training, run, data_license)),
-        "Metrics": _metrics(training),
-        "Energy and time": _rows(_cost(training.get("cost") or {}, watts_per_core)),
-        "Settings": _rows({k: v for k, v in training.items() if k not in _SAID}),
-        "How it was made": _made(training),
-    }
+    try:
+        sections = {
+            "Model": _rows({k: v for k, v in config.items() if k != "format_version"}),
+            "Data": _rows(_data(training, run, data_license)),
+            "Metrics": _metrics(training),
+            "Energy and time": _rows(_cost(training.get("cost") or {}, watts_per_core)),
+            "Settings": _rows({k: v for k, v in training.items() if k not in _SAID}),
+            "How it was made": _made(training),
+        }
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        reason = f"bad or missing entry ({error!r})"
+        raise CorruptFileError(folder / "training.json", reason) from error
     body = "".join(f"\n## {title}\n\n{text}" for title, text in sections.items())
     licence = license or "not given"
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)

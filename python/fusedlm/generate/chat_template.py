@@ -32,7 +32,7 @@ class ChatTemplate:
         self._special = dict(special or {})
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
             raise ValueError(f"chat template: {error}") from error
 
     def render(
@@ -50,7 +50,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=plain, add_generation_prompt=add_generation_prompt, **self._special
             )
-        except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+        except (jinja2.TemplateError, TypeError, ArithmeticError, RecursionError) as error:
             raise ValueError(
                 f"chat: the model's template refuses these messages: {error}"
             ) from error

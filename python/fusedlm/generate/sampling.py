@@ -31,7 +31,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check(self.temperature, "temperature", "a number of at least 0", lambda v: v >= 0)
-        _check(self.repetition_penalty, "repetition_penalty", "a number above 0", lambda v: v > 0)
+        # Beyond, a logit of float32 may become infinite.
+        _check(
+            self.repetition_penalty, "repetition_penalty", "a number above 0, from 1e-6 to 1e6",
+            lambda v: 1e-6 <= v <= 1e6,
+        )  # fmt: skip
         if self.top_k is not None:
             check_integer("top_k", self.top_k, 1)
         if self.top_p is not None:
@@ -43,7 +47,7 @@ class Sampling:
         """As the engine's requests take them."""
         return {
             "temperature": float(self.temperature),
-            "top_k": self.top_k or 0,
+            "top_k": min(self.top_k or 0, 2**31 - 1),  # more than any vocabulary has
             "top_p": 1.0 if self.top_p is None else float(self.top_p),
             "min_p": float(self.min_p or 0.0),
             "repetition_penalty": float(self.repetition_penalty),

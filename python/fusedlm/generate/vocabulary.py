@@ -28,8 +28,8 @@ class Vocabulary:
         """With the template in the tokenizer's settings, which come from `path`."""
         source = tokenizer.settings.get("chat_template")
         if isinstance(source, list):  # several by name; "default" is for plain conversations
-            named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
-            source = named.get("default")
+            default = [t for t in source if isinstance(t, dict) and t.get("name") == "default"]
+            source = default[-1].get("template") if default else None
         if source is None:
             return cls(tokenizer)
         if not isinstance(source, str):

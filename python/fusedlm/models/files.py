@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fusedlm.data.json_lines import is_unicode
 from fusedlm.errors import CorruptFileError
 
 
@@ -23,9 +24,12 @@ def read_json(file: Path, *, optional: bool = False, kind: type = dict) -> Any:
         return kind()
     must_exist(file)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = file.read_text(encoding="utf-8")
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise CorruptFileError(file, f"not valid JSON ({error})") from error
+    if not is_unicode(text, values):
+        raise CorruptFileError(file, "holds half of a surrogate pair, which is no text")
     if not isinstance(values, kind):
         expected = "an object" if kind is dict else "a list"
         raise CorruptFileError(file, f"holds a {type(values).__name__}, expected {expected}")

@@ -41,13 +41,11 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
 def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     """None where the file has no tokens; NotImplementedError for a kind or pattern not known."""
     fields = Fields(path, metadata)
-    tokens = fields.get("tokenizer.ggml.tokens")
-    if tokens is None:
+    if fields.get("tokenizer.ggml.tokens") is None:
         return None
+    tokens = fields.strings("tokenizer.ggml.tokens")
     kind = fields.need("tokenizer.ggml.model")
-    types = fields.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    if len(types) != len(tokens):
-        raise CorruptFileError(path, f"has {len(tokens)} tokens and {len(types)} token types")
+    types = _numbers(fields, "tokenizer.ggml.token_type", len(tokens), [_NORMAL] * len(tokens))
     if kind == "gpt2":
         inner = _byte_level(fields, tokens)
     elif kind == "llama":
@@ -69,11 +67,21 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     return Tokenizer(inner, settings, ends)
 
 
+def _numbers(fields: Fields, name: str, count: int, default: list[int] | None = None) -> list[Any]:
+    """One number for each token."""
+    values = fields.need(name) if default is None else fields.get(name, default)
+    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+        raise CorruptFileError(fields.file, f"{name} is no list of numbers")
+    if len(values) != count:
+        raise CorruptFileError(fields.file, f"{name} has {len(values)} numbers for {count} tokens")
+    return values
+
+
 def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
     pre = fields.get("tokenizer.ggml.pre", "gpt-2")
     if pre not in KNOWN:
         raise fields.refusal("tokenizer.ggml.pre", pre, f"one of {', '.join(KNOWN)}")
-    merges = [tuple(merge.split(" ")) for merge in fields.need("tokenizer.ggml.merges")]
+    merges = [tuple(merge.split(" ")) for merge in fields.strings("tokenizer.ggml.merges")]
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
         # A whole word that is a token is one in Llama 3 and Tekken, whatever the merges say.
@@ -97,9 +105,7 @@ def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
 def _sentence_piece(fields: Fields, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
     """SentencePiece merges the pair whose union scores highest; ranked, its unions are BPE's merges."""
     vocab = {token: index for index, token in enumerate(tokens)}
-    scores = fields.need("tokenizer.ggml.scores")
-    if len(scores) != len(tokens):
-        raise CorruptFileError(fields.file, f"has {len(tokens)} tokens and {len(scores)} scores")
+    scores = _numbers(fields, "tokenizer.ggml.scores", len(tokens))
     normal = [i for i, type_ in enumerate(types) if type_ not in (_UNKNOWN, _CONTROL, _BYTE)]
     merges = []
     for index in normal:

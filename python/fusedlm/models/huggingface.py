@@ -53,7 +53,9 @@ class Fields:
     def strings(self, name: str) -> list[str]:
         value = self.get(name, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise CorruptFileError(self.file, f"{name} is {value!r}, expected a list of strings")
+            raise CorruptFileError(
+                self.file, f"{name} is {value!r:.200}, expected a list of strings"
+            )
         return value
 
     def one_of(self, name: str, known: dict[str, str], default: str) -> str:

@@ -27,6 +27,7 @@ from fusedlm.errors import CorruptFileError
 from fusedlm.nn.adapter import Adapter
 
 from .decoder import Decoder
+from .fields import is_number
 from .files import read_json, write_json
 from .folder import atomic_folder
 from .huggingface import FAMILIES, family_for, half_split_rows
@@ -185,7 +186,10 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
     NotImplementedError for what PEFT knows and we do not (DoRA, biases, modules saved whole).
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
+    config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)
+    most = max((len(value) for value in weights.values() if value.dim()), default=0)
+    if config["r"] > most:  # before anything of that size is made
+        raise CorruptFileError(folder / CONFIG, f"r is {config['r']}, no tensor has over {most} rows")
     try:
         add_lora(
             model, rank=config["r"], alpha=config["lora_alpha"],
@@ -195,7 +199,7 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
     except ValueError as error:
         raise CorruptFileError(folder / CONFIG, str(error)) from error
     try:
-        _fill(model, folder / WEIGHTS)
+        _fill(model, folder / WEIGHTS, weights)
     except CorruptFileError:
         remove_lora(model)
         raise
@@ -207,6 +211,16 @@ def _read_config(file: Path) -> dict[str, Any]:
     for name in ("r", "lora_alpha", "target_modules"):
         if config.get(name) is None:
             raise CorruptFileError(file, f"{name} is missing")
+    if type(config["r"]) is not int:
+        raise CorruptFileError(file, f"r is {config['r']!r}, expected an integer")
+    for name in ("lora_alpha", "lora_dropout"):
+        if config.get(name) is not None and not is_number(config[name]):
+            raise CorruptFileError(file, f"{name} is {config[name]!r}, expected a number")
+    modules = config["target_modules"]
+    if not isinstance(modules, str) and not (
+        isinstance(modules, list) and all(isinstance(name, str) for name in modules)
+    ):
+        raise CorruptFileError(file, f"target_modules is {modules!r}, expected names")
     expected = {"peft_type": "LORA", "bias": "none"}
     absent = ("use_dora", "use_rslora", "modules_to_save", "layers_to_transform", "rank_pattern",
               "alpha_pattern", "trainable_token_indices")  # fmt: skip
@@ -226,8 +240,7 @@ def _asked(target: str, modules: list[str] | str) -> bool:
 
 
 @torch.no_grad()
-def _fill(model: Decoder, file: Path) -> None:
-    weights = read_tensors(file)
+def _fill(model: Decoder, file: Path, weights: dict[str, Tensor]) -> None:
     for site in _sites(model):
         if site.adapter is None:
             continue

@@ -28,7 +28,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
         return None
     settings = read_json(folder / SETTINGS, optional=True)
     if (folder / TEMPLATE).is_file():
-        settings["chat_template"] = (folder / TEMPLATE).read_text(encoding="utf-8")
+        settings["chat_template"] = _read_template(folder / TEMPLATE)
     ends = read_json(folder / GENERATION, optional=True).get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     ends = [i for i in ends if type(i) is int and 0 <= i < vocab_size]
@@ -38,6 +38,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
             file, f"has {tokenizer.vocab_size} tokens, the model's vocab_size is {vocab_size}"
         )
     return tokenizer
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(file, f"is not UTF-8 ({error})") from None
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -231,7 +231,7 @@ def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint
         )
         config = TrainConfig.from_dict(state["config"])
         assert isinstance(state["data"], str) and isinstance(state["batches"], dict)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
         raise CorruptFileError(
             folder / "state.json", f"bad or missing entry ({error!r})"
         ) from error

@@ -279,5 +279,5 @@ def _parquet(raw: BinaryIO, file: str, settings: ReadSettings) -> Iterator[Row |
                 for fields in batch.to_pylist():
                     number += 1
                     yield _from_fields(fields, file, number, settings.field)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, UnicodeDecodeError) as error:  # names and texts may be no UTF-8
         yield Bad(file, 0, "unreadable file", f"not Parquet ({error})")
