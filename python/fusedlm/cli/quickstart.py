@@ -43,6 +43,7 @@ def quickstart(
       fusedlm quickstart --out runs/first --steps 200
     """
     from fusedlm.train import TrainConfig
+    from fusedlm.train.run_folder import hold
 
     from .run import Recipe, begin, carry_out
 
@@ -53,7 +54,8 @@ def quickstart(
         precision=choose_precision(precision), eval_every=max(1, min(150, steps)),
         save_every=max(1, min(300, steps)),
     )  # fmt: skip
-    result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
+    with hold(out):
+        result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
     if not result.interrupted:
         _sample(result.best_checkpoint, precision)
         typer.echo(

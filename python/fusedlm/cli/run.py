@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -104,12 +103,15 @@ def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
 
 def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     """Remembers in out/run.json where the text is."""
+    from fusedlm.models.files import whole_file, write_json
+
     if rank() > 0:
         return prepared
     recipe.out.mkdir(parents=True, exist_ok=True)
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
     memory = {"text": str(origin), "validation": recipe.validation}
-    (recipe.out / "run.json").write_text(json.dumps(memory, indent=2) + "\n")
+    with whole_file(recipe.out / "run.json") as partial:
+        write_json(partial, memory)
     return prepared
 
 

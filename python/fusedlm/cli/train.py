@@ -148,11 +148,13 @@ def train(
     from fusedlm._sharded import rank, ranks
     from fusedlm.train import TrainConfig
     from fusedlm.train.parallel import finish, start
+    from fusedlm.train.run_folder import hold
 
     from .run import Recipe, again, begin, carry_out
 
     set_threads(threads)
     start()
+    context.with_resource(hold(out))
     # torchrun --max-restarts starts the whole command again after a rank has died.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     restarted = restarted and (out / "last").exists()

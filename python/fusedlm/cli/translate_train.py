@@ -132,8 +132,10 @@ def train(
       fusedlm translate train --resume --out runs/en-de
     """
     from fusedlm.train import TrainConfig
+    from fusedlm.train.run_folder import hold
 
     set_threads(threads)
+    context.with_resource(hold(out))
     if resume:
         fixed = sorted(given(context) - _ON_RESUME)
         if fixed:

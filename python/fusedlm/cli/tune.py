@@ -116,8 +116,10 @@ def tune(
     from fusedlm.errors import CorruptFileError
     from fusedlm.models.files import read_json, write_json
     from fusedlm.train import TrainConfig, load_checkpoint
+    from fusedlm.train.run_folder import hold
 
     set_threads(threads)
+    context.with_resource(hold(out))
     if resume:
         if fixed := sorted(given(context) - _ON_RESUME):
             raise ValueError(

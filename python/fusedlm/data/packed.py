@@ -57,6 +57,7 @@ class PackedWriter:
         self.count += array.size
 
     def __exit__(self, kind, error, trace) -> None:
+        written = False
         try:
             if kind is None:
                 header = (_MAGIC, _VERSION, self._dtype.itemsize, self.vocab_size, self.count)
@@ -64,9 +65,10 @@ class PackedWriter:
                 self._file.write(_HEADER.pack(*header))
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                written = True
         finally:
             self._file.close()
-            if kind is None:
+            if written:
                 os.replace(self._partial, self.path)
             else:
                 self._partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -41,12 +42,26 @@ def write_json(file: Path, values: Any) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Of a full disk the system does not say which file could not be written; this does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or str(path) in str(error):
+            raise
+        raise OSError(error.errno, f"{path} was not written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a name to write to; on leaving, that file takes the place of `path`, or none does."""
+    """Yields a name to write to; on leaving, that file, flushed, takes the place of `path`, or none does."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

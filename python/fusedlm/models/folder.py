@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import os
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ def atomic_folder(path: str | os.PathLike, marker: str = "config.json") -> Itera
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
         raise FileExistsError(f"{path} is not empty and has no {marker}; not overwriting it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    new = Path(tempfile.mkdtemp(prefix=_new(path), dir=path.parent))
     try:
         new.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only the owner can read
         yield new
@@ -52,6 +53,15 @@ def recover_folder(path: Path) -> None:
         backup.rename(path)
 
 
+def clear_up(path: Path) -> None:
+    """Puts right what a killed `atomic_folder` of `path` has left. Not while another one may be at it."""
+    recover_folder(path)
+    for leftover in path.parent.glob(f"{glob.escape(_new(path))}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if path.exists():
+        shutil.rmtree(_backup(path), ignore_errors=True)
+
+
 def _take_place(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
@@ -63,6 +73,10 @@ def _take_place(new: Path, path: Path) -> None:
     path.rename(backup)
     new.rename(path)
     shutil.rmtree(backup, ignore_errors=True)
+
+
+def _new(path: Path) -> str:
+    return f".{path.name}.new-"
 
 
 def _backup(path: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fusedlm._sharded import rank
 from fusedlm.optim import AdamW
@@ -31,7 +30,9 @@ from .checkpoint import (
 from .config import TrainConfig
 from .metrics import MetricsFile, NoMetrics, read_metrics
 from .plot import plot_curve
+from .progress import ProgressBar
 from .record import Record
+from .run_folder import hold
 from .schedule import learning_rate
 from .task import Task
 
@@ -86,12 +87,14 @@ def fit(
 
     Raises FileExistsError where out_dir holds a run and `resume` is not set; FloatingPointError at
     a loss or gradient that is not finite, naming step and batch (the last checkpoint stays);
-    OSError where a checkpoint cannot be written, ConnectionError where another rank has ended.
+    BlockingIOError where another process trains there; OSError where a checkpoint cannot be written or
+    the folder not at all, ConnectionError where another rank has ended.
     """
     out = Path(out_dir)
     with parallel.contact(out / "last"):
         parallel.start()
-        return _fit(task, config, out, resume, progress, baselines, on_evaluation)
+        with hold(out):
+            return _fit(task, config, out, resume, progress, baselines, on_evaluation)
 
 
 def _fit(
@@ -133,6 +136,7 @@ def _fit(
         return found
 
     def save() -> None:
+        metrics.sync()
         if ranks.saves:
             save_checkpoint(
                 last, model, tokenizer, optimizer, task.batches, config, at, fingerprint
@@ -142,7 +146,7 @@ def _fit(
     val_loss = at.best["val_loss"] if at.best else None
     rate, since = 0.0, []
     model.train()
-    bar = tqdm(
+    bar = ProgressBar(
         total=config.steps, initial=at.step, desc="training", unit="step",
         disable=not progress or rank() > 0, dynamic_ncols=True,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedlm.errors import CorruptFileError
-from fusedlm.models.files import whole_file
+from fusedlm.models.files import naming, whole_file
 
 
 class MetricsFile:
@@ -21,11 +21,20 @@ class MetricsFile:
         kept = [line for line in _lines(path) if line.get("step", 0) <= step] if step else []
         with whole_file(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a", encoding="utf-8")
+        self._path = path
+        # Without a buffer: a line that did not fit on the disk is not tried again when it is closed.
+        self._file = open(path, "ab", buffering=0)
 
     def add(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        line = (json.dumps(values) + "\n").encode()
+        with naming(self._path):
+            while line:
+                line = line[self._file.write(line) :]
+
+    def sync(self) -> None:
+        """What a checkpoint has behind it must be on the disk when the checkpoint is."""
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -35,6 +44,9 @@ class NoMetrics:
     """In place of a MetricsFile, of ranks that write none."""
 
     def add(self, **values: Any) -> None:
+        pass
+
+    def sync(self) -> None:
         pass
 
     def close(self) -> None:

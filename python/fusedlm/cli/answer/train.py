@@ -112,7 +112,10 @@ def train(
       fusedlm answer train questions.jsonl --from deepset-roberta-base-squad2 --epochs 1
       fusedlm answer train --resume --out runs/squad
     """
+    from fusedlm.train.run_folder import hold
+
     set_threads(threads)
+    context.with_resource(hold(out))
     if resume:
         if fixed := sorted(given(context) - _ON_RESUME):
             raise ValueError(

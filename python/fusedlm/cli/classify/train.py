@@ -124,12 +124,15 @@ def train(
       fusedlm classify train aclImdb --backbone llama --out runs/llama
       fusedlm classify train train.conll --test dev.conll --from minilm --out runs/names
     """
+    from fusedlm.train.run_folder import hold
+
     from .run import Run, start
     from .run import resume as go_on
     from .settings import choose
     from .source import Source
 
     set_threads(threads)
+    context.with_resource(hold(out))
     if resume:
         if fixed := sorted(given(context) - _ON_RESUME):
             raise ValueError(

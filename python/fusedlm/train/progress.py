@@ -1,0 +1,18 @@
+"""The progress bar of a run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class ProgressBar(tqdm):
+    """tqdm on a clock that nobody sets: its own, the wall clock, may jump by a time server or a person."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not self.disable:
+            self._time = time.monotonic
+            self.start_t = self.last_print_t = time.monotonic()
