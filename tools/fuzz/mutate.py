@@ -20,8 +20,8 @@ _DIGITS = (
 )  # fmt: skip
 _TOKENS = (
     b"null", b"true", b"{}", b"[]", b'""', b"[[[[", b"}", b",", b":", b'"', b"\\u0000", b"\\ud800", b"\xff\xfe",
-    b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x00", b"\r", b"\n\n", b"\t", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x0c",
-    b"\x1c", b"\xc2\x85", b"&", b"%s", b"{{", b"../", b"a" * 300,
+    b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x00", b"\r", b"\n\n", b"\t", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
+    b"\x0c", b"\x1c", b"\xc2\x85", b"&", b"%s", b"{{", b"../", b"a" * 300,
 )  # fmt: skip
 # What a value of JSON becomes. Text that json.dumps does not write is given as bytes.
 _VALUES: tuple[Any, ...] = (

@@ -189,7 +189,9 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
     config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)
     most = max((len(value) for value in weights.values() if value.dim()), default=0)
     if config["r"] > most:  # before anything of that size is made
-        raise CorruptFileError(folder / CONFIG, f"r is {config['r']}, no tensor has over {most} rows")
+        raise CorruptFileError(
+            folder / CONFIG, f"r is {config['r']}, no tensor has over {most} rows"
+        )
     try:
         add_lora(
             model, rank=config["r"], alpha=config["lora_alpha"],

@@ -50,12 +50,18 @@ QUESTIONS = (
     b'{"id": "1", "question": "Who?", "context": "Ada did", "answers": {"text": ["Ada"], "answer_start": [0]}}\n'
     b'{"question": "What?", "context": "Ada did", "answers": [{"text": "did"}]}\n'
 )
-CHOICES = b'{"query": "1+1", "choices": ["1", "2"], "gold": 1}\n{"question": "a", "choices": ["b", "c"], "answer": "b"}\n'
+CHOICES = (
+    b'{"query": "1+1", "choices": ["1", "2"], "gold": 1}\n'
+    b'{"question": "a", "choices": ["b", "c"], "answer": "b"}\n'
+)
 PREFERENCES = (
     b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": [{"role": "user", "content": "a"}], "chosen":'
     b' [{"role": "assistant", "content": "x"}], "rejected": [{"role": "assistant", "content": "y"}]}\n'
 )
-PREDICTIONS = b'{"label": "yes", "prediction": "no", "group": "a"}\n{"label": "no", "prediction": "no", "group": "b"}\n'
+PREDICTIONS = (
+    b'{"label": "yes", "prediction": "no", "group": "a"}\n'
+    b'{"label": "no", "prediction": "no", "group": "b"}\n'
+)
 TEXT = b"First line.\nSecond \xc3\xa9 line.\n\nA paragraph\nof two lines.\n"
 
 

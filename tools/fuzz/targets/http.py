@@ -29,12 +29,14 @@ _MOST_NEW = 3
 _TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 _PATHS = (
     "/", "/health", "/metrics", "/v1/models", "/v1/models/x", "/v1/completions", "/v1/chat/completions",
-    "/v1/embeddings", "/v1/models/%00", "/v1//completions", "/../etc/passwd", "/\xff", "", "*", "/v1/models/" + "x" * 5000,
+    "/v1/embeddings", "/v1/models/%00", "/v1//completions", "/../etc/passwd", "/\xff", "", "*",
+    "/v1/models/" + "x" * 5000,
 )  # fmt: skip
 _HEADERS = (
     ("content-type", "application/json; charset=utf-16"), ("content-type", "text/plain"), ("content-type", ""),
     ("content-length", "-1"), ("content-length", "99999999999999999999"), ("content-length", "²"),
-    ("content-length", "x"), ("host", "evil.example"), ("host", ""), ("host", "["), ("authorization", "Bearer \xff"),
+    ("content-length", "x"), ("host", "evil.example"), ("host", ""), ("host", "["),
+    ("authorization", "Bearer \xff"),
     ("authorization", "Bearer"), ("accept-encoding", "gzip"), ("transfer-encoding", "chunked"), ("x", "y" * 9000),
     ("origin", "null"), ("range", "bytes=0-"), ("content-encoding", "gzip"), ("expect", "100-continue"),
 )  # fmt: skip
