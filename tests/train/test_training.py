@@ -252,6 +252,9 @@ def test_a_damaged_line_of_metrics_is_named_but_a_cut_last_one_is_dropped(tmp_pa
     file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(CorruptFileError, match="line 2 is not JSON"):
         read_metrics(file)
+    file.write_text('{"step": 1}\n7\n')
+    with pytest.raises(CorruptFileError, match=r"metrics\.jsonl: line 2 is no JSON object"):
+        read_metrics(file)
 
 
 def test_a_run_with_adapters_resumes_bit_for_bit_and_leaves_a_merged_model(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedlm import _core
+from fusedlm.models.weights import INDEX, refuse_pickles
 
 from .batch import Batch, Job, Options
 from .constrain import Constrainer, Constraint
@@ -91,11 +92,14 @@ class LanguageModel:
         format: what the weights become ("int8", "q8_0", "q4_0", "bfloat16", ...), by default they
         stay as the file has them. dtype: bfloat16 (the default) or float32 for activations and the
         cache. cache_tokens: room for so many tokens over all texts. Raises FileNotFoundError,
-        CorruptFileError naming the file, NotImplementedError for a kind of model that is not known.
+        CorruptFileError naming the file, NotImplementedError for a kind of model that is not known and
+        for pickled weights.
         """
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; expected a model folder or .gguf file")
+        if path.is_dir() and not (path / INDEX).is_file():
+            refuse_pickles(path)
         model = _core.Model.load(str(path), format=format)
         vocabulary = Vocabulary.load(path, model.config["vocab_size"])
         return cls(

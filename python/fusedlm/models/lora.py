@@ -31,7 +31,7 @@ from .fields import is_number
 from .files import read_json, write_json
 from .folder import atomic_folder
 from .huggingface import FAMILIES, family_for, half_split_rows
-from .weights import read_tensors, write_tensors
+from .weights import read_tensors, refuse_pickles, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DEFAULT_TARGETS = {"gpt2": ("attn.c_attn",)}
@@ -183,9 +183,11 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
     """Attaches the adapters of a folder that `save_lora` or PEFT wrote; the rest is frozen.
 
     Raises FileNotFoundError, `CorruptFileError` for missing, foreign or misshapen tensors, and
-    NotImplementedError for what PEFT knows and we do not (DoRA, biases, modules saved whole).
+    NotImplementedError for what PEFT knows and we do not (DoRA, biases, modules saved whole) and for
+    pickled weights.
     """
     folder = Path(folder)
+    refuse_pickles(folder, WEIGHTS)
     config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)
     most = max((len(value) for value in weights.values() if value.dim()), default=0)
     if config["r"] > most:  # before anything of that size is made

@@ -47,7 +47,7 @@ class Safetensors:
     def __init__(self, folder: Path) -> None:
         index = folder / INDEX
         if (folder / WEIGHTS).is_file() or not index.is_file():
-            _refuse_pickles(folder)
+            refuse_pickles(folder)
             self.path = folder / WEIGHTS
             shards = [self.path]
         else:
@@ -148,15 +148,15 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _refuse_pickles(folder: Path) -> None:
+def refuse_pickles(folder: Path, wanted: str = WEIGHTS) -> None:
+    """Raises NotImplementedError naming a pickle that is there in place of the file `wanted`."""
     pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
         p.name for p in folder.glob("*.pt*")
     )
-    if pickles and not (folder / WEIGHTS).is_file():
+    if pickles and not (folder / wanted).is_file():
         raise NotImplementedError(
             f"{folder / pickles[0]}: weights are pickled, and reading a pickle runs what is in it;"
-            " convert them, in transformers by model.save_pretrained(folder), which writes"
-            " model.safetensors"
+            f" convert them, in transformers by model.save_pretrained(folder), which writes {wanted}"
         )
 
 

@@ -65,7 +65,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     values = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(path, f"not UTF-8 ({error})") from error
     for number, line in enumerate(lines, 1):
         try:
             values.append(json.loads(line))
@@ -73,4 +76,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):  # a run was cut off in the middle of its last line
                 break
             raise CorruptFileError(path, f"line {number} is not JSON ({error})") from error
+        if not isinstance(values[-1], dict):
+            raise CorruptFileError(path, f"line {number} is no JSON object")
     return values
