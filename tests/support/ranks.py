@@ -59,7 +59,7 @@ class Ragged(LanguageModelling):
 
 def run(out: Path, config: TrainConfig, *, kind=LanguageModelling, subject=None, **options):
     task = kind(subject or model(), TOKENIZER, TRAIN, VALIDATION, config)
-    result = fit(task, config, out, progress=False, **options)
+    result = fit(task, config, out, **{"progress": False, **options})
     return {"best": result.best, "step": result.step}
 
 

@@ -43,11 +43,11 @@ def write_json(file: Path, values: Any) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Of a full disk the system does not say which file could not be written; this does."""
+    """Of a full disk, or a file beyond a limit, the system does not say which file it was; this does."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or str(path) in str(error):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or str(path) in str(error):
             raise
         raise OSError(error.errno, f"{path} was not written ({error.strerror})") from error
 

@@ -129,7 +129,7 @@ def _fit(
     def judge() -> dict[str, float]:
         found = ranks.evaluate()
         name = task.objective
-        if at.best is None or task.better(found[name], at.best[name]):
+        if at.best is None or math.isnan(at.best[name]) or task.better(found[name], at.best[name]):
             at.best, at.best_step = found, at.step
             if ranks.saves:
                 save_best(best, model, tokenizer, config, at)
@@ -142,7 +142,7 @@ def _fit(
                 last, model, tokenizer, optimizer, task.batches, config, at, fingerprint
             )
 
-    started, first_step, trained = time.perf_counter(), at.step, 0
+    started, saved, trained = time.perf_counter(), at.step, 0
     val_loss = at.best["val_loss"] if at.best else None
     rate, since = 0.0, []
     model.train()
@@ -180,8 +180,9 @@ def _fit(
                     since = []
                 if step % config.save_every == 0 or step == config.steps:
                     save()
+                    saved = step
             interrupted = at.step < config.steps
-            if interrupted and at.step > first_step:
+            if at.step > saved:
                 save()
     finally:
         bar.close()

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from fusedlm._sharded import rank
 from fusedlm.models.folder import clear_up
@@ -48,11 +48,12 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
         file.close()
 
 
-def _lock(path: Path) -> TextIO:
+def _lock(path: Path) -> BinaryIO:
     while True:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            file = open(path / LOCK, "a+", encoding="utf-8")
+            # Without a buffer: what did not fit on the disk is not tried again when it is closed.
+            file = open(path / LOCK, "a+b", buffering=0)
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -69,21 +70,20 @@ def _lock(path: Path) -> TextIO:
         file.close()  # whoever held it has ended, and removed it, meanwhile
     with contextlib.suppress(OSError):  # of a full disk; the number is for the message alone
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        file.write(f"{os.getpid()}\n".encode())
     return file
 
 
-def _is_at(path: Path, file: TextIO) -> bool:
+def _is_at(path: Path, file: BinaryIO) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _taken(path: Path, file: TextIO) -> str:
+def _taken(path: Path, file: BinaryIO) -> str:
     with file:
         file.seek(0)
         number = file.read(32).strip()
-    who = f"process {number}" if number.isdigit() else "another process"
+    who = f"process {number.decode()}" if number.isdigit() else "another process"
     return f"{path} is in use: {who} trains there; wait for it, stop it, or choose another folder"
