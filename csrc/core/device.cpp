@@ -14,7 +14,8 @@
 namespace fusedlm {
 namespace {
 
-constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt};
+constexpr Isa kAllIsas[] = {Isa::scalar,      Isa::avx2, Isa::avx512,
+                            Isa::avx512_bf16, Isa::neon, Isa::simt};
 
 bool built_in(Isa isa) {
   switch (isa) {
@@ -30,6 +31,10 @@ bool built_in(Isa isa) {
 #endif
 #if defined(FUSEDLM_HAS_AVX512_BF16)
     case Isa::avx512_bf16:
+      return true;
+#endif
+#if defined(FUSEDLM_HAS_NEON)
+    case Isa::neon:
       return true;
 #endif
 #if defined(FUSEDLM_SIMT)
@@ -56,6 +61,8 @@ bool machine_has(Isa isa) {
     return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512vbmi");
   }
+#elif defined(__aarch64__)
+  if (isa == Isa::neon) return true;  // every such machine
 #endif
   return false;
 }
@@ -76,7 +83,7 @@ Isa choose_isa() {
     if (!available(isa)) throw Unsupported(std::string("FUSEDLM_ISA: ") + why_not(isa));
     return isa;
   }
-  for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2}) {
+  for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2, Isa::neon}) {
     if (available(isa)) return isa;
   }
   return Isa::scalar;
@@ -123,6 +130,8 @@ const char* name_of(Isa isa) {
       return "avx512";
     case Isa::avx512_bf16:
       return "avx512_bf16";
+    case Isa::neon:
+      return "neon";
     case Isa::simt:
       return "simt";
   }
@@ -134,7 +143,7 @@ Isa isa_from_name(const std::string& name) {
     if (name == name_of(isa)) return isa;
   }
   throw InvalidArgument("isa is '" + name +
-                        "', expected scalar, avx2, avx512, avx512_bf16 or simt");
+                        "', expected scalar, avx2, avx512, avx512_bf16, neon or simt");
 }
 
 bool cuda_compiled() {

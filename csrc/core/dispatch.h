@@ -30,7 +30,7 @@ template <class Args>
 struct Kernels {
   using Function = void (*)(const Args&, Context&);
   const char* name;
-  Function cpu[4];
+  Function cpu[5];
   Function simt, cuda;
 };
 
@@ -83,14 +83,20 @@ void dispatch(const Kernels<Args>& kernels, const Args& args, Context& ctx) {
 #else
 #define FUSEDLM_AVX512_BF16_COPY(name) nullptr
 #endif
+#if defined(FUSEDLM_HAS_NEON)
+#define FUSEDLM_NEON_COPY(name) cpu::neon::name
+#else
+#define FUSEDLM_NEON_COPY(name) nullptr
+#endif
 #define FUSEDLM_CPU_COPIES(name)                                          \
   {cpu::scalar::name, FUSEDLM_AVX2_COPY(name), FUSEDLM_AVX512_COPY(name), \
-   FUSEDLM_AVX512_BF16_COPY(name)}
-#define FUSEDLM_DECLARE_CPU(name, Args)           \
-  FUSEDLM_DECLARE_KERNEL(cpu::scalar, name, Args) \
-  FUSEDLM_DECLARE_KERNEL(cpu::avx2, name, Args)   \
-  FUSEDLM_DECLARE_KERNEL(cpu::avx512, name, Args) \
-  FUSEDLM_DECLARE_KERNEL(cpu::avx512_bf16, name, Args)
+   FUSEDLM_AVX512_BF16_COPY(name), FUSEDLM_NEON_COPY(name)}
+#define FUSEDLM_DECLARE_CPU(name, Args)                \
+  FUSEDLM_DECLARE_KERNEL(cpu::scalar, name, Args)      \
+  FUSEDLM_DECLARE_KERNEL(cpu::avx2, name, Args)        \
+  FUSEDLM_DECLARE_KERNEL(cpu::avx512, name, Args)      \
+  FUSEDLM_DECLARE_KERNEL(cpu::avx512_bf16, name, Args) \
+  FUSEDLM_DECLARE_KERNEL(cpu::neon, name, Args)
 
 #if defined(FUSEDLM_SIMT)
 #define FUSEDLM_SIMT_COPY(name) simt::name

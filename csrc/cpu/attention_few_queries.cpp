@@ -10,11 +10,7 @@ namespace {
 
 // Heads that share a reading of values: with kSums vectors each they fill half the registers.
 constexpr int kHeads = 4;
-#if defined(FUSEDLM_HAS_AVX512)
-constexpr int kSums = 4;
-#else
-constexpr int kSums = 2;
-#endif
+constexpr int kSums = kRegisters == 32 ? 4 : 2;
 // Partial results kept at a time; sequences beyond it wait for the next round.
 constexpr index_t kPartialBytes = index_t{4} << 20;
 // Additions of partial results that are worth a task.

@@ -13,11 +13,7 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 // Rows of a block of sums: 8 x 2 vectors hide the latency of a multiply-add (4 to 6 cycles on one
 // or two pipes) and divide the usual head widths and tiles evenly; with 16 registers 4 x 2 are
 // left.
-#if defined(FUSEDLM_HAS_AVX512)
-constexpr index_t kBlockRows = 8;
-#else
-constexpr index_t kBlockRows = 4;
-#endif
+constexpr index_t kBlockRows = kRegisters == 32 ? 8 : 4;
 
 /// The A operand of a block: lane k of row i lies at data[i * row_step + k * lane_step].
 ///   rows    [row][lane], as the tensor itself: lane_step 1

@@ -8,13 +8,9 @@
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
-// A tile of kMR x kNR sums fills the registers: 14 x 2 of 32 (AVX-512), 6 x 2 of 16 (AVX2, SSE2),
-// which leaves room for the two vectors of B and one of A.
-#if defined(FUSEDLM_HAS_AVX512)
-constexpr index_t kMR = 14;
-#else
-constexpr index_t kMR = 6;
-#endif
+// A tile of kMR x kNR sums fills the registers: 14 x 2 of 32, 6 x 2 of 16, which leaves room for the
+// two vectors of B and one of A.
+constexpr index_t kMR = kRegisters == 32 ? 14 : 6;
 constexpr index_t kNR = 2 * Vec::size;
 
 // How a lane is loaded and multiplied: pairs of bfloat16, or float32.

@@ -1,8 +1,8 @@
 #pragma once
 // One vector of float32 for each instruction set, and the few operations the kernels need. Every
 // kernel file is compiled once per set, inside the namespace FUSEDLM_ISA (avx512_bf16, avx512,
-// avx2, scalar). bfloat16 is widened on load and rounded to nearest even on store; sums are always
-// float32.
+// avx2, neon, scalar). bfloat16 is widened on load and rounded to nearest even on store; sums are
+// always float32.
 
 #include <cmath>
 #include <cstdint>
@@ -20,6 +20,9 @@
 #elif defined(FUSEDLM_ISA_AVX2)
 #define FUSEDLM_ISA avx2
 #define FUSEDLM_HAS_AVX2 1
+#elif defined(FUSEDLM_ISA_NEON)
+#define FUSEDLM_ISA neon
+#include <arm_neon.h>
 #else
 #define FUSEDLM_ISA scalar
 #endif
@@ -209,6 +212,8 @@ FUSEDLM_VEC float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+#elif defined(FUSEDLM_ISA_NEON)
+#include "cpu/vec_neon.h"
 #else
 // Any machine: four lanes in the compiler's own vector type (SSE2 on x86-64).
 struct Vec {
@@ -278,6 +283,13 @@ FUSEDLM_VEC float reduce_max(Vec a) {
   const float low = a.v[0] > a.v[1] ? a.v[0] : a.v[1], high = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
   return low > high ? low : high;
 }
+#endif
+
+/// Vectors that the machine holds in registers.
+#if defined(FUSEDLM_HAS_AVX512) || defined(FUSEDLM_ISA_NEON)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
 #endif
 
 /// Lane i = the sum of v[i].

@@ -41,7 +41,7 @@ def __getattr__(name: str):
 
 
 def isa() -> str:
-    """The instruction set in use: scalar, avx2, avx512, avx512_bf16, or simt for the emulator."""
+    """The instruction set in use: scalar, avx2, avx512, avx512_bf16, neon, or simt for the emulator."""
     from fusedlm import _core
 
     return _core.isa()

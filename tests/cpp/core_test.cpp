@@ -118,7 +118,7 @@ TEST(Isa, TheEmulatorIsNeverTheDefault) {
 
 TEST(Isa, OneTheMachineLacksIsRefused) {
   const std::vector<Isa> isas = available_isas();
-  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
+  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::neon}) {
     if (std::find(isas.begin(), isas.end(), isa) != isas.end()) continue;
     const std::string message = message_of<Unsupported>([&] { set_isa(isa); });
     const std::string lacks = std::string(" lacks ") + name_of(isa);
@@ -129,13 +129,13 @@ TEST(Isa, OneTheMachineLacksIsRefused) {
 }
 
 TEST(Isa, NamesAndValuesBelongTogether) {
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::simt})
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::neon, Isa::simt})
     EXPECT_EQ(isa_from_name(name_of(isa)), isa);
 }
 
 TEST(Isa, AnUnknownNameIsRefused) {
   EXPECT_EQ(message_of([] { isa_from_name("sse9"); }),
-            "isa is 'sse9', expected scalar, avx2, avx512, avx512_bf16 or simt");
+            "isa is 'sse9', expected scalar, avx2, avx512, avx512_bf16, neon or simt");
 }
 
 TEST(Workspace, BlocksAreAlignedToACacheLineAndApart) {

@@ -11,7 +11,7 @@
 namespace fusedlm {
 
 /// `simt` is the emulator that runs the CUDA kernels on the CPU, for tests; never the default.
-enum class Isa : uint8_t { scalar, avx2, avx512, avx512_bf16, simt };
+enum class Isa : uint8_t { scalar, avx2, avx512, avx512_bf16, neon, simt };
 
 /// The best instruction set of this machine, or FUSEDLM_ISA if that variable is set (read once).
 Isa current_isa();
