@@ -1,4 +1,4 @@
-"""A short training of a small model and a digest of all that comes of it: `python -m tests.support.trained bfloat16 2`."""
+"""A digest of a short training of a small model: `python -m tests.support.trained bfloat16 2`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = ModelConfig.llama(
 
 
 def trained(dtype: torch.dtype, steps: int = 4, compiled: str | None = None, **changes) -> str:
-    """The digest of losses, gradients and parameters of `steps` steps; `compiled` is a backend of torch.compile."""
+    """The digest of losses, gradients and parameters of some steps; `compiled` is a backend of torch.compile."""
     torch.manual_seed(5)
     model = Decoder(replace(SHAPE, **changes)).train()
     optimizer = AdamW(model.parameters(), lr=1e-2)
