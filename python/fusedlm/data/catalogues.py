@@ -89,8 +89,8 @@ def _read_po(file: Path) -> Iterator[tuple[str, list[str], bool]]:
     try:
         lines = data.decode("utf-8-sig" if charset == "utf-8" else charset).splitlines()
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CorruptFileError(file, f"line {line} is not {charset}") from None
+        place = data[: error.start].count(b"\n") + 1
+        raise CorruptFileError(file, f"line {place} is not {charset}") from None
     entry: dict[str, str] = {}
     at, fuzzy = "", False
     for number, line in enumerate(lines, 1):

@@ -36,7 +36,7 @@ class BadRow(ValueError):
 
 
 def read_conversations(
-    source: str | os.PathLike, skipped: Skipped | None = None
+    source: str | os.PathLike[str], skipped: Skipped | None = None
 ) -> list[Conversation]:
     """The conversations of a file, of all files of a folder, or of the installed "chatterbot" corpus.
 
@@ -58,7 +58,7 @@ def read_conversations(
     return found
 
 
-def read_rows(source: str | os.PathLike, skipped: Skipped) -> Iterator[tuple[Any, str]]:
+def read_rows(source: str | os.PathLike[str], skipped: Skipped) -> Iterator[tuple[Any, str]]:
     """Every row of the files of `source`, and where it stands."""
     for file in _files(source):
         suffix = file.suffix.lower()
@@ -155,7 +155,7 @@ def _messages(row: Any) -> Any:
     raise BadRow("neither messages, conversations nor instruction and output")
 
 
-def _files(source: str | os.PathLike) -> list[Path]:
+def _files(source: str | os.PathLike[str]) -> list[Path]:
     path = Path(source)
     name, _, part = str(source).partition(":")
     if not path.exists() and name == "chatterbot":

@@ -10,7 +10,7 @@ CORPORA = tuple(sorted(file.stem for file in _FOLDER.glob("*.txt")))
 SUFFIXES = (".txt", ".md")
 
 
-def load_corpus(name_or_path: str | os.PathLike) -> str:
+def load_corpus(name_or_path: str | os.PathLike[str]) -> str:
     """The text of a shipped corpus (`CORPORA`), of a UTF-8 file, or of all .txt and .md files of a
     folder, in the order of their names with an empty line between.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def read_objects(path: str | os.PathLike) -> Iterator[tuple[dict[str, Any], str]]:
+def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], str]]:
     """(object, "file:line") one at a time; empty lines are passed over.
 
     Raises FileNotFoundError, and ValueError naming file and line for what is no JSON object.

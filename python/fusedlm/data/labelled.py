@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
@@ -80,7 +80,7 @@ class Columns:
 
 
 def read_labelled(
-    path: str | os.PathLike, columns: Columns = Columns(), *, format: str | None = None
+    path: str | os.PathLike[str], columns: Columns = Columns(), *, format: str | None = None
 ) -> tuple[Labelled, Labelled | None]:
     """(texts to train on, texts to test on or None) of a file, a folder, or "imdb".
 
@@ -121,8 +121,8 @@ def _usable(path: Path, rows: Iterator[_Row], seen: set[str]) -> Labelled:
         reason = row.bad or _reason(row)
         if reason is None and row.text in seen:
             reason = "the text is there already"
-        if reason is not None:
-            data.skipped.add(reason, row.place)
+        if reason is not None or row.text is None or row.label is None:
+            data.skipped.add(reason or "no text", row.place)
             continue
         seen.add(row.text)
         data.texts.append(row.text)
@@ -158,11 +158,11 @@ def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
         yield from (_json_rows if format == "jsonl" else _table_rows)(path, file, format, columns)
 
 
-def _table_rows(path: Path, file, format: str, columns: Columns) -> Iterator[_Row]:
+def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
     # Fields may be as long as the file. Tabs need no quotes, and quotes in such files are text.
     csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size + 1))
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if format == "tsv" else {}
-    reader = csv.reader(file, **options)
+    tabs = format == "tsv"
+    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
     header = next(reader, [])
     wanted = (columns.text, columns.label, *columns.where)
     first: list[list[str]] = []
@@ -184,7 +184,7 @@ def _table_rows(path: Path, file, format: str, columns: Columns) -> Iterator[_Ro
         raise ValueError(f"{path}:{reader.line_num}: {error}") from error
 
 
-def _json_rows(path: Path, file, format: str, columns: Columns) -> Iterator[_Row]:
+def _json_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
     for number, line in enumerate(file, 1):
         place = f"{path.name}:{number}"
         if not line.strip():

@@ -34,7 +34,7 @@ class PackedWriter:
         writer.add([3, 1, 4])
     """
 
-    def __init__(self, path: str | os.PathLike, vocab_size: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], vocab_size: int) -> None:
         self.path = Path(path)
         self.vocab_size = vocab_size
         self.count = 0
@@ -56,7 +56,7 @@ class PackedWriter:
         self._file.write(array.astype(self._dtype).tobytes())
         self.count += array.size
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         written = False
         try:
             if kind is None:
@@ -77,7 +77,7 @@ class PackedWriter:
 class PackedData:
     """Tokens as an array that stays on disk, `PackedData(path)`, or in memory, `.of(ids, vocab)`."""
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing")
@@ -131,10 +131,10 @@ class PackedData:
         pieces, size = 64, 2**18
         digest = hashlib.sha256(f"{self.vocab_size} {len(self)}".encode())
         if len(self) <= pieces * size:
-            digest.update(np.ascontiguousarray(self.ids))
+            digest.update(np.ascontiguousarray(self.ids).data)
         else:
             for start in np.linspace(0, len(self) - size, pieces, dtype=np.int64):
-                digest.update(np.ascontiguousarray(self.ids[start : start + size]))
+                digest.update(np.ascontiguousarray(self.ids[start : start + size]).data)
         return digest.hexdigest()[:32]
 
 

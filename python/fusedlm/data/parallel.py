@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import catalogues
 from .labelled import is_text
@@ -48,15 +48,15 @@ def read_parallel(
     FileNotFoundError, CorruptFileError, and ValueError for two files of different lengths, a file
     of another kind, or one of another encoding.
     """
-    paths = [Path(path) for path in paths]
-    for path in paths:
+    given = [Path(path) for path in paths]
+    for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; expected {_KINDS}")
-    if len(paths) == 2:
-        return _two_files(*paths)
-    if len(paths) != 1:
-        raise ValueError(f"read_parallel: {len(paths)} files are given, expected {_KINDS}")
-    path = paths[0]
+    if len(given) == 2:
+        return _two_files(*given)
+    if len(given) != 1:
+        raise ValueError(f"read_parallel: {len(given)} files are given, expected {_KINDS}")
+    (path,) = given
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix.lower() in catalogues.SUFFIXES)
         if not files:
@@ -93,7 +93,8 @@ def read_lines(path: Path) -> Iterator[str | None]:
 def _two_files(source: Path, target: Path) -> Parallel:
     found = Parallel([])
     counts = [0, 0]
-    for s, t in zip_longest(read_lines(source), read_lines(target), fillvalue=False):
+    over: Literal[False] = False
+    for s, t in zip_longest(read_lines(source), read_lines(target), fillvalue=over):
         counts[0] += s is not False
         counts[1] += t is not False
         _take(found, s, t)
@@ -105,7 +106,9 @@ def _two_files(source: Path, target: Path) -> Parallel:
     return _checked(found, source)
 
 
-def _take(found: Parallel, source: str | bool | None, target: str | bool | None) -> None:
+def _take(
+    found: Parallel, source: str | Literal[False] | None, target: str | Literal[False] | None
+) -> None:
     if source is None or target is None:
         found.skipped["not UTF-8"] += 1
     elif source is not False and target is not False:
@@ -156,13 +159,15 @@ def _object(path: Path, number: int, line: str, source: str, target: str) -> Pai
         raise ValueError(f"{path}: line {number} is not JSON ({error})") from None
     if isinstance(value, dict) and isinstance(value.get("translation"), dict):
         value = value["translation"]
-    sides = [value.get(key) if isinstance(value, dict) else None for key in (source, target)]
-    if not all(isinstance(side, str) for side in sides):
+    first, second = (
+        value.get(key) if isinstance(value, dict) else None for key in (source, target)
+    )
+    if not (isinstance(first, str) and isinstance(second, str)):
         raise ValueError(
             f"{path}: line {number}: expected an object with texts {source!r} and {target!r}, got"
             f" {line[:80]}"
         )
-    return sides[0], sides[1]
+    return first, second
 
 
 def _catalogues(files: Sequence[Path]) -> Parallel:

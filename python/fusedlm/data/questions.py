@@ -40,7 +40,7 @@ class Questions:
         return Questions([self.rows[i] for i in rest]), Questions([self.rows[i] for i in part])
 
 
-def read_questions(path: str | os.PathLike) -> Questions:
+def read_questions(path: str | os.PathLike[str]) -> Questions:
     """SQuAD's JSON (1.1 or 2.0), or JSON lines with "question", "context" and "answers".
 
     In JSON lines "answers" are {"text": [...], "answer_start": [...]}, as the hub has SQuAD, or a list
@@ -49,7 +49,8 @@ def read_questions(path: str | os.PathLike) -> Questions:
     FileNotFoundError, and ValueError naming file and place for what has another form.
     """
     path = Path(path)
-    found, seen = Questions(), set()
+    found = Questions()
+    seen: set[str] = set()
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
     for values, context, place in _lines(path) if lines else _articles(path):
         question = _question(values, context, place, len(seen))
@@ -104,7 +105,8 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], Any, str]]:
 def _list(values: Any, name: str, place: str) -> list[Any]:
     if not isinstance(values, dict) or not isinstance(values.get(name), list):
         raise ValueError(f"{place}: expected an object with a list {name!r}, as SQuAD's files have")
-    return values[name]
+    found: list[Any] = values[name]
+    return found
 
 
 def _question(values: dict[str, Any], context: Any, place: str, number: int) -> Question:

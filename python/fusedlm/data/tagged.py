@@ -35,7 +35,7 @@ class Tagged:
         return self.part(rest), self.part(part)
 
 
-def read_tagged(path: str | os.PathLike, *, word: int = 0, tag: int = -1) -> Tagged:
+def read_tagged(path: str | os.PathLike[str], *, word: int = 0, tag: int = -1) -> Tagged:
     """Words and tags from columns `word` and `tag` of a file in CoNLL's form; -1 is the last column.
 
     Columns are separated by tabs or else spaces; tags are O, B-..., I-... (or IOBES, BILOU). Lines

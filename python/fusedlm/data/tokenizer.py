@@ -43,14 +43,19 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of tokens, those that were added among them."""
-        return self._inner.get_vocab_size(with_added_tokens=True)
+        size: int = self._inner.get_vocab_size(with_added_tokens=True)
+        return size
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """`add_special`: with what the tokenizer puts around a text, a token of its beginning say."""
-        return _of_unicode(self._inner.encode, text, add_special).ids
+        ids: list[int] = _of_unicode(self._inner.encode, text, add_special).ids
+        return ids
 
     def _encoded(self, texts: Sequence[str], add_special: bool) -> list[tokenizers.Encoding]:
-        return _of_unicode(self._inner.encode_batch, list(texts), add_special)
+        encoded: list[tokenizers.Encoding] = _of_unicode(
+            self._inner.encode_batch, list(texts), add_special
+        )
+        return encoded
 
     def token_id(self, token: str) -> int | None:
         """The id of an entry of the vocabulary; None where it has no such entry."""
@@ -141,13 +146,13 @@ class Tokenizer:
                 )
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes tokenizer.json to `path`."""
         Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, settings: Mapping[str, Any] | None = None,
+        cls, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None,
         end_ids: Iterable[int] = (),
     ) -> Tokenizer:  # fmt: skip
         """Reads tokenizer.json. Raises FileNotFoundError or CorruptFileError, naming the file."""
@@ -198,7 +203,9 @@ def _beginning_and_end(text: str, most: int, cut: str) -> str:
     return text[:most] if cut == "end" else text[: most // 2] + text[-(most // 2) :]
 
 
-def _in_order(first: normalizers.Normalizer, then: normalizers.Normalizer | None):
+def _in_order(
+    first: normalizers.Normalizer, then: normalizers.Normalizer | None
+) -> normalizers.Normalizer:
     return first if then is None else normalizers.Sequence([first, then])
 
 

@@ -39,10 +39,12 @@ class TranslationMemory:
             raise ValueError("TranslationMemory: pairs is empty, expected at least one")
         self.pairs = list(pairs)
         self._ids: dict[str, int] = {}  # of n-grams
-        grams, documents, counts = [], [], []
+        grams: list[int] = []
+        documents: list[int] = []
+        counts: list[int] = []
         for number, (source, _) in enumerate(self.pairs):
-            for gram, count in _grams(source).items():
-                grams.append(self._ids.setdefault(gram, len(self._ids)))
+            for text, count in _grams(source).items():
+                grams.append(self._ids.setdefault(text, len(self._ids)))
                 documents.append(number)
                 counts.append(count)
         gram, document = np.array(grams), np.array(documents)

@@ -120,7 +120,7 @@ def threshold_curve(
     return [{"threshold": t, "exact": e / count, "f1": f / count} for t, e, f in curve]
 
 
-def plot_threshold(report: dict[str, Any], path: str | os.PathLike) -> Path:
+def plot_threshold(report: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """A PNG of exact match and F1 over the threshold beyond which nothing is answered."""
     figure = new_figure(7, 4.5)
     axes = figure.add_subplot()

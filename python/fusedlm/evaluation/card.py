@@ -38,7 +38,7 @@ def write_card(folder: Path, **given: Any) -> Path:
 
 
 def model_card(
-    folder: str | os.PathLike, *, license: str | None = None, data_license: str | None = None,
+    folder: str | os.PathLike[str], *, license: str | None = None, data_license: str | None = None,
     watts_per_core: float | None = None,
 ) -> str:  # fmt: skip
     """Markdown, with what the hub reads in front.

@@ -38,8 +38,9 @@ def calibration(probabilities: np.ndarray, targets: np.ndarray, bins: int = BINS
     right = probabilities.argmax(1) == targets
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
-    mean = lambda values: np.bincount(bin_of, values, bins) / np.maximum(counts, 1)  # noqa: E731
-    sure, hit = mean(confidence), mean(right)
+    sure, hit = (
+        np.bincount(bin_of, values, bins) / np.maximum(counts, 1) for values in (confidence, right)
+    )
     return {
         "ece": float((counts * np.abs(sure - hit)).sum() / len(targets)),
         "bins": [
@@ -58,17 +59,17 @@ def classification_report(
     from the truth. Raises ValueError where shapes disagree or there is nothing to measure.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
-    targets = np.asarray(targets, dtype=np.int64)
-    n, classes = len(targets), len(labels)
+    truths = np.asarray(targets, dtype=np.int64)
+    n, classes = len(truths), len(labels)
     if n == 0 or probabilities.shape != (n, classes):
         raise ValueError(
             f"classification_report: probabilities has shape {list(probabilities.shape)}, expected"
             f" [{n}, {classes}] for targets and labels, and at least one row"
         )
-    confusion = confusion_matrix(targets, probabilities.argmax(1), classes)
+    confusion = confusion_matrix(truths, probabilities.argmax(1), classes)
     each = scores(confusion)
-    calibrated = calibration(probabilities, targets)
-    truth = probabilities[np.arange(n), targets]
+    calibrated = calibration(probabilities, truths)
+    truth = probabilities[np.arange(n), truths]
     squared = np.square(probabilities).sum(1) - 2 * truth + 1
     return {
         "examples": n,
@@ -93,7 +94,7 @@ def worst_errors(
     count: int = 10,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The texts whose truth got the smallest probability, the worst first; only wrong ones."""
-    probabilities, targets = np.asarray(probabilities), np.asarray(targets)
+    probabilities = np.asarray(probabilities)
     truth = probabilities[np.arange(len(targets)), targets]
     predicted = probabilities.argmax(1)
     order = [i for i in np.argsort(truth, kind="stable") if predicted[i] != targets[i]][:count]

@@ -16,7 +16,9 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     Reads BIO, IOB1, IOBES and BILOU: an entity begins at B, S or U, and at I, E or L after anything
     of another kind; it ends at E, S, L or U, and before what does not go on with it.
     """
-    found, kind, first = [], None, 0
+    found: list[tuple[str, int, int]] = []
+    kind: str | None = None
+    first = 0
     for place, tag in enumerate((*tags, OUTSIDE)):
         prefix, _, name = tag.partition("-")
         begins = prefix in _BEGIN or tag == OUTSIDE or name != kind
@@ -46,7 +48,9 @@ def entity_report(
             f"entity_report: {len(predicted)} predicted sentences for {len(targets)}, expected as"
             " many, and at least one"
         )
-    true, given, right = Counter(), Counter(), Counter()
+    true: Counter[str] = Counter()
+    given: Counter[str] = Counter()
+    right: Counter[str] = Counter()
     words = hits = 0
     for number, (truth, guess) in enumerate(zip(targets, predicted, strict=True)):
         if len(truth) != len(guess):

@@ -26,7 +26,7 @@ class _Requests:
     """What the harness asks of a language model. Requests have their arguments in `args`."""
 
     def __init__(
-        self, model: LanguageModel | str | os.PathLike, *, dtype: str = "bfloat16",
+        self, model: LanguageModel | str | os.PathLike[str], *, dtype: str = "bfloat16",
         max_new_tokens: int = 256, progress: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -67,9 +67,11 @@ class _Requests:
                 f" {self.model.context}"
             )
         ids = [*self.likelihoods.beginning(), *self._tokens(context)] or self.model.encode("")
-        return self.model.generate(
+        given = self.model.generate(
             ids[-room:], max_new_tokens=count, stop=until, seed=0, **sampling
-        ).text
+        )
+        assert not isinstance(given, list)  # one prompt, one answer
+        return given.text
 
     def _tokens(self, text: str) -> list[int]:
         return self.model.vocabulary.tokenizer.encode(text)

@@ -24,7 +24,11 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], count: int, *, resamples: int = 1000, seed: int = 0
+    statistic: Callable[[np.ndarray], float | np.ndarray],
+    count: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> np.ndarray:
     """`statistic` of `resamples` draws of `count` row numbers with replacement (Efron 1979)."""
     draw = np.random.Generator(np.random.PCG64(seed))

@@ -31,7 +31,7 @@ class Item:
     gold: int
 
 
-def read_items(path: str | os.PathLike) -> Iterator[Item]:
+def read_items(path: str | os.PathLike[str]) -> Iterator[Item]:
     """The items of a .jsonl file, one at a time. Raises ValueError naming file and line."""
     for values, place in read_objects(path):
         yield _item(values, place)
@@ -43,7 +43,7 @@ def _item(values: dict[str, Any], place: str) -> Item:
     if not isinstance(query, str):
         raise ValueError(f"{place}: the query is {query!r}, expected a string")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c for c in choices)
-    if not texts or len(choices) < 2:
+    if not isinstance(choices, list) or not texts or len(choices) < 2:
         raise ValueError(f"{place}: choices is {choices!r}, expected two or more texts")
     if isinstance(gold, str) and choices.count(gold) == 1:
         gold = choices.index(gold)

@@ -15,7 +15,7 @@ _NUMBERED = 20  # classes up to which every cell of the matrix shows its count
 
 
 def plot_confusion(
-    confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike
+    confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]
 ) -> Path:
     """A PNG of the matrix: truth down, prediction across, shaded by the share of each true class."""
     counts = np.asarray(confusion)
@@ -41,7 +41,9 @@ def plot_confusion(
     return save_figure(figure, path)
 
 
-def plot_calibration(bins: Sequence[dict[str, Any]], ece: float, path: str | os.PathLike) -> Path:
+def plot_calibration(
+    bins: Sequence[dict[str, Any]], ece: float, path: str | os.PathLike[str]
+) -> Path:
     """A PNG of accuracy over confidence, with the diagonal of perfect calibration and the counts."""
     figure = new_figure(6, 6)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -12,7 +12,7 @@ from fusedlm.models.folder import atomic_folder
 from .plots import plot_calibration, plot_confusion
 
 
-def write_report(folder: str | os.PathLike, report: dict[str, Any], *, title: str) -> Path:
+def write_report(folder: str | os.PathLike[str], report: dict[str, Any], *, title: str) -> Path:
     """Writes `report` into `folder`, which it replaces at once.
 
     `report` is what `classification_report` or `entity_report` found; "errors" (of `worst_errors`) and

@@ -17,7 +17,7 @@ from .sentence import Walk
 from .text import View
 
 
-def write_page(walk: Walk, path: str | os.PathLike, view: View | None = None) -> Path:
+def write_page(walk: Walk, path: str | os.PathLike[str], view: View | None = None) -> Path:
     """Writes the page, whole or not at all. It opens with the token, layer and head of `view`."""
     view = (view or View()).of(walk)
     data = {

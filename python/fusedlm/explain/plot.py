@@ -14,7 +14,7 @@ _MOST_MAPS = 1024
 _MOST_LABELS = 16  # a side
 
 
-def plot_attention(walk: Walk, path: str | os.PathLike) -> Path:
+def plot_attention(walk: Walk, path: str | os.PathLike[str]) -> Path:
     """Writes a PNG: a row of maps for each layer, a map for each head, rows look at columns."""
     from matplotlib import font_manager
 

@@ -84,7 +84,7 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, *, format: str | None = None, dtype: str | None = None,
+        cls, path: str | os.PathLike[str], *, format: str | None = None, dtype: str | None = None,
         cache_tokens: int | None = None, most_running: int = 16,
     ) -> LanguageModel:  # fmt: skip
         """A fusedlm or Hugging Face folder, or a .gguf file.

@@ -6,8 +6,10 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
+from typing import Literal, get_args
 
-FORMS = ("NFC", "NFKC", "NFD", "NFKD")
+Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
+FORMS: tuple[Form, ...] = get_args(Form)
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)|[@-Z\\-_])")
 # Controls but tab and line ends; soft hyphen, zero-width space, word joiner and byte order mark, marks
 # of direction. Zero-width joiners stay: emoji and the scripts of India and Persia are spelt with them.
@@ -24,7 +26,7 @@ _AROUND_LINES = re.compile(" ?\n ?")
 _EMPTY_LINES = re.compile("\n{3,}")
 
 
-def normalise(text: str, form: str) -> str:
+def normalise(text: str, form: Form) -> str:
     """Escape sequences of terminals and invisible characters out, line ends as "\\n", one Unicode form.
 
     NFC joins letters and accents; NFKC also makes full-width letters, ligatures and the like plain.

@@ -6,6 +6,7 @@ What cannot be used comes out as a `Bad`, and reading goes on.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from .lines import BROKEN, bounded_lines, open_text
 from .optional import needed
@@ -45,7 +46,7 @@ def kind_of(file: Path) -> str:
     return suffix if suffix in SUFFIXES else ".txt"
 
 
-def find_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
+def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files, and those of the folders that have a suffix of ours, in the order of their names."""
     files: list[Path] = []
     for path in map(Path, paths):
@@ -63,7 +64,7 @@ def find_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     return files
 
 
-def shown(name: str | os.PathLike) -> str:
+def shown(name: str | os.PathLike[str]) -> str:
     """The name of a file or a column as UTF-8 can write it, which names need not be."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
@@ -92,7 +93,7 @@ def read_rows(
             progress(file.stat().st_size - done)
 
 
-def _rows_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
+def _rows_of(file: Path, raw: io.BufferedReader, settings: ReadSettings) -> Iterator[Row | Bad]:
     for item in _items_of(file, raw, settings):
         if isinstance(item, Row):
             if settings.folder_label:
@@ -101,7 +102,7 @@ def _rows_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row 
         yield item
 
 
-def _items_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row | Bad]:
+def _items_of(file: Path, raw: io.BufferedReader, settings: ReadSettings) -> Iterator[Row | Bad]:
     kind, name = kind_of(file), shown(file)
     if kind == ".parquet":
         yield from _parquet(raw, name, settings)
@@ -119,8 +120,9 @@ def _items_of(file: Path, raw: BinaryIO, settings: ReadSettings) -> Iterator[Row
 
 def _checked(row: Row, settings: ReadSettings) -> Row | Bad:
     place = (row.file, row.line)
-    if not isinstance(row.text, str):
-        what = f"field {settings.field!r} is a {type(row.text).__name__}, expected text"
+    text: object = row.text  # what a reader found there
+    if not isinstance(text, str):
+        what = f"field {settings.field!r} is a {type(text).__name__}, expected text"
         return Bad(*place, "not text", what)
     if len(row.text) > settings.max_chars:
         return Bad(*place, "too long", f"more than {settings.max_chars:,} characters (--max-chars)")
@@ -243,10 +245,10 @@ def _table(
                 there = shown(", ".join(header)[:200])
                 yield Bad(*place, "missing field", f"{wanted}; it is {there}")
                 return
-        elif values and len(values) != len(header):
+        elif values and header is not None and len(values) != len(header):
             what = f"{len(values)} fields, the header has {len(header)}"
             yield Bad(*place, "wrong number of fields", what)
-        elif values:
+        elif values and header is not None:
             yield _from_fields(dict(zip(header, values, strict=True)), *place, settings.field)
 
 
@@ -265,7 +267,7 @@ def parquet_package() -> ModuleType:
     return needed("pyarrow.parquet", "Parquet", "parquet")
 
 
-def _parquet(raw: BinaryIO, file: str, settings: ReadSettings) -> Iterator[Row | Bad]:
+def _parquet(raw: io.BufferedReader, file: str, settings: ReadSettings) -> Iterator[Row | Bad]:
     arrow = needed("pyarrow", "Parquet", "parquet")
     try:
         with parquet_package().ParquetFile(raw, pre_buffer=False) as table:

@@ -7,13 +7,21 @@ import gzip
 import io
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 # What stands where bytes were that are none of the encoding's: no text has it otherwise.
 _MARK = "\udcff"
 BROKEN = re.compile("[\ud800-\udfff]+")
 _HANDLER = "fusedlm.mark"
-codecs.register_error(_HANDLER, lambda error: (_MARK, error.end))
+
+
+def _marked(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return _MARK, error.end
+
+
+codecs.register_error(_HANDLER, _marked)
 
 
 def check_encoding(name: str) -> str:
@@ -27,9 +35,13 @@ def check_encoding(name: str) -> str:
     return name
 
 
-def open_text(raw: BinaryIO, name: str, encoding: str, newline: str | None) -> io.TextIOWrapper:
+def open_text(
+    raw: io.BufferedReader, name: str, encoding: str, newline: str | None
+) -> io.TextIOWrapper:
     """The text of a file, unpacked where its name ends in .gz; a byte order mark has its say."""
-    data = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
+    data: gzip.GzipFile | io.BufferedReader = (
+        gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
+    )
     start = data.peek(2)[:2]
     if codecs.lookup(encoding).name == "utf-8":
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"

@@ -86,9 +86,9 @@ def _markup(text: str, at: int, unclosed: set[str]) -> tuple[int, str] | None:
         return None
     name = tag["name"].lower()
     if name in _END and not tag["close"] and name not in unclosed:
-        end = _END[name].search(text, tag.end())
-        if end:
-            return end.end(), ""
+        closing = _END[name].search(text, tag.end())
+        if closing:
+            return closing.end(), ""
         unclosed.add(name)
     if name in _BLOCKS or name == "template":
         return tag.end(), "\n"

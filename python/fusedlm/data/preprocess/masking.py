@@ -136,7 +136,8 @@ def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
             continue
         # One character for one, so that places in it are places in the text.
         plain = text if text.isascii() else text.translate(_NARROW)
-        pieces, kept = [], 0
+        pieces: list[str] = []
+        kept = 0
         for start, end in sorted(find(plain)):
             if start >= kept:  # not inside the one before, as 10.0.0.1 is in ::ffff:10.0.0.1
                 pieces += (text[kept:start], f"[{kind.upper()}]")

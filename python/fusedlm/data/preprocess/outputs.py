@@ -58,6 +58,7 @@ def writing(out: Path, field: str, one_a_line: bool) -> Iterator[Writer]:
             raw.flush()
             os.fsync(raw.fileno())
         if kind == ".parquet":
+            assert isinstance(writer, JsonWriter)
             _write_parquet(rows, partial, writer.types)
         os.replace(partial, out)
     finally:
@@ -66,7 +67,7 @@ def writing(out: Path, field: str, one_a_line: bool) -> Iterator[Writer]:
 
 
 @contextlib.contextmanager
-def _compressed(raw: BinaryIO, out: Path) -> Iterator[BinaryIO]:
+def _compressed(raw: BinaryIO, out: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     if not out.name.lower().endswith(".gz"):
         yield raw
         return
@@ -78,7 +79,7 @@ def _compressed(raw: BinaryIO, out: Path) -> Iterator[BinaryIO]:
 class TextWriter:
     """One document a line, or documents with an empty line between; sentences each on a line."""
 
-    def __init__(self, file: BinaryIO, one_a_line: bool) -> None:
+    def __init__(self, file: BinaryIO | gzip.GzipFile, one_a_line: bool) -> None:
         self._file, self._one_a_line = file, one_a_line
         self._any = False
 
@@ -95,7 +96,7 @@ class TextWriter:
 class JsonWriter:
     """A row as an object: its other fields as they came, the text, words and tags where asked for."""
 
-    def __init__(self, file: BinaryIO, field: str) -> None:
+    def __init__(self, file: BinaryIO | gzip.GzipFile, field: str) -> None:
         self._file, self._field = file, field
         self.types: dict[str, set[str]] = {}  # kinds of values that each field has
 

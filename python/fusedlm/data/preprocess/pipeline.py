@@ -22,8 +22,8 @@ from .workers import carry_out
 
 
 def preprocess(
-    inputs: Sequence[str | os.PathLike],
-    out: str | os.PathLike,
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
     progress: Callable[[int], None] | None = None,
@@ -70,7 +70,7 @@ def _one_a_line(settings: Settings, files: list[Path]) -> bool:
     return lines and all(kind_of(file) in TEXT for file in files)
 
 
-def _must_be_apart(out: Path, inputs: Sequence[str | os.PathLike], files: list[Path]) -> None:
+def _must_be_apart(out: Path, inputs: Sequence[str | os.PathLike[str]], files: list[Path]) -> None:
     where = out.resolve()
     for path in map(Path, inputs):
         if path.is_dir() and where.is_relative_to(path.resolve()):

@@ -9,7 +9,7 @@ from typing import Any
 from fusedlm.figures import new_figure, save_figure
 
 
-def plot_report(report: dict[str, Any], path: str | os.PathLike) -> Path:
+def plot_report(report: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Writes a PNG: lengths, growth of the vocabulary, Zipf's law, languages, what became of the rows."""
     statistics = report["statistics"]
     figure = new_figure(13, 7.5)

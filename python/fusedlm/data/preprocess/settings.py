@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from .characters import FORMS
+from .characters import FORMS, Form
 from .inputs import SPLITS, ReadSettings
 from .lines import check_encoding
 from .masking import KINDS
@@ -21,7 +22,7 @@ class Settings:
     read: ReadSettings = field(default_factory=ReadSettings)
     fix_encoding: bool = False
     html: bool = True
-    unicode: str = "NFC"  # or "none"
+    unicode: Form | Literal["none"] = "NFC"
     spaces: bool = True
     mask: tuple[str, ...] = ()
     min_chars: int = 1

@@ -47,7 +47,8 @@ class Steps:
         if s.html:
             steps["html"] = strip_html
         if s.unicode != "none":
-            steps["unicode"] = lambda text: normalise(text, s.unicode)
+            form = s.unicode
+            steps["unicode"] = lambda text: normalise(text, form)
         if s.spaces:
             steps["spaces"] = squeeze
         return steps
@@ -97,7 +98,8 @@ class Steps:
                 for kind, number in counts.items():
                     tally.count(kind, number)
         if len(row.text.strip()) < s.min_chars:
-            return self._dropped("too short", row)
+            self._dropped("too short", row)
+            return None
         if not self._right_language(row):
             return None
         if s.duplicates != "keep":
@@ -107,7 +109,8 @@ class Steps:
         for name in s.drop_fields:
             row.fields.pop(name, None)
         if not self._shape(row):
-            return self._dropped("stop words", row)
+            self._dropped("stop words", row)
+            return None
         if s.lower:
             _lower(row)
         return row
@@ -148,7 +151,7 @@ class Steps:
         else:
             spans = english_parts(text)
             tags = self._taggers["en"]([text[start:end] for start, end in spans])
-        kept = range(len(spans))
+        kept = list(range(len(spans)))
         if self._stop_words:
             kept = [i for i in kept if text[slice(*spans[i])].lower() not in self._stop_words]
             if len(kept) < len(spans):

@@ -28,7 +28,8 @@ def english_tagger() -> Callable[[list[str]], list[str]]:
 
     def tag_sentence(sentence: list[str]) -> list[str]:
         try:
-            return tagger.tag_sent(sentence, taglevel=0)
+            tagged: list[str] = tagger.tag_sent(sentence, taglevel=0)
+            return tagged
         except KeyError:  # no sequence of tags is possible
             return [_UNKNOWN] * len(sentence)
 

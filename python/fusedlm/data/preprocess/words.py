@@ -31,7 +31,7 @@ def english_words(text: str) -> list[Span]:
 
 def english_parts(text: str) -> list[Span]:
     """Words with contractions taken apart."""
-    parts = []
+    parts: list[Span] = []
     for start, end in english_words(text):
         cut = _CONTRACTION.search(text[start:end])
         if cut and cut.start():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -20,7 +20,7 @@ Done = tuple[list[Item], Tallies]
 _steps: Steps  # of a worker process
 
 
-def carry_out(rows: Iterator[Item], settings: Settings) -> Iterator[Done]:
+def carry_out(rows: Iterator[Item], settings: Settings) -> Generator[Done, None, None]:
     """(what is left of a chunk of rows, what the steps counted), chunk by chunk."""
     steps = Steps(settings)
     if settings.workers == 1:
