@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusedlm.integrations.patch import patch, patched, unpatch
 
 try:
     __version__ = version("fusedlm")
@@ -32,7 +36,7 @@ _FUNCTIONS = {"patch", "unpatch", "patched"}
 __all__ = ["available_isas", "cuda_compiled", "isa", "patch", "patched", "set_isa", "unpatch"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"fusedlm.{name}")
     if name in _FUNCTIONS:

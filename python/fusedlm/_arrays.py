@@ -26,7 +26,7 @@ def as_array(op: str, name: str, value: ArrayLike, ndim: int | None) -> np.ndarr
 
 def dense(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Aligned, row-major and of this very dtype object (unpickled arrays bring equal ones)."""
-    array = np.require(array, dtype, "CA")
+    array = np.require(array, dtype, ["C", "A"])
     return array if array.dtype is dtype else array.view(dtype)
 
 
@@ -62,7 +62,7 @@ def parameter(op: str, name: str, value: ArrayLike, ndim: int) -> np.ndarray:
     return dense(array, real_dtype(op, name, array))
 
 
-def parameter_or_none(op: str, name: str, value: ArrayLike | None, ndim: int):
+def parameter_or_none(op: str, name: str, value: ArrayLike | None, ndim: int) -> np.ndarray | None:
     return None if value is None else parameter(op, name, value, ndim)
 
 

@@ -6,6 +6,8 @@ Nothing here imports torch, so that `fusedlm.numpy` can use it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 LINEAR_ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 # Name for the user -> (activation of the kernel, gated).
@@ -18,6 +20,15 @@ FFN_ACTIVATIONS = {
     "geglu_tanh": ("gelu_tanh", True),
 }
 REDUCTIONS = ("mean", "sum", "none")
+
+
+class Array(Protocol):
+    """A tensor of torch or an array of NumPy."""
+
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def linear_activation(activation: str | None) -> str:
@@ -42,7 +53,7 @@ def ffn_activation(activation: str, has_gate: bool) -> str:
     return kernel
 
 
-def check_attention(query, key, window: int | None, dropout_p: float) -> int:
+def check_attention(query: Array, key: Array, window: int | None, dropout_p: float) -> int:
     """Refuses what the kernel cannot see; returns its window, 0 for none."""
     if query.ndim != 4 or key.ndim != 4:
         raise ValueError(
@@ -56,7 +67,7 @@ def check_attention(query, key, window: int | None, dropout_p: float) -> int:
     return 0 if window is None else min(window, 2**62)  # sums with positions stay in 64 bits
 
 
-def check_mask(mask, query, keys: int) -> tuple[int, int, int, int]:
+def check_mask(mask: Array, query: Array, keys: int) -> tuple[int, int, int, int]:
     """The shape [B, H, T, S] that the mask of `attention` is expanded to; `keys` is S."""
     shape = (query.shape[0], query.shape[2], query.shape[1], keys)
     fits = zip(reversed(mask.shape), reversed(shape), strict=False)
@@ -73,7 +84,9 @@ def check_reduction(op: str, reduction: str) -> None:
         raise ValueError(f"{op}: reduction is {reduction!r}, expected mean, sum or none")
 
 
-def check_cross_entropy(x_shape, targets_shape, reduction: str) -> None:
+def check_cross_entropy(
+    x_shape: Sequence[int], targets_shape: Sequence[int], reduction: str
+) -> None:
     check_reduction("linear_cross_entropy", reduction)
     if targets_shape != x_shape[:-1]:
         raise ValueError(
@@ -82,7 +95,7 @@ def check_cross_entropy(x_shape, targets_shape, reduction: str) -> None:
         )
 
 
-def check_rope(x, positions, heads: int | None) -> int:
+def check_rope(x: Array, positions: Array | None, heads: int | None) -> int:
     """How many heads turn."""
     if x.ndim != 4:
         raise ValueError(f"rope: x has shape {list(x.shape)}, expected [B, T, H, D]")
@@ -101,7 +114,10 @@ def check_rope(x, positions, heads: int | None) -> int:
     return heads
 
 
-def sample_options(top_k, top_p, min_p, repetition_penalty, seen, step: int):
+def sample_options(
+    top_k: int | None, top_p: float | None, min_p: float | None, repetition_penalty: float,
+    seen: object, step: int,
+) -> tuple[int, float, float]:  # fmt: skip
     """(top_k, top_p, min_p) with the kernel's numbers for None."""
     if repetition_penalty != 1 and seen is None:
         raise ValueError("sample: repetition_penalty is given without seen")
@@ -114,7 +130,9 @@ def sample_options(top_k, top_p, min_p, repetition_penalty, seen, step: int):
     )
 
 
-def rope_angles(xp, length: int, dim: int, base: float, scaling: dict | None):
+def rope_angles(
+    xp: Any, length: int, dim: int, base: float, scaling: Mapping[str, Any] | None
+) -> Any:
     """Angles [length, dim / 2] float64 of `rope_tables`; xp is the module torch or numpy."""
     if dim < 2 or dim % 2:
         raise ValueError(f"rope_tables: dim is {dim}, expected an even number of at least 2")
@@ -124,7 +142,7 @@ def rope_angles(xp, length: int, dim: int, base: float, scaling: dict | None):
     return xp.outer(xp.arange(length, dtype=xp.float64), _scaled(rates, scaling))
 
 
-def _scaled(rates, scaling: dict | None):
+def _scaled(rates: Any, scaling: Mapping[str, Any] | None) -> Any:
     if scaling is None:
         return rates
     kind = scaling.get("rope_type", scaling.get("type"))

@@ -26,7 +26,8 @@ def pkgconfig_dir() -> Path:
 def _inside(name: str) -> Path:
     # Beside the extension, which an editable installation keeps elsewhere than the Python files.
     extension = find_spec("fusedlm._core")
-    root = Path(__file__).parent if extension is None else Path(extension.origin).parent
+    origin = None if extension is None else extension.origin
+    root = Path(__file__ if origin is None else origin).parent
     if not (root / name).is_dir():
         raise FileNotFoundError(
             f"{root / name} is missing: this fusedlm was not installed by pip;"

@@ -13,7 +13,7 @@ class CorruptFileError(Exception):
         self.path = str(path)
         self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[CorruptFileError], tuple[str, str]]:
         return type(self), (self.path, self.reason)
 
 

@@ -22,7 +22,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> Path:
     """Writes a PNG, whole or not at all."""
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi)

@@ -17,6 +17,8 @@ expected a real floating array". An option of the wrong type, such as eps None, 
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -224,7 +226,7 @@ def ffn(
 
 
 def rope_tables(
-    length: int, dim: int, base: float = 10000.0, *, scaling: dict | None = None
+    length: int, dim: int, base: float = 10000.0, *, scaling: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [length, dim / 2] float32 of the angles position * base^(-2i / dim).
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +18,19 @@ __all__ = ["AdamW"]
 
 # What clip_grad_norm_ adds to the norm, so that both clip by the same factor.
 _CLIP_EPS = 1e-6
+# A parameter with its group and its gradient.
+_Work: TypeAlias = tuple[dict[str, Any], Tensor, Tensor]
+
+
+class _Stepped(Protocol):
+    """What `AdamW.step` needs of the optimizer, which may be torch's own with our step."""
+
+    param_groups: list[dict[str, Any]]
+    state: defaultdict[Tensor, Any]
+    max_grad_norm: float | None
+    last_grad_norm: float
+
+    def _state_of(self, param: Tensor) -> dict[str, Tensor]: ...
 
 
 class AdamW(torch.optim.Optimizer):
@@ -71,7 +85,7 @@ class AdamW(torch.optim.Optimizer):
                 state[name] = saved[name].to(device=param.device, dtype=torch.float32, copy=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self: _Stepped, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters with a gradient; returns what `closure` returns, if it is given.
 
         Raises FloatingPointError where the norm of the gradients is not finite, and changes nothing then.
@@ -80,15 +94,15 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            (group, param)
+        work: list[_Work] = [
+            (group, param, param.grad)
             for group in self.param_groups
             for param in group["params"]
             if param.grad is not None
         ]
-        for _, param in work:
-            _check_gradient(param)
-        norm = _global_norm([param.grad for _, param in work])
+        for _, param, grad in work:
+            _check_gradient(param, grad)
+        norm = _global_norm([grad for *_, grad in work])
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"AdamW: the gradient norm is {norm}; parameters and state were left unchanged"
@@ -98,23 +112,25 @@ class AdamW(torch.optim.Optimizer):
         if self.max_grad_norm is not None:
             clip_scale = min(1.0, self.max_grad_norm / (norm + _CLIP_EPS))
         # One call for all groups that share betas and eps, which is all of them as a rule.
-        shared: dict[tuple, list] = {}
-        for group, param in work:
+        shared: dict[tuple[float, float, float], list[_Work]] = {}
+        for group, param, grad in work:
             beta1, beta2 = group["betas"]
-            shared.setdefault((float(beta1), float(beta2), group["eps"]), []).append((group, param))
+            shared.setdefault((float(beta1), float(beta2), group["eps"]), []).append(
+                (group, param, grad)
+            )
         for (beta1, beta2, eps), members in shared.items():
-            states = [self._state_of(param) for _, param in members]
-            params = [local(param) for _, param in members]
+            states = [self._state_of(param) for _, param, _ in members]
+            params = [local(param) for _, param, _ in members]
             steps = [int(state["step"]) + 1 for state in states]
             adamw_step_(
                 params,
-                [local(param.grad) for _, param in members],
+                [local(grad) for *_, grad in members],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
-                [float(group["lr"]) for group, _ in members],
+                [float(group["lr"]) for group, *_ in members],
                 (beta1, beta2),
                 eps,
-                [float(group["weight_decay"]) for group, _ in members],
+                [float(group["weight_decay"]) for group, *_ in members],
                 steps,
                 clip_scale,
             )
@@ -122,8 +138,8 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] += 1
         return loss
 
-    def _state_of(self, param: Tensor) -> dict[str, Tensor]:
-        state = self.state[param]
+    def _state_of(self: _Stepped, param: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[param]
         if not state:
             state["step"] = torch.tensor(0.0)
             shape = local(param).shape
@@ -134,7 +150,7 @@ class AdamW(torch.optim.Optimizer):
 
 def _global_norm(grads: list[Tensor]) -> float:
     """Over all ranks, and the same on each; not finite where a gradient of any is not."""
-    alike: dict[tuple | None, list[Tensor]] = {}
+    alike: dict[object, list[Tensor]] = {}
     for grad in grads:
         alike.setdefault(layout(grad), []).append(grad)
     if alike.keys() <= {None}:
@@ -152,8 +168,7 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"AdamW: betas is {betas}, expected two values in [0, 1)")
 
 
-def _check_gradient(param: Tensor) -> None:
-    grad = param.grad
+def _check_gradient(param: Tensor, grad: Tensor) -> None:
     where = f"AdamW: the gradient of a parameter of shape {list(param.shape)}"
     if grad.layout is not torch.strided:
         raise NotImplementedError(f"{where} is sparse ({grad.layout}), expected a dense one")

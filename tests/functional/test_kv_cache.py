@@ -182,6 +182,12 @@ def test_bad_arguments_are_named_and_nothing_is_stored():
         flash_attn_with_kvcache(q, *caches(5), k, v, cache_seqlens=LENGTHS)
     with pytest.raises(ValueError, match="rotary_cos is given without k"):
         flash_attn_with_kvcache(q, *stored, rotary_cos=torch.ones(9, 8), cache_seqlens=LENGTHS)
+    for alone in ("rotary_cos", "rotary_sin"):
+        with pytest.raises(ValueError, match="rotary_cos and rotary_sin belong together"):
+            flash_attn_with_kvcache(
+                q, *stored, k, v, cache_seqlens=LENGTHS, **{alone: torch.ones(40, 8)}
+            )
+    assert torch.equal(stored[0], caches()[0])
     with pytest.raises(ValueError, match="cache_batch_idx is given along with block_table"):
         flash_attn_with_kvcache(
             q, *stored, cache_batch_idx=torch.arange(3), block_table=torch.zeros(3, 1).int()

@@ -7,6 +7,7 @@ What differs: float16 on the CPU is computed in float32; `deterministic` is alwa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from fusedlm import ops
 
 NO_WINDOW = (-1, -1)
+# out, or with return_attn_probs (out, lse, None).
+Result: TypeAlias = Tensor | tuple[Tensor, Tensor, None]
 
 
 def flash_attn_func(
@@ -28,7 +31,7 @@ def flash_attn_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-):
+) -> Result:
     """Attention of q [B, T, H, D] over k and v [B, S, G, D]; query head h reads head h // (H / G).
 
     Query i stands at i + S - T: causal keeps keys up to there (aligned at the bottom right), and
@@ -40,13 +43,22 @@ def flash_attn_func(
     along B make a call for each row. Returns out [B, T, H, D], or with return_attn_probs (out, lse
     [B, H, T] float32, None). Raises ValueError naming the argument that does not fit.
     """
-    causal, window, mask = window_or_mask(causal, window_size, q.shape[1], k.shape[1], q.device)
-    out, lse = attend(
-        q, k, v, alibi_slopes,
-        causal=causal, window=window, mask=mask, scale=softmax_scale, softcap=softcap,
-        dropout_p=dropout_p,
-    )  # fmt: skip
+    out, lse = _windowed(
+        q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes
+    )
     return (out, lse, None) if return_attn_probs else out
+
+
+def _windowed(
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float, scale: float | None, causal: bool,
+    window_size: tuple[int, int], softcap: float, alibi_slopes: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """out and lse of `flash_attn_func`."""
+    causal, window, mask = window_or_mask(causal, window_size, q.shape[1], k.shape[1], q.device)
+    return attend(
+        q, k, v, alibi_slopes,
+        causal=causal, window=window, mask=mask, scale=scale, softcap=softcap, dropout_p=dropout_p,
+    )  # fmt: skip
 
 
 def flash_attn_kvpacked_func(
@@ -60,7 +72,7 @@ def flash_attn_kvpacked_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-):
+) -> Result:
     """`flash_attn_func` with keys and values in one tensor kv [B, S, 2, G, D]."""
     k, v = _unpack("kv", kv, 2, 5)
     return flash_attn_func(
@@ -79,7 +91,7 @@ def flash_attn_qkvpacked_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-):
+) -> Result:
     """`flash_attn_func` with all three in one tensor qkv [B, T, 3, H, D]."""
     q, k, v = _unpack("qkv", qkv, 3, 5)
     return flash_attn_func(
@@ -105,7 +117,7 @@ def flash_attn_varlen_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
     block_table: Tensor | None = None,
-):
+) -> Result:
     """Sequences one behind the other: q [total_q, H, D], k and v [total_k, G, D].
 
     cu_seqlens_q, cu_seqlens_k [n + 1] int32: sequence i owns tokens cu[i] to cu[i + 1], and none sees
@@ -126,10 +138,9 @@ def flash_attn_varlen_func(
     kept, window, mask = window_or_mask(causal, window_size, 1, 1, q.device)
     if mask is not None or (alibi_slopes is not None and alibi_slopes.dim() == 2):
         parts = [
-            flash_attn_func(
+            _windowed(
                 *tokens, dropout_p, softmax_scale, causal, window_size, softcap,
                 alibi_slopes if alibi_slopes is None or alibi_slopes.dim() == 1 else alibi_slopes[i],
-                return_attn_probs=True,
             )
             for i, tokens in enumerate(_sequences(q, k, v, cu_seqlens_q, cu_seqlens_k))
         ]  # fmt: skip
@@ -159,7 +170,7 @@ def flash_attn_varlen_kvpacked_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-):
+) -> Result:
     """`flash_attn_varlen_func` with keys and values in one tensor kv [total_k, 2, G, D]."""
     k, v = _unpack("kv", kv, 2, 4)
     return flash_attn_varlen_func(
@@ -180,7 +191,7 @@ def flash_attn_varlen_qkvpacked_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-):
+) -> Result:
     """`flash_attn_varlen_func` with all three in one tensor qkv [total, 3, H, D]."""
     q, k, v = _unpack("qkv", qkv, 3, 4)
     return flash_attn_varlen_func(
@@ -190,14 +201,14 @@ def flash_attn_varlen_qkvpacked_func(
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, alibi_slopes: Tensor | None, **options
+    q: Tensor, k: Tensor, v: Tensor, alibi_slopes: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`ops.attention` with its lse; float16 on the CPU by way of float32, slopes [H] or [B, H]."""
     if q.dtype == torch.float16 and q.is_cpu:
-        out, lse = attend(*(t.float() for t in (q, k, v)), alibi_slopes, **options)
+        out, lse = attend(q.float(), k.float(), v.float(), alibi_slopes, **options)
         return out.half(), lse
     if alibi_slopes is not None and alibi_slopes.dim() == 2:
-        rows = [attend(*(t[b : b + 1] for t in (q, k, v)), alibi_slopes[b],
+        rows = [attend(q[b : b + 1], k[b : b + 1], v[b : b + 1], alibi_slopes[b],
                        **{name: _row(t, b) for name, t in options.items()})
                 for b in range(q.shape[0])]  # fmt: skip
         out, lse = (torch.cat(parts) for parts in zip(*rows, strict=True))
@@ -205,7 +216,7 @@ def attend(
     return ops.attention(q, k, v, alibi_slopes=alibi_slopes, return_lse=True, **options)
 
 
-def _row(option, b: int):
+def _row(option: Any, b: int) -> Any:
     """Row b of an option that is given for each row of the batch."""
     return option[b : b + 1] if isinstance(option, Tensor) and option.shape[0] > 1 else option
 
@@ -215,7 +226,7 @@ def window_or_mask(
     window_size: tuple[int, int],
     T: int,
     S: int,
-    device,
+    device: torch.device,
     positions: Tensor | None = None,
 ) -> tuple[bool, int | None, Tensor | None]:
     """(causal, window, mask) of `ops.attention` for flash-attn's window.
@@ -253,7 +264,9 @@ def _unpack(name: str, packed: Tensor, parts: int, dims: int) -> tuple[Tensor, .
     return packed.unbind(-3)
 
 
-def _sequences(q, k, v, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Iterator[tuple]:
+def _sequences(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(q, k, v) of each sequence, as a batch of one."""
     ends_q, ends_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     if len(ends_q) != len(ends_k):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def flash_attn_with_kvcache(
     alibi_slopes: Tensor | None = None,
     num_splits: int = 0,
     return_softmax_lse: bool = False,
-):
+) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of q [B, T, H, D] over a cache, to which k and v [B, new, G, D] are appended in place.
 
     k_cache, v_cache [rows, S, G, D], or with block_table [B, pages] int32 pages [pages in all, page
@@ -52,19 +54,24 @@ def flash_attn_with_kvcache(
     lengths = _lengths(cache_seqlens, B, capacity, q.device)
     pad = torch.zeros_like(lengths) if cache_leftpad is None else cache_leftpad.long()
     new = 0 if k is None else k.shape[1]
-    _check(q, k_cache, k, v, lengths, new, capacity, rotary_cos, cache_batch_idx, block_table)
-    if rotary_cos is not None:
+    _check(
+        q, k_cache, k, v, lengths, new, capacity, rotary_cos, rotary_sin, cache_batch_idx,
+        block_table,
+    )  # fmt: skip
+    if rotary_cos is not None and rotary_sin is not None and k is not None:
         first = (lengths - pad)[:, None]
         steps = torch.arange(max(T, new), device=q.device)
         local = causal or tuple(window_size) != NO_WINDOW
         at_queries = first + (steps[:T] if local else torch.zeros_like(steps[:T]))
-        turned = [
-            ops.rope(x.float() if x.dtype == torch.float16 else x, rotary_cos.float(),
-                     rotary_sin.float(), positions=at, interleaved=rotary_interleaved).to(x.dtype)
-            for x, at in ((q, at_queries), (k, first + steps[:new]))
-        ]  # fmt: skip
-        q, k = turned
-    if new:
+        cos, sin = rotary_cos.float(), rotary_sin.float()
+
+        def turned(x: Tensor, at: Tensor) -> Tensor:
+            wide = x.float() if x.dtype == torch.float16 else x
+            out = ops.rope(wide, cos, sin, positions=at, interleaved=rotary_interleaved)
+            return out.to(x.dtype)
+
+        q, k = turned(q, at_queries), turned(k, first + steps[:new])
+    if k is not None and v is not None and new:
         _append(k_cache, v_cache, k, v, lengths, cache_batch_idx, block_table)
         lengths = lengths + new
     keys, values = (_rows(t, cache_batch_idx, block_table, B) for t in (k_cache, v_cache))
@@ -82,7 +89,9 @@ def flash_attn_with_kvcache(
     return (out, lse) if return_softmax_lse else out
 
 
-def _lengths(cache_seqlens: int | Tensor | None, B: int, capacity: int, device) -> Tensor:
+def _lengths(
+    cache_seqlens: int | Tensor | None, B: int, capacity: int, device: torch.device
+) -> Tensor:
     if cache_seqlens is None or isinstance(cache_seqlens, int):
         length = capacity if cache_seqlens is None else cache_seqlens
         return torch.full((B,), length, dtype=torch.int64, device=device)
@@ -95,18 +104,22 @@ def _lengths(cache_seqlens: int | Tensor | None, B: int, capacity: int, device) 
 
 
 def _check(
-    q, k_cache, k, v, lengths, new, capacity, rotary_cos, cache_batch_idx, block_table
-) -> None:
-    def fail(message: str):
+    q: Tensor, k_cache: Tensor, k: Tensor | None, v: Tensor | None, lengths: Tensor, new: int,
+    capacity: int, rotary_cos: Tensor | None, rotary_sin: Tensor | None,
+    cache_batch_idx: Tensor | None, block_table: Tensor | None,
+) -> None:  # fmt: skip
+    def fail(message: str) -> NoReturn:
         raise ValueError(f"flash_attn_with_kvcache: {message}")
 
     if (k is None) != (v is None):
         fail("k and v belong together, but only one is given")
     if k is None and rotary_cos is not None:
         fail("rotary_cos is given without k, whose positions it is for")
+    if (rotary_cos is None) != (rotary_sin is None):
+        fail("rotary_cos and rotary_sin belong together, but only one is given")
     if k is not None and k.shape != (q.shape[0], new, *k_cache.shape[2:]):
         fail(f"k has shape {list(k.shape)}, expected [B, new, G, D] as q and k_cache")
-    if k is not None and v.shape != k.shape:
+    if k is not None and v is not None and v.shape != k.shape:
         fail(f"v has shape {list(v.shape)}, expected {list(k.shape)} as k")
     if block_table is not None and cache_batch_idx is not None:
         fail("cache_batch_idx is given along with block_table")
@@ -120,7 +133,10 @@ def _check(
         )
 
 
-def _append(k_cache, v_cache, k, v, lengths, cache_batch_idx, block_table) -> None:
+def _append(
+    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, lengths: Tensor,
+    cache_batch_idx: Tensor | None, block_table: Tensor | None,
+) -> None:  # fmt: skip
     at = lengths[:, None] + torch.arange(k.shape[1], device=k.device)  # [B, new]
     if block_table is None:
         row = (

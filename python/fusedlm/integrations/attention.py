@@ -16,7 +16,7 @@ The first three cost nothing; the last is for patterns that the kernels do not k
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,13 @@ from transformers.masking_utils import (
 )
 
 from fusedlm import ops
+from fusedlm.ops.attention import AttentionOptions
 
 from .plain import FLOATS
 
 NAME = "fusedlm"
+# Of transformers: (batch, head, query, key) -> whether the key counts.
+MaskFunction: TypeAlias = Callable[..., Any]
 
 
 def attend(
@@ -71,18 +74,19 @@ def attend_heads(
     """Attention for query [B, T, H, D], key and value [B, S, G, D], with a mask as told above."""
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
-    options: dict[str, Any] = {
+    options: AttentionOptions = {
         "scale": scaling, "dropout_p": dropout, "softcap": softcap or 0.0,
         "causal": bool(is_causal), "window": window,
     }  # fmt: skip
     if mask is not None and mask.dim() == 1:
         shape = query.shape
-        packed = (t.reshape(1, -1, *t.shape[2:]) for t in (query, key, value))
-        return ops.attention(*packed, cu_seqlens_q=mask, **options).view(shape)
+        query, key, value = (t.reshape(1, -1, *t.shape[2:]) for t in (query, key, value))
+        options["cu_seqlens_q"] = mask
+        return ops.attention(query, key, value, **options).view(shape)
     if mask is not None and mask.dim() == 2:
         options["key_padding_mask"] = mask
     elif mask is not None:
-        options.update(mask=mask, causal=False, window=None)
+        options.update({"mask": mask, "causal": False, "window": None})
     if position_bias is not None:
         options["mask"] = _with_bias(position_bias, options.get("mask"))
     return ops.attention(query, key, value, **options)
@@ -107,7 +111,7 @@ def _fits(query: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, An
 
 def masks(
     batch_size: int, q_length: int, kv_length: int, q_offset: int | Tensor = 0,
-    kv_offset: int = 0, mask_function: Callable = causal_mask_function,
+    kv_offset: int = 0, mask_function: MaskFunction = causal_mask_function,
     attention_mask: Tensor | None = None, **kwargs: Any,
 ) -> Tensor | None:  # fmt: skip
     """The mask function of transformers' interface: the smallest tensor that says what `attend` needs."""
@@ -132,16 +136,19 @@ def masks(
 
 def _written_out(
     batch: int, q_length: int, kv_length: int, q_offset: int | Tensor, kv_offset: int,
-    mask_function: Callable, attention_mask: Tensor | None, kwargs: dict[str, Any],
-) -> Tensor:  # fmt: skip
-    kwargs = {**kwargs, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask_function: MaskFunction, attention_mask: Tensor | None, kwargs: dict[str, Any],
+) -> Tensor | None:  # fmt: skip
+    kwargs = {
+        **kwargs, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False,
+        "q_offset": q_offset,  # a tensor, where the annotation there says int alone, is taken too
+    }  # fmt: skip
     return sdpa_mask(
-        batch, q_length, kv_length, q_offset=q_offset, kv_offset=kv_offset,
-        mask_function=mask_function, attention_mask=attention_mask, **kwargs,
+        batch, q_length, kv_length, kv_offset=kv_offset, mask_function=mask_function,
+        attention_mask=attention_mask, **kwargs,
     )  # fmt: skip
 
 
-def _pattern(function: Callable) -> tuple[str | None, Tensor | None]:
+def _pattern(function: MaskFunction) -> tuple[str | None, Tensor | None]:
     """("causal" or "both" or None for what is not known, position ids of packed sequences or None).
 
     A sliding window is part of "causal": layers that slide pass it to their attention themselves.
@@ -163,14 +170,18 @@ def _pattern(function: Callable) -> tuple[str | None, Tensor | None]:
     return None, None
 
 
-def _captured(function: Callable) -> dict[str, Any]:
+def _captured(function: MaskFunction) -> dict[str, Any]:
     cells = getattr(function, "__closure__", None) or ()
     names = function.__code__.co_freevars
     return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
 
 
 def _traced(tensor: Tensor) -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(tensor) is not Tensor
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # neither exported nor typed
+        or type(tensor) is not Tensor
+    )
 
 
 def cu_seqlens_of(positions: Tensor) -> Tensor:

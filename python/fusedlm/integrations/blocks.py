@@ -1,4 +1,4 @@
-"""Fused forwards of transformers' feed-forward layers, attention layers and blocks."""
+"""Fused forwards of transformers' feed-forward layers, attention layers and blocks; see layers.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusedlm import ops
 
 from .attention import attend_heads
 from .layers import added_layer_norm, added_rms_norm
-from .plain import is_plain
+from .plain import Forward, is_plain
 
 # Classes of activations, of transformers and torch -> (activation of ops.ffn plain, with a gate).
 _SILU, _GELU, _TANH = (None, "swiglu"), ("gelu", "geglu"), ("gelu_tanh", "geglu_tanh")
@@ -37,7 +37,7 @@ def activation_of(function: Any, gated: bool) -> str | None:
     return _ACTIVATIONS.get(kind, (None, None))[gated]
 
 
-def gated_mlp(original: Callable, self: nn.Module, x: Tensor) -> Tensor:
+def gated_mlp(original: Forward, self: Any, x: Tensor) -> Tensor:
     """down(act(gate(x)) * up(x)) of Llama, Qwen, Mistral and Gemma."""
     activation = activation_of(self.act_fn, True)
     if activation is None or not is_plain(nn.Linear, self.gate_proj, self.up_proj, self.down_proj):
@@ -45,27 +45,27 @@ def gated_mlp(original: Callable, self: nn.Module, x: Tensor) -> Tensor:
     return _ffn(x, self.up_proj, self.down_proj, activation, gate=self.gate_proj)
 
 
-def _ffn(
-    x: Tensor, up: nn.Module, down: nn.Module, activation: str, gate: nn.Module | None = None
-) -> Tensor:
+def _ffn(x: Tensor, up: Any, down: Any, activation: str, gate: Any | None = None) -> Tensor:
     turned = type(up) is Conv1D
-    weights = [m.weight.t() if turned else m.weight for m in (up, down)]
+    up_weight, down_weight = (m.weight.t() if turned else m.weight for m in (up, down))
     return ops.ffn(
-        x, *weights, up_bias=up.bias, down_bias=down.bias, activation=activation,
+        x, up_weight, down_weight, up_bias=up.bias, down_bias=down.bias, activation=activation,
         gate_weight=None if gate is None else gate.weight,
         gate_bias=None if gate is None else gate.bias,
     )  # fmt: skip
 
 
 def llama_attention(
-    original: Callable, self: nn.Module, hidden_states: Tensor,
+    original: Callable[..., tuple[Tensor, None]], self: Any, hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     attention_mask: Tensor | None = None, cache: Any = None, past_key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of Llama, Qwen, Mistral and Gemma: rotary positions, grouped heads, no transposes."""
     cache = past_key_values if cache is None else cache
-    if not _attention_fits(self, position_embeddings, attention_mask, kwargs):
+    if position_embeddings is None or not _attention_fits(
+        self, position_embeddings, attention_mask, kwargs
+    ):
         given = {} if cache is None else {"cache": cache}
         return original(
             hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask,
@@ -94,17 +94,19 @@ def llama_attention(
     return ops.linear(out.flatten(2), self.o_proj.weight, self.o_proj.bias), None
 
 
-def _config_window(self: nn.Module) -> int | None:
+def _config_window(self: Any) -> int | None:
     """Mistral's layers read the window from the config; for the others it is the layer's."""
-    return (
+    window: int | None = (
         getattr(self.config, "sliding_window", None) if "Mistral" in type(self).__name__ else None
     )
+    return window
 
 
 def _attention_fits(
-    self: nn.Module, position_embeddings: Any, mask: Tensor | None, kwargs: dict[str, Any]
-) -> bool:
-    if position_embeddings is None or kwargs.get("output_attentions"):
+    self: Any, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> bool:  # fmt: skip
+    if kwargs.get("output_attentions"):
         return False
     cos = position_embeddings[0]
     if cos.shape[-1] != self.head_dim or (mask is not None and mask.requires_grad):
@@ -117,34 +119,36 @@ def rope_rows(
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Tables of `ops.rope` and the rows of them for each token, from cos and sin [1 or B, T, D], whose
     halves are the same."""
-    tables = tuple(
+    cos, sin = (
         x[..., : x.shape[-1] // 2].reshape(-1, x.shape[-1] // 2).float().contiguous()
         for x in position_embeddings
     )
-    rows = torch.arange(tables[0].shape[0], device=tables[0].device).view(-1, T)
-    return tables, rows.expand(B, T)
+    rows = torch.arange(cos.shape[0], device=cos.device).view(-1, T)
+    return (cos, sin), rows.expand(B, T)
 
 
 def llama_block(
-    original: Callable, self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any
+    original: Forward, self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """norm, attention, add + norm, feed-forward, add."""
     if args:
         return original(hidden_states, *args, **kwargs)
     branch, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
     x, stream = added_rms_norm(self.post_attention_layernorm, branch, hidden_states)
-    return stream + self.mlp(x)
+    out: Tensor = stream + self.mlp(x)
+    return out
 
 
-def gpt2_mlp(original: Callable, self: nn.Module, hidden_states: Tensor) -> Tensor:
+def gpt2_mlp(original: Forward, self: Any, hidden_states: Tensor) -> Tensor:
     activation = activation_of(self.act, False)
     if activation is None or not is_plain(Conv1D, self.c_fc, self.c_proj):
         return original(hidden_states)
-    return self.dropout(_ffn(hidden_states, self.c_fc, self.c_proj, activation))
+    out: Tensor = self.dropout(_ffn(hidden_states, self.c_fc, self.c_proj, activation))
+    return out
 
 
 def gpt2_block(
-    original: Callable, self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any
+    original: Forward, self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     if args or kwargs.get("encoder_hidden_states") is not None:
         return original(hidden_states, *args, **kwargs)
@@ -152,18 +156,19 @@ def gpt2_block(
         kwargs.pop(unused, None)
     branch, _ = self.attn(self.ln_1(hidden_states), **kwargs)
     x, stream = added_layer_norm(self.ln_2, branch, hidden_states)
-    return stream + self.mlp(x)
+    out: Tensor = stream + self.mlp(x)
+    return out
 
 
 def bert_output(
-    original: Callable, self: nn.Module, hidden_states: Tensor, input_tensor: Tensor
+    original: Forward, self: Any, hidden_states: Tensor, input_tensor: Tensor
 ) -> Tensor:
     """norm(dropout(dense(x)) + input), which ends both halves of a post-norm layer."""
     branch = self.dropout(self.dense(hidden_states))
     return added_layer_norm(self.LayerNorm, branch, input_tensor)[0]
 
 
-def bert_feed_forward(original: Callable, self: nn.Module, attention_output: Tensor) -> Tensor:
+def bert_feed_forward(original: Forward, self: Any, attention_output: Tensor) -> Tensor:
     up, down = self.intermediate.dense, self.output.dense
     activation = activation_of(self.intermediate.intermediate_act_fn, False)
     if activation is None or not is_plain(nn.Linear, up, down):
@@ -172,15 +177,16 @@ def bert_feed_forward(original: Callable, self: nn.Module, attention_output: Ten
     return added_layer_norm(self.output.LayerNorm, branch, attention_output)[0]
 
 
-def distilbert_ffn(original: Callable, self: nn.Module, input: Tensor) -> Tensor:
+def distilbert_ffn(original: Forward, self: Any, input: Tensor) -> Tensor:
     activation = activation_of(self.activation, False)
     if activation is None or not is_plain(nn.Linear, self.lin1, self.lin2):
         return original(input)
-    return self.dropout(_ffn(input, self.lin1, self.lin2, activation))
+    out: Tensor = self.dropout(_ffn(input, self.lin1, self.lin2, activation))
+    return out
 
 
 def distilbert_block(
-    original: Callable, self: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None,
+    original: Forward, self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:  # fmt: skip
     branch, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
@@ -188,7 +194,7 @@ def distilbert_block(
     return added_layer_norm(self.output_layer_norm, self.ffn(x), x)[0]
 
 
-def t5_ffn(original: Callable, self: nn.Module, hidden_states: Tensor) -> Tensor:
+def t5_ffn(original: Forward, self: Any, hidden_states: Tensor) -> Tensor:
     gated = hasattr(self, "wi_0")
     activation = activation_of(self.act, gated)
     inner = (self.wi_0, self.wi_1) if gated else (self.wi,)

@@ -15,8 +15,9 @@ class FusedFunctions(TorchFunctionMode):
     """Within it F.scaled_dot_product_attention is `ops.scaled_dot_product_attention`."""
 
     def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention:
             return ops.scaled_dot_product_attention(*args, **kwargs)

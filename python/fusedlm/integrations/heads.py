@@ -10,17 +10,17 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithCrossAttentions,
     CausalLMOutputWithPast,
     MaskedLMOutput,
-    ModelOutput,
 )
+from transformers.utils.generic import ModelOutput
 
 from fusedlm import ops
 
-from .plain import is_plain
+from .plain import Forward, is_plain
 
 
-def causal_lm(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def causal_lm(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
     """With labels while training: the loss without logits, which are None. Otherwise as ever."""
-    labels = kwargs.get("labels")
+    labels: Any = kwargs.get("labels")
     fused = (
         labels is not None
         and self.training
@@ -40,8 +40,9 @@ def causal_lm(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) ->
         outputs.last_hidden_state, self.lm_head, labels,
         softcap=getattr(self.config, "final_logit_softcapping", None), **loss_options,
     )  # fmt: skip
+    kind: type[CausalLMOutputWithPast | CausalLMOutputWithCrossAttentions]
     kind = CausalLMOutputWithPast
-    fields = {"loss": loss, "logits": None}
+    fields: dict[str, Any] = {"loss": loss, "logits": None}
     if "cross_attentions" in outputs.__dataclass_fields__:
         kind = CausalLMOutputWithCrossAttentions
         fields["cross_attentions"] = outputs.cross_attentions
@@ -65,13 +66,13 @@ def head_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-def masked_lm(head_of: Callable[[Any], tuple[Callable, nn.Linear]]) -> Callable:
+def masked_lm(head_of: Callable[[Any], tuple[Forward, nn.Linear]]) -> Callable[..., Any]:
     """With labels while training: only the tokens that are asked for go through the head.
 
     head_of(model): what comes before the projection to the vocabulary, and that.
     """
 
-    def forward(original: Callable, self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         labels = kwargs.get("labels")
         transform, decoder = head_of(self)
         if labels is None or not self.training or not is_plain(nn.Linear, decoder):
@@ -91,18 +92,19 @@ def masked_lm(head_of: Callable[[Any], tuple[Callable, nn.Linear]]) -> Callable:
     return forward
 
 
-def _bert(model: Any) -> tuple[Callable, nn.Linear]:
+def _bert(model: Any) -> tuple[Forward, nn.Linear]:
     return model.cls.predictions.transform, model.cls.predictions.decoder
 
 
-def _roberta(model: Any) -> tuple[Callable, nn.Linear]:
+def _roberta(model: Any) -> tuple[Forward, nn.Linear]:
     head = model.lm_head
     return lambda x: head.layer_norm(nn.functional.gelu(head.dense(x))), head.decoder
 
 
-def _distilbert(model: Any) -> tuple[Callable, nn.Linear]:
+def _distilbert(model: Any) -> tuple[Forward, nn.Linear]:
     def transform(x: Tensor) -> Tensor:
-        return model.vocab_layer_norm(model.activation(model.vocab_transform(x)))
+        out: Tensor = model.vocab_layer_norm(model.activation(model.vocab_transform(x)))
+        return out
 
     return transform, model.vocab_projector
 
@@ -114,7 +116,7 @@ MASKED_LM = {
 }
 
 
-def _given(self: nn.Module, output: ModelOutput, as_dict: bool | None) -> Any:
+def _given(self: Any, output: ModelOutput, as_dict: bool | None) -> Any:
     """An output as the caller, or else the config, wants it."""
     wants_dict = getattr(self.config, "return_dict", True) if as_dict is None else as_dict
     return output if wants_dict else output.to_tuple()

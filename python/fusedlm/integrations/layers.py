@@ -1,40 +1,43 @@
 """Fused forwards of torch's own layers: norms, linear, embedding.
 
-A forward here has the signature of the layer's own and is called with the layer as `self`. `original`
-is the layer's own forward, for what the kernels do not take.
+A forward here has the signature of the layer's own and is called with the layer as `self`, which is Any
+where layers of several classes of transformers share it. `original` is the layer's own forward, for what
+the kernels do not take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fusedlm import ops
 
-from .plain import FLOATS, same_dtype, takes
+from .plain import FLOATS, Forward, same_dtype, takes
 
 
-def layer_norm(original: Callable, self: nn.LayerNorm, input: Tensor) -> Tensor:
+def layer_norm(original: Forward, self: nn.LayerNorm, input: Tensor) -> Tensor:
     if self.weight is None or len(self.normalized_shape) > 1 or not _norm_fits(self.weight, input):
         return original(input)
-    return torch.ops.fusedlm.layer_norm(input, self.weight, self.bias, None, self.eps)[0]
+    y: Tensor = torch.ops.fusedlm.layer_norm(input, self.weight, self.bias, None, self.eps)[0]
+    return y
 
 
-def rms_norm(original: Callable, self: nn.Module, x: Tensor) -> Tensor:
+def rms_norm(original: Forward, self: Any, x: Tensor) -> Tensor:
     if not _norm_fits(self.weight, x):
         return original(x)
-    return torch.ops.fusedlm.rms_norm(x, rms_weight(self), None, rms_eps(self, x))[0]
+    y: Tensor = torch.ops.fusedlm.rms_norm(x, rms_weight(self), None, rms_eps(self, x))[0]
+    return y
 
 
-def torch_rms_norm(original: Callable, self: nn.RMSNorm, x: Tensor) -> Tensor:
+def torch_rms_norm(original: Forward, self: nn.RMSNorm, x: Tensor) -> Tensor:
     if self.weight is None or len(self.normalized_shape) > 1:
         return original(x)
     return rms_norm(original, self, x)
 
 
-def added_rms_norm(norm: nn.Module, branch: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+def added_rms_norm(norm: Any, branch: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
     """(norm(branch + stream), branch + stream)."""
     if not _norm_fits(norm.weight, branch) or not same_dtype(branch, stream):
         stream = stream + branch
@@ -54,13 +57,14 @@ def added_layer_norm(norm: nn.LayerNorm, branch: Tensor, stream: Tensor) -> tupl
     return y, total
 
 
-def rms_weight(norm: nn.Module) -> Tensor:
+def rms_weight(norm: Any) -> Tensor:
     """Gemma's norms are stored less 1."""
-    return norm.weight.float() + 1.0 if type(norm).__name__.startswith("Gemma") else norm.weight
+    weight: Tensor = norm.weight
+    return weight.float() + 1.0 if type(norm).__name__.startswith("Gemma") else weight
 
 
-def rms_eps(norm: nn.Module, x: Tensor) -> float:
-    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+def rms_eps(norm: Any, x: Tensor) -> float:
+    eps: float | None = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return torch.finfo(x.dtype).eps if eps is None else eps
 
 
@@ -69,13 +73,13 @@ def _norm_fits(weight: Tensor, x: Tensor) -> bool:
     return takes(weight) and x.dtype in FLOATS
 
 
-def linear(original: Callable, self: nn.Linear, input: Tensor) -> Tensor:
+def linear(original: Forward, self: nn.Linear, input: Tensor) -> Tensor:
     if not _product_fits(self.weight, input):
         return original(input)
     return ops.linear(input, self.weight, self.bias)
 
 
-def conv1d(original: Callable, self: nn.Module, x: Tensor) -> Tensor:
+def conv1d(original: Forward, self: Any, x: Tensor) -> Tensor:
     """GPT-2's linear layer, whose weight is [in, out]."""
     if not _product_fits(self.weight, x):
         return original(x)
@@ -89,7 +93,7 @@ def _product_fits(weight: Tensor, x: Tensor) -> bool:
     return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
 
 
-def embedding(original: Callable, self: nn.Embedding, input: Tensor) -> Tensor:
+def embedding(original: Forward, self: nn.Embedding, input: Tensor) -> Tensor:
     plain = self.max_norm is None and not self.scale_grad_by_freq and not self.sparse
     if not plain or not takes(self.weight) or input.dtype != torch.int64:
         return original(input)

@@ -14,7 +14,8 @@ _ABSENT = ("amsgrad", "maximize", "capturable", "differentiable")
 class FusedAdamW(torch.optim.AdamW):
     """What a patched torch.optim.AdamW becomes; state and options stay torch's."""
 
-    max_grad_norm = None
+    max_grad_norm: float | None = None
+    last_grad_norm: float
     _state_of = optim.AdamW._state_of
 
     @torch.no_grad()
@@ -43,6 +44,7 @@ def patch_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def unpatch_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    if type(optimizer) is FusedAdamW:
+    ours = type(optimizer) is FusedAdamW
+    if ours:
         optimizer.__class__ = torch.optim.AdamW
     return optimizer

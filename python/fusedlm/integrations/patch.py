@@ -8,13 +8,16 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import torch
 from torch import nn
 
 from . import layers
 from .plain import takes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _STATE = "_fusedlm_patch"
 
@@ -29,8 +32,10 @@ class Patch:
     turned: bool = False
 
 
+# Fused forwards by the names of the methods in whose place they stand.
+Forwards: TypeAlias = dict[str, Callable[..., Any]]
 # Layers of torch by class; layers of transformers by the name of their class.
-_TORCH: dict[type, dict[str, Callable]] = {
+_TORCH: dict[type, Forwards] = {
     nn.LayerNorm: {"forward": layers.layer_norm},
     nn.RMSNorm: {"forward": layers.torch_rms_norm},
     nn.Linear: {"forward": layers.linear},
@@ -39,10 +44,10 @@ _TORCH: dict[type, dict[str, Callable]] = {
 
 
 @functools.cache
-def _transformers() -> dict[str, dict[str, Callable]]:
+def _transformers() -> dict[str, Forwards]:
     from . import blocks, heads
 
-    table: dict[str, dict[str, Callable]] = {
+    table: dict[str, Forwards] = {
         "Conv1D": {"forward": layers.conv1d},
         "T5LayerNorm": {"forward": layers.rms_norm},
         "T5DenseActDense": {"forward": blocks.t5_ffn},
@@ -67,7 +72,7 @@ def _transformers() -> dict[str, dict[str, Callable]]:
     return table
 
 
-def _replacements(kind: type) -> dict[str, Callable]:
+def _replacements(kind: type) -> Forwards:
     if kind in _TORCH:
         return _TORCH[kind]
     if kind.__module__.startswith("transformers."):
@@ -117,19 +122,19 @@ def _patch_module(module: nn.Module) -> None:
         module.__dict__[_STATE] = done
 
 
-def _bound(function: Callable, original: Callable) -> Callable:
+def _bound(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as a method; it gets the module's own forward first."""
     bare = getattr(original, "__func__", original)
 
     @functools.wraps(bare)
-    def forward(self, *args, **kwargs):
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Bound anew, so that a copy of the module calls its own.
         return function(types.MethodType(bare, self), self, *args, **kwargs)
 
     return forward
 
 
-def _takes_attention(module: nn.Module) -> bool:
+def _takes_attention(module: nn.Module) -> TypeGuard[PreTrainedModel]:
     """Whole models of transformers whose attention is ours; T5's learns a bias, which it is not."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(module, transformers.PreTrainedModel):
@@ -144,7 +149,7 @@ def _takes_attention(module: nn.Module) -> bool:
 def _turn(module: nn.Module) -> bool:
     """Lays the weight [in, out] of a Conv1D out by columns, so that its transpose, which the kernels
     take, is dense. Shape and values stay."""
-    weight = module.weight
+    weight: Any = module.weight
     if not takes(weight) or not weight.is_contiguous():
         return False
     weight.data = weight.data.t().contiguous().t()
@@ -157,6 +162,7 @@ def unpatch(model: nn.Module | torch.optim.Optimizer) -> Any:
         from .optimizer import unpatch_optimizer
 
         return unpatch_optimizer(model)
+    module: Any  # has what `patch` saw it have
     for module in model.modules():
         done: Patch | None = module.__dict__.pop(_STATE, None)
         if done is None:

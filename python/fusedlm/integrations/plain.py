@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeGuard
+
 import torch
 from torch import Tensor, nn
 
 FLOATS = (torch.float32, torch.bfloat16)
 _TENSORS = (nn.Parameter, Tensor)
+# A layer's own forward.
+Forward: TypeAlias = Callable[..., Tensor]
 
 
 def is_plain(kind: type, *modules: nn.Module) -> bool:
@@ -18,7 +23,7 @@ def is_plain(kind: type, *modules: nn.Module) -> bool:
     return all(type(m) is kind and not _hooked(m) and takes(m.weight) for m in modules)
 
 
-def takes(parameter: Tensor) -> bool:
+def takes(parameter: Any) -> TypeGuard[Tensor]:
     return type(parameter) in _TENSORS and parameter.dtype in FLOATS
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedlm import ops
+from fusedlm.ops.attention import PackedAttentionOptions
 
 from .basic import Linear, RMSNorm
 from .rope import Rope
@@ -46,20 +47,25 @@ class SelfAttention(nn.Module):
         H, G = self.heads, self.kv_heads
         dropped = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**31, ())) if dropped else None
-        options = {"causal": self.causal, "window": self.window, "dropout_p": dropped, "seed": seed}
+        options: PackedAttentionOptions = {
+            "causal": self.causal, "window": self.window, "dropout_p": dropped, "seed": seed,
+        }  # fmt: skip
         qkv = self.turned(x, rope, positions)
-        if self.query_norm is None:
-            return self.out(ops.attention_qkv(qkv, H, cu_seqlens=starts, **options).flatten(2))
-        query, key, value = qkv.split((H, G, G), dim=2)
-        query, key = self.query_norm(query), self.key_norm(key)
-        if rope is not None:
-            query, key = rope(query, positions), rope(key, positions)
-        return self.out(ops.attention(query, key, value, cu_seqlens_q=starts, **options).flatten(2))
+        if self.query_norm is None or self.key_norm is None:
+            mixed = ops.attention_qkv(qkv, H, cu_seqlens=starts, **options)
+        else:
+            query, key, value = qkv.split((H, G, G), dim=2)
+            query, key = self.query_norm(query), self.key_norm(key)
+            if rope is not None:
+                query, key = rope(query, positions), rope(key, positions)
+            mixed = ops.attention(query, key, value, cu_seqlens_q=starts, **options)
+        out: Tensor = self.out(mixed.flatten(2))
+        return out
 
     def turned(self, x: Tensor, rope: Rope | None, positions: Tensor | None) -> Tensor:
         """Query, key and value of x in one tensor [B, T, H + 2 G, D]; turned, unless norms come first."""
         H, G = self.heads, self.kv_heads
-        qkv = self.qkv(x).view(*x.shape[:2], H + 2 * G, self.head_width)
+        qkv: Tensor = self.qkv(x).view(*x.shape[:2], H + 2 * G, self.head_width)
         if self.query_norm is None and rope is not None:
             qkv = rope(qkv, positions, heads=H + G)  # both turn by the same angles: one pass
         return qkv

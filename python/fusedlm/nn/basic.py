@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor, residual: Tensor | None = None):
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """x [..., C] -> [..., C] by `ops.rms_norm`; (norm, sum) with `residual`."""
         return ops.rms_norm(x, self.weight, self.eps, residual=residual)
 
@@ -85,6 +85,6 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         self.eps = eps
 
-    def forward(self, x: Tensor, residual: Tensor | None = None):
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """x [..., C] -> [..., C] by `ops.layer_norm`; (norm, sum) with `residual`."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps, residual=residual)

@@ -31,13 +31,16 @@ class CrossAttention(nn.Module):
         mixed = ops.attention(
             self.queries(x), key, value, cu_seqlens_q=starts, cu_seqlens_k=memory_starts
         )
-        return self.out(mixed.flatten(2))
+        out: Tensor = self.out(mixed.flatten(2))
+        return out
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, H, D]"""
-        return self.query(x).unflatten(-1, (self.heads, self.head_width))
+        queries: Tensor = self.query(x).unflatten(-1, (self.heads, self.head_width))
+        return queries
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, C] -> two of [B, S, H, D], views of one product."""
         both = self.key_value(memory).unflatten(-1, (2 * self.heads, self.head_width))
-        return both.split(self.heads, dim=2)
+        key, value = both.split(self.heads, dim=2)
+        return key, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from .basic import normal
 
 GATED = ("swiglu", "geglu")
 # By the names of the kernels.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -32,7 +33,10 @@ class FeedForward(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         gated = activation in GATED
-        zeros = lambda n, wanted=True: nn.Parameter(torch.zeros(n)) if bias and wanted else None  # noqa: E731
+
+        def zeros(n: int, wanted: bool = True) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(n)) if bias and wanted else None
+
         self.activation = activation
         self.up_weight = normal(ffn_width, width)
         self.gate_weight = normal(ffn_width, width) if gated else None
@@ -71,7 +75,10 @@ class FeedForward(nn.Module):
             _rules.ffn_activation(self.activation, self.gate_weight is not None)
         ]
 
-        def product(x, weight, bias, adapter, residual=None):
+        def product(
+            x: Tensor, weight: Tensor, bias: Tensor | None, adapter: Adapter | None,
+            residual: Tensor | None = None,
+        ) -> Tensor:  # fmt: skip
             if adapter is not None:
                 residual = adapter(x, residual)
             return ops.linear(x, weight, bias, residual=residual)

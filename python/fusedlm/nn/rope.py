@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from fusedlm import ops
@@ -10,8 +13,11 @@ from fusedlm import ops
 class Rope(nn.Module):
     """Rotates x [B, T, H, D], or its first `heads` heads; the tables stay float32 and are not saved."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(
-        self, length: int, dim: int, base: float = 10000.0, *, scaling: dict | None = None,
+        self, length: int, dim: int, base: float = 10000.0, *, scaling: Mapping[str, Any] | None = None,
         interleaved: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from fusedlm import _core as core
 
-from ._once import backward_mode_only, once_differentiable
+from ._once import Context, Function, backward_mode_only, once_differentiable
 
 __all__ = [
+    "Context",
     "as_rows",
     "autocast_dtype",
     "core",
@@ -29,8 +31,10 @@ _library = torch.library.Library("fusedlm", "DEF")
 
 
 def define(
-    schema: str, impl, fake, *, setup_context=None, backward=None, twice: bool = False
-) -> None:
+    schema: str, impl: Function, fake: Function, *,
+    setup_context: Callable[[Context, tuple[Any, ...], Any], None] | None = None,
+    backward: Function | None = None, twice: bool = False,
+) -> None:  # fmt: skip
     """Defines torch.ops.fusedlm.<name>: implementation, fake kernel and (optionally) autograd.
 
     `twice`: the backward is made of ops that have gradients themselves. Else a second derivative is
@@ -51,7 +55,7 @@ def define(
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
 
 
-def widened(x):
+def widened(x: Any) -> Any:
     """float16 as float32 where the kernels of the CPU are to take it; anything else is x itself.
 
     float16 has kernels on the GPU (and under its emulator) alone.
@@ -64,10 +68,10 @@ def widened(x):
     return x.float() if half and x.is_cpu and core.isa() != "simt" else x
 
 
-def _in_float32(impl: Callable, fake: Callable) -> Callable:
+def _in_float32(impl: Function, fake: Function) -> Function:
     """`impl` with float16 arguments widened; results are rounded to the dtypes that `fake` gives."""
 
-    def on_cpu(*args):
+    def on_cpu(*args: Any) -> Any:
         if not _has_half(args):
             return impl(*args)
         results, like = impl(*map(widened, args)), fake(*args)
@@ -78,7 +82,7 @@ def _in_float32(impl: Callable, fake: Callable) -> Callable:
     return on_cpu
 
 
-def _has_half(args: Sequence) -> bool:
+def _has_half(args: Sequence[Any]) -> bool:
     for x in args:  # a loop: half the microseconds of any(), on the way of every call
         if isinstance(x, Tensor):
             if x.dtype is torch.float16:
@@ -88,11 +92,11 @@ def _has_half(args: Sequence) -> bool:
     return False
 
 
-def on_cuda(name: str, impl: Callable) -> Callable:
+def on_cuda(name: str, impl: Function) -> Function:
     """`impl` for CUDA tensors: on their device, in torch's current stream, with scratch memory from
     torch's caching allocator, which gives it out again only behind the kernels in that stream."""
 
-    def in_stream(*args):
+    def in_stream(*args: Any) -> Any:
         if not core.cuda_compiled:
             raise NotImplementedError(
                 f"{name}: tensors are on cuda, but this build of fusedlm has no CUDA kernels;"
@@ -106,21 +110,21 @@ def on_cuda(name: str, impl: Callable) -> Callable:
     return in_stream
 
 
-def _scratch(device: torch.device, size: int) -> Tensor:
+def _scratch(device: torch.device | None, size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=device)
 
 
-def _on_one_device(name: str, fake: Callable) -> Callable:
+def _on_one_device(name: str, fake: Function) -> Function:
     """Real tensors of CPU and GPU reach no kernel, but meta ones beside them would: refuse those."""
 
-    def checked(*args):
+    def checked(*args: Any) -> Any:
         _one_device(name, args)
         return fake(*args)
 
     return checked
 
 
-def _one_device(name: str, args: Sequence) -> torch.device | None:
+def _one_device(name: str, args: Sequence[Any]) -> torch.device | None:
     tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,))]
     devices = {t.device for t in tensors if isinstance(t, Tensor)}
     if len(devices) > 1:
@@ -133,7 +137,7 @@ def _one_device(name: str, args: Sequence) -> torch.device | None:
 _ARENA_BYTES = 1 << 20
 
 
-def empty(shape, dtype: torch.dtype, like: Tensor) -> Tensor:
+def empty(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
     """torch.empty for results, on the device of `like`.
 
     Large ones on the CPU reuse memory of the arena that is mapped already.
@@ -172,9 +176,16 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
-def same_autocast_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+@overload
+def same_autocast_dtype(x: Tensor, /) -> tuple[Tensor]: ...
+@overload
+def same_autocast_dtype(x: Tensor, y: Tensor, z: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def same_autocast_dtype(x: Tensor, residual: Tensor | None, /) -> tuple[Tensor, Tensor | None]: ...
+def same_autocast_dtype(x: Tensor, /, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """Activations in the autocast dtype where autocast is on; parameters are passed as they are."""
-    dtype = autocast_dtype(tensors[0])
+    tensors = (x, *others)
+    dtype = autocast_dtype(x)
     if dtype is None:
         return tensors
     return tuple(

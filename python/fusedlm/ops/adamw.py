@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ._support import core, define, widened
+
+Number = TypeVar("Number", int, float)
 
 
 def _dense(t: Tensor) -> Tensor:
@@ -22,13 +25,15 @@ def _grad_norm(grads: list[Tensor]) -> Tensor:
     return norm
 
 
-def _grad_norm_fake(grads):
+def _grad_norm_fake(grads: list[Tensor]) -> Tensor:
     return grads[0].new_empty((), dtype=torch.float64)
 
 
 def _step(
-    params, grads, exp_avgs, exp_avg_sqs, lrs, weight_decays, steps, beta1, beta2, eps, clip_scale
-) -> None:
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    lrs: list[float], weight_decays: list[float], steps: list[int], beta1: float, beta2: float,
+    eps: float, clip_scale: float,
+) -> None:  # fmt: skip
     written = (params, exp_avgs, exp_avg_sqs)
     dense = [[_dense(t) for t in tensors] for tensors in written]
     core.adamw_step(
@@ -50,7 +55,7 @@ def _step(
         torch.autograd.graph.increment_version(tensors)
 
 
-def _step_fake(*_args) -> None:
+def _step_fake(*_: object) -> None:
     return None
 
 
@@ -72,10 +77,13 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     """
     if not grads:
         return torch.zeros((), dtype=torch.float64)
-    return torch.ops.fusedlm.grad_norm(list(grads))
+    norm: Tensor = torch.ops.fusedlm.grad_norm(list(grads))
+    return norm
 
 
-def _for_each(value, kind, count: int) -> list:
+def _for_each(
+    value: float | Sequence[float], kind: Callable[[float], Number], count: int
+) -> list[Number]:
     return [kind(v) for v in value] if isinstance(value, Sequence) else [kind(value)] * count
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, Unpack, overload
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import core, define, dense_last, empty, same_autocast_dtype
+from ._support import Context, core, define, dense_last, empty, same_autocast_dtype
 
 _OPTIONS = (
     "bool causal, int window, float scale, float softcap, float dropout_p, SymInt seed, Tensor? mask,"
@@ -16,18 +19,44 @@ _OPTIONS = (
 )
 
 
-def _dense(options: tuple) -> tuple:
+class PackedAttentionOptions(TypedDict, total=False):
+    """What `attention` and `attention_qkv` both take."""
+
+    causal: bool
+    window: int | None
+    scale: float | None
+    mask: Tensor | None
+    key_padding_mask: Tensor | None
+    alibi_slopes: Tensor | None
+    softcap: float
+    dropout_p: float
+    seed: int | None
+
+
+class AttentionOptions(PackedAttentionOptions, total=False):
+    """What `attention` takes beside query, key and value."""
+
+    cu_seqlens_q: Tensor | None
+    cu_seqlens_k: Tensor | None
+    kv_lengths: Tensor | None
+    block_table: Tensor | None
+
+
+def _dense(options: Sequence[Any]) -> tuple[Any, ...]:
     """The options with small tensors dense; the mask keeps its strides of 0. The caller holds them:
     what the kernel gets are bare pointers."""
     scalars, mask, rest = options[:6], options[6], options[7:]
     return *scalars, mask, *(None if t is None else t.contiguous() for t in rest)
 
 
-def _core_options(causal, window, scale, softcap, dropout_p, seed, *tensors):
+def _core_options(
+    causal: bool, window: int, scale: float, softcap: float, dropout_p: float, seed: int,
+    *tensors: Tensor | None,
+) -> Any:  # fmt: skip
     return core.AttentionOptions(causal, window, scale, softcap, dropout_p, seed % 2**64, *tensors)
 
 
-def _forward(query, key, value, *options):
+def _forward(query: Tensor, key: Tensor, value: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     out = empty(query.shape, query.dtype, query)
     lse = empty((query.shape[0], query.shape[2], query.shape[1]), torch.float32, query)
     options = _dense(options)
@@ -40,28 +69,35 @@ def _forward(query, key, value, *options):
     return out, lse
 
 
-def _forward_fake(query, key, value, *options):
+def _forward_fake(
+    query: Tensor, key: Tensor, value: Tensor, *options: Any
+) -> tuple[Tensor, Tensor]:
     lse_shape = (query.shape[0], query.shape[2], query.shape[1])
     return query.new_empty(query.shape), query.new_empty(lse_shape, dtype=torch.float32)
 
 
-def _backward(dout, query, key, value, out, lse, *options):
+def _backward(
+    dout: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *options: Any
+) -> tuple[Tensor, ...]:
     make = _maker(options)
     grads = tuple(make(t.shape, t.dtype, t) for t in (query, key, value))
     _gradients_into(grads, dout, query, key, value, out, lse, options)
     return grads
 
 
-def _maker(options):
+def _maker(options: Sequence[Any]) -> Callable[[Sequence[int], torch.dtype, Tensor], Tensor]:
     # Rows that no sequence owns are not written.
     return empty if options[9] is None and options[11] is None else _zeros
 
 
-def _zeros(shape, dtype: torch.dtype, like: Tensor) -> Tensor:
+def _zeros(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
     return empty(shape, dtype, like).zero_()
 
 
-def _gradients_into(grads, dout, query, key, value, out, lse, options) -> None:
+def _gradients_into(
+    grads: Sequence[Tensor], dout: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor,
+    lse: Tensor, options: Sequence[Any],
+) -> None:  # fmt: skip
     options = _dense(options)
     core.attention_backward(
         dense_last(dout),
@@ -75,11 +111,13 @@ def _gradients_into(grads, dout, query, key, value, out, lse, options) -> None:
     )
 
 
-def _backward_fake(dout, query, key, value, out, lse, *options):
+def _backward_fake(
+    dout: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *options: Any
+) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in (query, key, value))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, *options = inputs
     out, lse = output
     ctx.scalars = options[:6]
@@ -88,7 +126,7 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(lse)
 
 
-def _autograd(ctx, dout, _dlse):
+def _autograd(ctx: Context, dout: Tensor | None, _dlse: None) -> tuple[Tensor | None, ...]:
     if dout is None:
         return (None,) * 16
     query, key, value, out, lse, *tensors = ctx.saved_tensors
@@ -116,24 +154,29 @@ define(
 def _parts(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of query, key and value in qkv [B, T, H + 2 G, D]."""
     kv_heads = (qkv.shape[2] - heads) // 2
-    return qkv.split((heads, kv_heads, kv_heads), dim=2)
+    query, key, value = qkv.split((heads, kv_heads, kv_heads), dim=2)
+    return query, key, value
 
 
-def _packed_forward(qkv, heads: int, *options):
+def _packed_forward(qkv: Tensor, heads: int, *options: Any) -> tuple[Tensor, Tensor]:
     return _forward(*_parts(qkv, heads), *options)
 
 
-def _packed_forward_fake(qkv, heads, *options):
+def _packed_forward_fake(qkv: Tensor, heads: int, *options: Any) -> tuple[Tensor, Tensor]:
     return _forward_fake(*_parts(qkv, heads), *options)
 
 
-def _packed_backward(dout, qkv, out, lse, heads: int, *options):
+def _packed_backward(
+    dout: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, heads: int, *options: Any
+) -> Tensor:
     dqkv = _maker(options)(qkv.shape, qkv.dtype, qkv)
     _gradients_into(_parts(dqkv, heads), dout, *_parts(qkv, heads), out, lse, options)
     return dqkv
 
 
-def _packed_setup_context(ctx, inputs, output):
+def _packed_setup_context(
+    ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+) -> None:
     qkv, heads, *options = inputs
     out, lse = output
     ctx.scalars = (heads, *options[:6])
@@ -142,7 +185,7 @@ def _packed_setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(lse)
 
 
-def _packed_autograd(ctx, dout, _dlse):
+def _packed_autograd(ctx: Context, dout: Tensor | None, _dlse: None) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 14
     if dout is None:
         return None, *nothing
@@ -166,6 +209,16 @@ define(
 )
 
 
+@overload
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, return_lse: Literal[False] = False,
+    **options: Unpack[AttentionOptions],
+) -> Tensor: ...  # fmt: skip
+@overload
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, return_lse: Literal[True],
+    **options: Unpack[AttentionOptions],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention(
     query: Tensor,
     key: Tensor,
@@ -214,6 +267,16 @@ def attention(
     return (out, lse) if return_lse else out
 
 
+@overload
+def attention_qkv(
+    qkv: Tensor, heads: int, *, cu_seqlens: Tensor | None = None,
+    return_lse: Literal[False] = False, **options: Unpack[PackedAttentionOptions],
+) -> Tensor: ...  # fmt: skip
+@overload
+def attention_qkv(
+    qkv: Tensor, heads: int, *, cu_seqlens: Tensor | None = None, return_lse: Literal[True],
+    **options: Unpack[PackedAttentionOptions],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention_qkv(
     qkv: Tensor,
     heads: int,
@@ -252,9 +315,11 @@ def attention_qkv(
 
 
 def _checked(
-    query, key, causal, window, scale, mask, key_padding_mask, alibi_slopes, softcap, dropout_p,
-    seed, cu_seqlens_q, cu_seqlens_k, kv_lengths, block_table,
-) -> tuple:  # fmt: skip
+    query: Tensor, key: Tensor, causal: bool, window: int | None, scale: float | None,
+    mask: Tensor | None, key_padding_mask: Tensor | None, alibi_slopes: Tensor | None,
+    softcap: float, dropout_p: float, seed: int | None, cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None, kv_lengths: Tensor | None, block_table: Tensor | None,
+) -> tuple[Any, ...]:  # fmt: skip
     """The options of the ops, in the order of `_OPTIONS`."""
     kernel_window = _rules.check_attention(query, key, window, dropout_p)
     if mask is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import _reduction
 
 from fusedlm import _rules
 
-from ._support import as_rows, autocast_dtype, core, define, empty
+from ._support import Context, as_rows, autocast_dtype, core, define, empty
 
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
@@ -16,7 +19,9 @@ _OPTIONS = (
 )
 
 
-def _forward(logits, targets, class_weight, reduction: str, *options):
+def _forward(
+    logits: Tensor, targets: Tensor, class_weight: Tensor | None, reduction: str, *options: float
+) -> tuple[Tensor, Tensor]:
     rows = as_rows(logits)
     loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32, logits)
     lse = empty((rows.shape[0],), torch.float32, logits)
@@ -30,12 +35,17 @@ def _dense(class_weight: Tensor | None) -> Tensor | None:
     return None if class_weight is None else class_weight.contiguous()
 
 
-def _forward_fake(logits, targets, class_weight, reduction, *options):
+def _forward_fake(
+    logits: Tensor, targets: Tensor, class_weight: Tensor | None, reduction: str, *options: float
+) -> tuple[Tensor, Tensor]:
     loss = logits.new_empty(targets.shape if reduction == "none" else (), dtype=torch.float32)
     return loss, logits.new_empty(targets.numel(), dtype=torch.float32)
 
 
-def _backward(dloss, logits, targets, lse, class_weight, *options):
+def _backward(
+    dloss: Tensor, logits: Tensor, targets: Tensor, lse: Tensor, class_weight: Tensor | None,
+    *options: Any,
+) -> Tensor:  # fmt: skip
     dlogits = empty(logits.shape, logits.dtype, logits)
     rows = as_rows(logits)
     core.cross_entropy_backward(
@@ -50,7 +60,7 @@ def _backward(dloss, logits, targets, lse, class_weight, *options):
     return dlogits
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     logits, targets, class_weight, *ctx.options = inputs
     _, lse = output
     ctx.save_for_backward(logits, targets, lse, class_weight)
@@ -58,7 +68,7 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(lse)
 
 
-def _autograd(ctx, dloss, _dlse):
+def _autograd(ctx: Context, dloss: Tensor | None, _dlse: None) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 7
     if dloss is None:
         return None, *nothing
@@ -108,7 +118,7 @@ def cross_entropy(
     fit, or the target out of range.
     """
     if size_average is not None or reduce is not None:
-        reduction = F._Reduction.legacy_get_string(size_average, reduce)
+        reduction = _reduction.legacy_get_string(size_average, reduce)
     if not _has_kernel(input, target):
         if z_loss or softcap:
             raise NotImplementedError(
@@ -125,7 +135,7 @@ def cross_entropy(
             f"cross_entropy: target has shape {list(target.shape)} and input {list(input.shape)},"
             " expected [N, d1, ...] and [N, V, d1, ...] (or [] and [V])"
         )
-    loss, _ = torch.ops.fusedlm.cross_entropy(
+    loss: Tensor = torch.ops.fusedlm.cross_entropy(
         input.movedim(1, -1) if input.dim() > 2 else input,
         target,
         None if weight is None else weight.float(),
@@ -134,7 +144,7 @@ def cross_entropy(
         float(label_smoothing),
         float(z_loss),
         float(softcap),
-    )
+    )[0]
     return loss if autocast_dtype(input) else loss.to(input.dtype)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ._support import as_rows, autocast_dtype, core, define, empty
+from ._support import Context, as_rows, autocast_dtype, core, define, empty
 
 
 def _forward(
-    tokens, weight, positions, position_weight, padding_idx: int, dtype: torch.dtype, sparse: bool
-):
+    tokens: Tensor, weight: Tensor, positions: Tensor | None, position_weight: Tensor | None,
+    padding_idx: int, dtype: torch.dtype, sparse: bool,
+) -> Tensor:  # fmt: skip
     out = empty((*tokens.shape, weight.shape[1]), dtype, weight)
     flat = tokens.reshape(-1).contiguous()
     core.embedding_forward(
@@ -23,21 +26,28 @@ def _forward(
     return out
 
 
-def _forward_fake(tokens, weight, positions, position_weight, padding_idx, dtype, sparse):
+def _forward_fake(
+    tokens: Tensor, weight: Tensor, positions: Tensor | None, position_weight: Tensor | None,
+    padding_idx: int, dtype: torch.dtype, sparse: bool,
+) -> Tensor:  # fmt: skip
     return weight.new_empty((*tokens.shape, weight.shape[1]), dtype=dtype)
 
 
-def _backward(dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype):
+def _backward(
+    dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype
+) -> Tensor:
     dweight = empty((rows, dout.shape[-1]), dtype, dout)
     core.embedding_backward(as_rows(dout), tokens.reshape(-1).contiguous(), dweight, padding_idx)
     return dweight
 
 
-def _backward_fake(dout, tokens, rows, padding_idx, dtype):
+def _backward_fake(
+    dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype
+) -> Tensor:
     return dout.new_empty((rows, dout.shape[-1]), dtype=dtype)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     tokens, weight, positions, position_weight, padding_idx, _, sparse = inputs
     ctx.save_for_backward(tokens, positions)
     ctx.weight_rows, ctx.weight_dtype, ctx.padding_idx = weight.shape[0], weight.dtype, padding_idx
@@ -45,7 +55,7 @@ def _setup_context(ctx, inputs, output):
     ctx.position_rows = None if position_weight is None else position_weight.shape[0]
 
 
-def _autograd(ctx, dout):
+def _autograd(ctx: Context, dout: Tensor) -> tuple[Tensor | None, ...]:
     tokens, positions = ctx.saved_tensors
     dweight = dposition = None
     if ctx.needs_input_grad[1]:
@@ -62,7 +72,9 @@ def _autograd(ctx, dout):
     return None, dweight, None, dposition, None, None, None
 
 
-def _sparse_gradient(dout, tokens, rows: int, padding_idx: int, dtype: torch.dtype) -> Tensor:
+def _sparse_gradient(
+    dout: Tensor, tokens: Tensor, rows: int, padding_idx: int, dtype: torch.dtype
+) -> Tensor:
     used, index = torch.unique(tokens, return_inverse=True)
     values = torch.ops.fusedlm.embedding_backward(dout, index, used.shape[0], -1, dtype)
     if padding_idx >= 0:
@@ -126,6 +138,7 @@ def embedding(
     elif positions is not None:
         raise ValueError("embedding: positions is given without position_weight")
     padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
-    return torch.ops.fusedlm.embedding(
+    out: Tensor = torch.ops.fusedlm.embedding(
         tokens, weight, positions, position_weight, padding, dtype, sparse_grad
     )
+    return out

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, empty, grad_dtype, same_autocast_dtype
+from ._support import Context, as_rows, core, define, empty, grad_dtype, same_autocast_dtype
 
 
 def _dense(parameter: Tensor | None) -> Tensor | None:
@@ -15,9 +19,10 @@ def _dense(parameter: Tensor | None) -> Tensor | None:
 
 
 def _forward(
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation: str,
-    weight_grad: torch.dtype,
-):  # fmt: skip
+    x: Tensor, up_weight: Tensor, up_bias: Tensor | None, gate_weight: Tensor | None,
+    gate_bias: Tensor | None, down_weight: Tensor, down_bias: Tensor | None,
+    residual: Tensor | None, activation: str, weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rows = as_rows(x)
     hidden = (rows.shape[0], up_weight.shape[0])
     y = empty(x.shape, x.dtype, x)
@@ -41,17 +46,19 @@ def _forward(
 
 
 def _forward_fake(
-    x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation,
-    weight_grad,
-):  # fmt: skip
+    x: Tensor, up_weight: Tensor, up_bias: Tensor | None, gate_weight: Tensor | None,
+    gate_bias: Tensor | None, down_weight: Tensor, down_bias: Tensor | None,
+    residual: Tensor | None, activation: str, weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     hidden = (x.numel() // x.shape[-1], up_weight.shape[0])
     gate = x.new_empty(hidden if gate_weight is not None else (0,))
     return x.new_empty(x.shape), x.new_empty(hidden), gate
 
 
 def _gradients(
-    new_empty, up_weight, down_weight, wanted: list[bool], dtype: torch.dtype
-) -> list[Tensor]:
+    new_empty: Callable[[Sequence[int], torch.dtype], Tensor], up_weight: Tensor,
+    down_weight: Tensor, wanted: list[bool], dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
     """dup_weight, dup_bias, dgate_weight, dgate_bias, ddown_weight, ddown_bias; [0] where not wanted."""
     width, hidden = down_weight.shape
     matrix, vector = (up_weight.shape, dtype), ((hidden,), torch.float32)
@@ -63,13 +70,12 @@ def _gradients(
 
 
 def _backward(
-    dy, x, up_weight, gate_weight, down_weight, up, gate, wanted: list[bool], activation: str,
-    weight_grad: torch.dtype,
-):  # fmt: skip
+    dy: Tensor, x: Tensor, up_weight: Tensor, gate_weight: Tensor | None, down_weight: Tensor,
+    up: Tensor, gate: Tensor, wanted: list[bool], activation: str, weight_grad: torch.dtype,
+) -> tuple[Tensor, ...]:  # fmt: skip
     rows = as_rows(x)
     dx = empty(x.shape, x.dtype, x)
-    make = lambda shape, dtype: empty(shape, dtype, x)  # noqa: E731
-    grads = _gradients(make, up_weight, down_weight, wanted, weight_grad)
+    grads = _gradients(partial(empty, like=x), up_weight, down_weight, wanted, weight_grad)
     core.ffn_backward(
         as_rows(dy),
         rows,
@@ -86,13 +92,18 @@ def _backward(
 
 
 def _backward_fake(
-    dy, x, up_weight, gate_weight, down_weight, up, gate, wanted, activation, weight_grad
-):
-    make = lambda shape, dtype: x.new_empty(shape, dtype=dtype)  # noqa: E731
+    dy: Tensor, x: Tensor, up_weight: Tensor, gate_weight: Tensor | None, down_weight: Tensor,
+    up: Tensor, gate: Tensor, wanted: list[bool], activation: str, weight_grad: torch.dtype,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    def make(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return x.new_empty(shape, dtype=dtype)
+
     return x.new_empty(x.shape), *_gradients(make, up_weight, down_weight, wanted, weight_grad)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(
+    ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
     (
         x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, activation,
         weight_grad,
@@ -109,7 +120,9 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, up_weight, gate_weight, down_weight, up, gate)
 
 
-def _autograd(ctx, dy, _dup, _dgate):
+def _autograd(
+    ctx: Context, dy: Tensor | None, _dup: None, _dgate: None
+) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None,) * 10
     x, up_weight, gate_weight, down_weight, up, gate = ctx.saved_tensors
@@ -172,7 +185,8 @@ def ffn(
     """
     kernel = _rules.ffn_activation(activation, gate_weight is not None)
     x, residual = same_autocast_dtype(x, residual)
-    return torch.ops.fusedlm.ffn(
+    y: Tensor = torch.ops.fusedlm.ffn(
         x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel,
         grad_dtype(up_weight),
     )[0]  # fmt: skip
+    return y

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, empty, same_autocast_dtype
+from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float):
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = as_rows(x)
     y = empty(x.shape, x.dtype, x)
     mean = empty((rows.shape[0],), torch.float32, x)
@@ -28,14 +32,18 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | 
     return y, total, mean, rstd
 
 
-def _forward_fake(x, weight, bias, residual, eps):
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
     total = x.new_empty(x.shape if residual is not None else (0,))
-    statistics = [x.new_empty(rows, dtype=torch.float32) for _ in range(2)]
-    return x.new_empty(x.shape), total, *statistics
+    mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return x.new_empty(x.shape), total, mean, rstd
 
 
-def _backward(dy, x, weight, mean, rstd, dsum):
+def _backward(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, dsum: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     rows = as_rows(x)
     dx = empty(x.shape, x.dtype, x)
     dweight = empty(weight.shape, torch.float32, x)
@@ -54,11 +62,13 @@ def _backward(dy, x, weight, mean, rstd, dsum):
     return dx, dweight.to(weight.dtype), dbias.to(weight.dtype)
 
 
-def _backward_fake(dy, x, weight, mean, rstd, dsum):
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, dsum: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, residual, _ = inputs
     _, total, mean, rstd = output
     ctx.has_residual, ctx.has_bias = residual is not None, bias is not None
@@ -67,7 +77,9 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(mean, rstd)
 
 
-def _autograd(ctx, dy, dtotal, _dmean, _drstd):
+def _autograd(
+    ctx: Context, dy: Tensor | None, dtotal: Tensor | None, _dmean: None, _drstd: None
+) -> tuple[Tensor | None, ...]:
     x, weight, mean, rstd = ctx.saved_tensors
     if not ctx.has_residual:
         dtotal = None
@@ -93,6 +105,21 @@ define(
 )
 
 
+@overload
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *,
+    residual: None = None,
+) -> Tensor: ...  # fmt: skip
+@overload
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *,
+    residual: Tensor,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *,
+    residual: Tensor | None,
+) -> Tensor | tuple[Tensor, Tensor]: ...  # fmt: skip
 def layer_norm(
     x: Tensor,
     weight: Tensor,

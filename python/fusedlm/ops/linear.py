@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, empty, grad_dtype, same_autocast_dtype
+from ._support import Context, as_rows, core, define, empty, grad_dtype, same_autocast_dtype
 
 
-def _forward(x, weight, bias, residual, activation: str, weight_grad: torch.dtype):
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str,
+    weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     rows = as_rows(x)
     y = empty((*x.shape[:-1], weight.shape[0]), x.dtype, x)
     pre = empty(y.shape if activation != "none" else (0,), x.dtype, x)
@@ -26,15 +31,18 @@ def _forward(x, weight, bias, residual, activation: str, weight_grad: torch.dtyp
     return y, pre
 
 
-def _forward_fake(x, weight, bias, residual, activation, weight_grad):
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str,
+    weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
     return y, x.new_empty(y.shape if activation != "none" else (0,))
 
 
 def _backward(
-    dy, x, weight, pre, activation: str, need_dx: bool, need_dweight: bool, need_dbias: bool,
-    weight_grad: torch.dtype,
-):  # fmt: skip
+    dy: Tensor, x: Tensor, weight: Tensor, pre: Tensor, activation: str, need_dx: bool,
+    need_dweight: bool, need_dbias: bool, weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rows, outputs = as_rows(x), weight.shape[0]
     dx = empty(x.shape if need_dx else (0,), x.dtype, x)
     dweight = empty(weight.shape if need_dweight else (0,), weight_grad, x)
@@ -52,7 +60,10 @@ def _backward(
     return dx, dweight, dbias
 
 
-def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_dbias, weight_grad):
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, pre: Tensor, activation: str, need_dx: bool,
+    need_dweight: bool, need_dbias: bool, weight_grad: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return (
         x.new_empty(x.shape if need_dx else (0,)),
         weight.new_empty(weight.shape if need_dweight else (0,), dtype=weight_grad),
@@ -60,7 +71,7 @@ def _backward_fake(dy, x, weight, pre, activation, need_dx, need_dweight, need_d
     )
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, residual, activation, weight_grad = inputs
     _, pre = output
     ctx.activation, ctx.weight_grad = activation, weight_grad
@@ -71,13 +82,15 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, weight, pre)
 
 
-def _autograd(ctx, dy, _dpre):
+def _autograd(ctx: Context, dy: Tensor | None, _dpre: None) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None,) * 6
     x, weight, pre = ctx.saved_tensors
     need_dx, need_dweight, need_dbias = ctx.needs_input_grad[:3]
     need_dbias = need_dbias and ctx.bias_dtype is not None
-    dx = dweight = dbias = None
+    dx: Tensor | None = None
+    dweight: Tensor | None = None
+    dbias: Tensor | None = None
     if need_dx or need_dweight or need_dbias:
         dx, dweight, dbias = torch.ops.fusedlm.linear_backward(
             dy, x, weight, pre, ctx.activation, need_dx, need_dweight, need_dbias, ctx.weight_grad
@@ -85,7 +98,7 @@ def _autograd(ctx, dy, _dpre):
     return (
         dx if need_dx else None,
         dweight if need_dweight else None,
-        dbias.to(ctx.bias_dtype) if need_dbias else None,
+        dbias.to(ctx.bias_dtype) if dbias is not None and need_dbias else None,
         dy if ctx.has_residual else None,
         None,
         None,
@@ -126,4 +139,5 @@ def linear(
     """
     kernel = _rules.linear_activation(activation)
     x, residual = same_autocast_dtype(x, residual)
-    return torch.ops.fusedlm.linear(x, weight, bias, residual, kernel, grad_dtype(weight))[0]
+    y: Tensor = torch.ops.fusedlm.linear(x, weight, bias, residual, kernel, grad_dtype(weight))[0]
+    return y

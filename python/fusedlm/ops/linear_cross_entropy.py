@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import as_rows, core, define, empty, same_autocast_dtype
+from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
 
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
@@ -15,7 +17,10 @@ _OPTIONS = (
 )
 
 
-def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore_index, *rest):
+def _compute(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_grad: Tensor | None,
+    class_weight: Tensor | None, reduction: str, ignore_index: int, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     label_smoothing, z_loss, softcap, need_dx, need_dweight, need_dbias = rest
     rows = as_rows(x)
     loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32, x)
@@ -42,7 +47,9 @@ def _compute(x, weight, bias, targets, row_grad, class_weight, reduction, ignore
     return loss.view(targets.shape if reduction == "none" else ()), dx, dweight, dbias
 
 
-def _gradients_fake(x, weight, need_dx, need_dweight, need_dbias):
+def _gradients_fake(
+    x: Tensor, weight: Tensor, need_dx: bool, need_dweight: bool, need_dbias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
         x.new_empty(x.shape if need_dx else (0,)),
         weight.new_empty(weight.shape if need_dweight else (0,)),
@@ -50,28 +57,40 @@ def _gradients_fake(x, weight, need_dx, need_dweight, need_dbias):
     )
 
 
-def _forward(x, weight, bias, targets, class_weight, reduction, *rest):
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    class_weight: Tensor | None, reduction: str, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     if reduction == "none":  # the gradients wait for what arrives at each row
         rest = (*rest[:-3], False, False, False)
     return _compute(x, weight, bias, targets, None, class_weight, reduction, *rest)
 
 
-def _forward_fake(x, weight, bias, targets, class_weight, reduction, *rest):
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    class_weight: Tensor | None, reduction: str, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     loss = x.new_empty(targets.shape if reduction == "none" else (), dtype=torch.float32)
     needs = (False,) * 3 if reduction == "none" else rest[-3:]
     return loss, *_gradients_fake(x, weight, *needs)
 
 
-def _backward(drows, x, weight, bias, targets, class_weight, *rest):
+def _backward(
+    drows: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    class_weight: Tensor | None, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     drows = drows.reshape(-1).contiguous()
     return _compute(x, weight, bias, targets, drows, class_weight, "none", *rest)[1:]
 
 
-def _backward_fake(drows, x, weight, bias, targets, class_weight, *rest):
+def _backward_fake(
+    drows: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    class_weight: Tensor | None, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _gradients_fake(x, weight, *rest[-3:])
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, targets, class_weight, reduction, *rest = inputs
     _, *gradients = output
     ctx.mark_non_differentiable(*gradients)
@@ -85,7 +104,7 @@ def _setup_context(ctx, inputs, output):
         ctx.save_for_backward(*gradients)
 
 
-def _autograd(ctx, dloss, *_):
+def _autograd(ctx: Context, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 10
     if dloss is None:
         return (None,) * 3 + nothing
@@ -163,7 +182,7 @@ def linear_cross_entropy(
             class_weight=class_weight,
         )  # fmt: skip
     grad = torch.is_grad_enabled()
-    loss, *_ = torch.ops.fusedlm.linear_cross_entropy(
+    loss: Tensor = torch.ops.fusedlm.linear_cross_entropy(
         x,
         weight,
         bias,
@@ -177,11 +196,14 @@ def linear_cross_entropy(
         grad and x.requires_grad,
         grad and weight.requires_grad,
         grad and bias is not None and bias.requires_grad,
-    )
+    )[0]
     return loss
 
 
-def _of_rows(x, weight, targets, *, ignore_index, reduction, class_weight, **options) -> Tensor:
+def _of_rows(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int, reduction: str,
+    class_weight: Tensor | None, **options: Any,
+) -> Tensor:  # fmt: skip
     """The reduced loss from those of the rows. A mean divides each row's gradient by their number:
     most of its elements would fall below what float16 holds, before the scale that a user gives the
     loss arrives. Here it arrives first."""

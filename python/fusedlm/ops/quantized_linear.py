@@ -47,7 +47,7 @@ class QuantizedWeight:
         return out
 
     @property
-    def _matrix(self):
+    def _matrix(self) -> tuple[Tensor, str, int, int, Tensor | None]:
         return self.data, self.format, self.rows, self.cols, self.scales
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
-from ._support import as_rows, core, define, empty, same_autocast_dtype
+from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
 
 
-def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float):
+def _forward(
+    x: Tensor, weight: Tensor, residual: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     rows = as_rows(x)
     y = empty(x.shape, x.dtype, x)
     rstd = empty((rows.shape[0],), torch.float32, x)
@@ -25,12 +29,16 @@ def _forward(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float):
     return y, total, rstd
 
 
-def _forward_fake(x, weight, residual, eps):
+def _forward_fake(
+    x: Tensor, weight: Tensor, residual: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     total = x.new_empty(x.shape if residual is not None else (0,))
     return x.new_empty(x.shape), total, x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
 
 
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None):
+def _backward(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None
+) -> tuple[Tensor, Tensor]:
     rows = as_rows(x)
     dx = empty(x.shape, x.dtype, x)
     dweight = empty(weight.shape, torch.float32, x)
@@ -46,11 +54,13 @@ def _backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor 
     return dx, dweight.to(weight.dtype)
 
 
-def _backward_fake(dy, x, weight, rstd, dsum):
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, dsum: Tensor | None
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, residual, _ = inputs
     _, total, rstd = output
     ctx.has_residual = residual is not None
@@ -59,7 +69,9 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(rstd)
 
 
-def _autograd(ctx, dy, dtotal, _drstd):
+def _autograd(
+    ctx: Context, dy: Tensor | None, dtotal: Tensor | None, _drstd: None
+) -> tuple[Tensor | None, ...]:
     x, weight, rstd = ctx.saved_tensors
     if not ctx.has_residual:
         dtotal = None
@@ -84,6 +96,16 @@ define(
 )
 
 
+@overload
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: None = None) -> Tensor: ...
+@overload
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: Tensor
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:

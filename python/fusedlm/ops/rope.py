@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import core, define, dense_last, empty, same_autocast_dtype
+from ._support import Context, core, define, dense_last, empty, same_autocast_dtype
 
 
-def _forward(x, cos, sin, positions, heads: int, interleaved: bool, inverse: bool):
+def _forward(
+    x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, heads: int, interleaved: bool,
+    inverse: bool,
+) -> Tensor:  # fmt: skip
     y = empty(x.shape, x.dtype, x)
     turned = dense_last(x)[:, :, :heads]
     core.rope(
@@ -21,17 +27,20 @@ def _forward(x, cos, sin, positions, heads: int, interleaved: bool, inverse: boo
     return y
 
 
-def _fake(x, cos, sin, positions, heads, interleaved, inverse):
+def _fake(
+    x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, heads: int, interleaved: bool,
+    inverse: bool,
+) -> Tensor:  # fmt: skip
     return x.new_empty(x.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, cos, sin, positions, heads, interleaved, inverse = inputs
     ctx.flags = heads, interleaved, not inverse
     ctx.save_for_backward(cos, sin, positions)
 
 
-def _autograd(ctx, dy):
+def _autograd(ctx: Context, dy: Tensor) -> tuple[Tensor | None, ...]:
     cos, sin, positions = ctx.saved_tensors
     return torch.ops.fusedlm.rope(dy, cos, sin, positions, *ctx.flags), *(None,) * 6
 
@@ -68,11 +77,12 @@ def rope(
     heads = _rules.check_rope(x, positions, heads)
     if positions is not None:
         positions = positions.expand(x.shape[0], x.shape[1])
-    return torch.ops.fusedlm.rope(x, cos, sin, positions, heads, interleaved, False)
+    y: Tensor = torch.ops.fusedlm.rope(x, cos, sin, positions, heads, interleaved, False)
+    return y
 
 
 def rope_tables(
-    length: int, dim: int, base: float = 10000.0, *, scaling: dict | None = None
+    length: int, dim: int, base: float = 10000.0, *, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines [length, dim / 2] float32 of the angles position * base^(-2i / dim).
 

@@ -11,8 +11,9 @@ from ._support import core, define, dense_last
 
 
 def _forward(
-    logits, seen, rows, temperature, top_k, top_p, min_p, repetition_penalty, seed, step: int
-):
+    logits: Tensor, seen: Tensor | None, rows: Tensor | None, temperature: float, top_k: int,
+    top_p: float, min_p: float, repetition_penalty: float, seed: int, step: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     tokens = logits.new_empty(logits.shape[:1], dtype=torch.int64)
     log_probs = logits.new_empty(logits.shape[:1], dtype=torch.float32)
     core.sample(
@@ -32,7 +33,7 @@ def _forward(
     return tokens, log_probs
 
 
-def _fake(logits, *_options):
+def _fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     shape = logits.shape[:1]
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 

@@ -69,7 +69,9 @@ def _four(t: Tensor) -> Tensor:
     return t if t.dim() == 4 else t.reshape(t.shape[:-3].numel(), *t.shape[-3:])
 
 
-def _has_kernel(query, key, value, mask: Tensor | None, dropout_p: float) -> bool:
+def _has_kernel(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float
+) -> bool:
     return (
         query.dtype in (torch.float32, torch.bfloat16)
         and query.dtype == key.dtype == value.dtype
@@ -80,7 +82,10 @@ def _has_kernel(query, key, value, mask: Tensor | None, dropout_p: float) -> boo
     )
 
 
-def _check(query, key, value, mask, is_causal: bool, enable_gqa: bool) -> torch.Size:
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool,
+    enable_gqa: bool,
+) -> torch.Size:  # fmt: skip
     """The leading dimensions of the result."""
     if mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: attn_mask is given along with is_causal")
@@ -103,8 +108,9 @@ def _check(query, key, value, mask, is_causal: bool, enable_gqa: bool) -> torch.
             " (or enable_gqa=True)"
         )
     try:
-        return torch.broadcast_shapes(*(t.shape[:-3] for t in (query, key, value)))
+        lead: torch.Size = torch.broadcast_shapes(*(t.shape[:-3] for t in (query, key, value)))
     except RuntimeError:
         raise ValueError(
             f"scaled_dot_product_attention: leading dimensions of {shapes} do not broadcast"
         ) from None
+    return lead

@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._support import Context
+
 
 class _Tied(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Context, weight: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         return weight.view_as(weight), weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx, rows: Tensor | None, dense: Tensor | None) -> Tensor | None:
+    def backward(ctx: Context, rows: Tensor | None, dense: Tensor | None) -> Tensor | None:
         if rows is None or dense is None:
             return dense if rows is None else rows
         return dense.add_(rows) if _is_ours_alone(dense) else dense + rows
@@ -31,4 +33,5 @@ def tied(weight: Tensor) -> tuple[Tensor, Tensor]:
     The few rows that the embedding changes are added into the head's gradient where it lies;
     autograd itself would write a second gradient of the size of the vocabulary.
     """
-    return _Tied.apply(weight)
+    pair: tuple[Tensor, Tensor] = _Tied.apply(weight)  # type: ignore[no-untyped-call]  # torch's has no types
+    return pair
