@@ -65,7 +65,10 @@ def _folder(name: str) -> Callable[[], object]:
 
 def _shows(option: str, what: Callable[[], object], help: str) -> typer.models.OptionInfo:
     callback = _print_and_exit(what)
-    return typer.Option(option, help=help, callback=callback, is_eager=True, show_default=False)
+    shown: typer.models.OptionInfo = typer.Option(
+        option, help=help, callback=callback, is_eager=True, show_default=False
+    )
+    return shown
 
 
 @app.callback()

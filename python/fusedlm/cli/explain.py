@@ -127,14 +127,14 @@ def explain(
     if not quiet:
         print_walk(shown, view)
     written = []
-    for path, write in (
+    for file, write in (
         (html, lambda path: write_page(shown, path, view)),
         (plot, lambda path: plot_attention(shown, path)),
         (json, shown.save),
     ):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written.append(write(path))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            written.append(write(file))
     if written and not quiet:
         typer.echo("written: " + ", ".join(map(str, written)))
 

@@ -102,7 +102,7 @@ def _class_of(value: Any, place: str, positive: str, threshold: float | None) ->
             f"{place}: the scores are {value!r}, expected numbers by class, {positive!r} among them"
         )
     if threshold is None:
-        return max(value, key=value.__getitem__)
+        return str(max(value, key=value.__getitem__))
     if value[positive] >= threshold:
         return positive
     others = {name: score for name, score in value.items() if name != positive}

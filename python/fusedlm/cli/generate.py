@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,7 +77,7 @@ def generate(
         "regex": regex,
         "grammar": None if grammar is None else grammar.read_text(encoding="utf-8"),
     }
-    options = {
+    options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k,
         "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty,
         "stop": stop or None, "seed": seed, "guess_tokens": guess_tokens, **constraint,
@@ -89,5 +89,7 @@ def generate(
             typer.echo(piece, nl=False)
         typer.echo()
         return
-    for number, new in enumerate(loaded.generate([text] * count, **options), 1):
+    several = loaded.generate([text] * count, **options)
+    assert isinstance(several, list)  # as many as prompts
+    for number, new in enumerate(several, 1):
         typer.echo(f"--- {number} ---\n{text}{new.text}")

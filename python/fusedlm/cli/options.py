@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fusedlm.data import Tokenizer
+    from fusedlm.generate import LanguageModel
+    from fusedlm.models import Decoder
 
 
 def read_options(context: typer.Context, file: Path | None) -> Path | None:
@@ -183,7 +188,9 @@ _OTHERS = {
 }
 
 
-def load_language_model(path: Path, precision: str, format: str | None, **options: Any):
+def load_language_model(
+    path: Path, precision: str, format: str | None, **options: Any
+) -> LanguageModel:
     """A `LanguageModel` of a folder, a training run or a .gguf file."""
     from fusedlm.generate import LanguageModel
 
@@ -199,7 +206,7 @@ def load_language_model(path: Path, precision: str, format: str | None, **option
     return LanguageModel.load(found, format=format, dtype=dtype, **options)
 
 
-def load_model(path: Path, precision: str):
+def load_model(path: Path, precision: str) -> tuple[Decoder, Tokenizer]:
     """(decoder, tokenizer) of a folder, with its compute dtype set."""
     import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -72,7 +72,7 @@ def quantize(
         typer.echo(f"perplexity {before:.3f} before, {after:.3f} after ({after / before - 1:+.2%})")
 
 
-def _perplexity(model, tokenizer, text: str) -> float:
+def _perplexity(model: Any, tokenizer: Any, text: str) -> float:
     from fusedlm.data import load_corpus, pack_text, validation_batches
     from fusedlm.train import evaluate
 

@@ -76,4 +76,4 @@ def _sample(folder: Path, precision: str) -> None:
     text = generate_text(
         model, tokenizer, PROMPT, max_new_tokens=160, temperature=0.8, top_p=0.95, seed=1
     )
-    typer.echo(f"\n--- a sample, after {PROMPT.strip()!r} ---\n{PROMPT}{text.rstrip()}\n---")
+    typer.echo(f"\n--- a sample, after {PROMPT.strip()!r} ---\n{PROMPT}{str(text).rstrip()}\n---")

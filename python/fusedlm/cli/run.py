@@ -89,6 +89,7 @@ def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
 
     from .options import model_folder
 
+    assert recipe.base is not None
     folder = model_folder(recipe.base)
     model, tokenizer = load(folder)
     if not isinstance(model, Decoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -167,7 +167,11 @@ def train(
             )
         how = parallel if "parallel" in given(context) else None
         prepared, settings = again(out, text, how)
-        values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
+        values: dict[str, Any] = {
+            "steps": steps,
+            "eval_every": eval_every,
+            "save_every": save_every,
+        }
         values |= {"log_every": log_every, "recompute": recompute, "parallel": parallel}
         settings = replace(settings, **{k: v for k, v in values.items() if k in given(context)})
         recipe = Recipe(text or "", out, progress=not quiet)

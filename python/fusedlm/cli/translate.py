@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from .options import (
     set_threads,
 )
 from .translate_train import DATA, RUN, train
+
+if TYPE_CHECKING:
+    from fusedlm.data import TranslationMemory
 
 Beam = Annotated[int, typer.Option(min=1, help="Hypotheses at a time; 1 is greedy.")]
 Memory = Annotated[
@@ -83,10 +86,11 @@ def run(
     set_threads(threads)
     if (text is None) == (file is None):
         raise ValueError("give either a text ('-' for stdin) or --file, to translate")
+    lines: list[str | None]
     if file is not None:
         lines = list(read_lines(file))
     elif text == "-":
-        lines = sys.stdin.read().splitlines()
+        lines = [*sys.stdin.read().splitlines()]
     else:
         lines = [text]
     loaded, tokenizer, remembered = _load(model, precision)
@@ -149,9 +153,13 @@ def evaluate(
     loaded, tokenizer, remembered = _load(model, precision)
     accelerators = bool(remembered.get("accelerators"))
     at = _run_of(model)
-    if not data and at is None:
+    if data:
+        files = data
+    elif at is not None:
+        files = [at / DATA / "test.jsonl"]
+    else:
         raise ValueError(f"data is missing: {model} is no training run with a test part")
-    found = read_parallel(data or [at / DATA / "test.jsonl"], source=source_key, target=target_key)
+    found = read_parallel(files, source=source_key, target=target_key)
     pairs = prepare(found, accelerators=accelerators).pairs
     if not pairs:
         raise ValueError("the data holds no pair to translate")
@@ -188,14 +196,15 @@ def _load(path: Path, precision: str) -> tuple[Any, Any, dict[str, Any]]:
     return model, tokenizer, {} if at is None else read_json(at / RUN)
 
 
-def _known(model: Path, memory: Path | None, accelerators: bool):
+def _known(model: Path, memory: Path | None, accelerators: bool) -> TranslationMemory | None:
     """The translation memory of a file, or of the run that the model is of; None where there is none."""
     from fusedlm.data import TranslationMemory, prepare, read_parallel
 
     at = _run_of(model)
-    if memory is None and at is None:
+    file = memory if memory is not None or at is None else at / DATA / "train.jsonl"
+    if file is None:
         return None
-    found = read_parallel([memory or at / DATA / "train.jsonl"])
+    found = read_parallel([file])
     return TranslationMemory(prepare(found, accelerators=accelerators).pairs)
 
 

@@ -56,7 +56,7 @@ class Results:
 
 
 def measure(
-    model, tokenizer, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
     length_penalty: float, consensus: bool, tokenize: str, progress: bool,
 ) -> Results:  # fmt: skip
     from tqdm import tqdm
@@ -111,7 +111,8 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     from fusedlm.train.translation_scores import chrf
 
     edges = [0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.01]
-    labels, bars = [], {"model": [], "memory": []}
+    labels: list[str] = []
+    bars: dict[str, list[float]] = {"model": [], "memory": []}
     for low, high in itertools.pairwise(edges):
         part = [row for row in rows if low <= row["similarity"] < high]
         if part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from fusedlm.data.parallel import Pair
     from fusedlm.train import TrainConfig, TrainResult, Translation
 
 DATA, RUN = "data", "run.json"
@@ -179,18 +180,19 @@ def _are_catalogues(paths: list[Path]) -> bool:
     return len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() in SUFFIXES)
 
 
-def _read(paths: list[Path], source_key: str, target_key: str, accelerators: bool):
+def _read(paths: list[Path], source_key: str, target_key: str, accelerators: bool) -> list[Pair]:
     from fusedlm.data import prepare, read_parallel
 
     found = read_parallel(paths, source=source_key, target=target_key)
     ready = prepare(found, accelerators=accelerators)
     skipped = ", ".join(f"{n:,} {why}" for why, n in ready.skipped.most_common())
     typer.echo(f"pairs   {len(ready.pairs):,}" + (f"; left out: {skipped}" if skipped else ""))
-    return ready.pairs
+    pairs: list[Pair] = ready.pairs
+    return pairs
 
 
 def _begin(
-    pairs, shares: tuple[float, float], vocab_size: int, shape: dict, settings: TrainConfig,
+    pairs: list[Pair], shares: tuple[float, float], vocab_size: int, shape: dict[str, Any], settings: TrainConfig,
     learning: Learning, out: Path, progress: bool,
 ) -> Translation:  # fmt: skip
     """Pairs -> three parts, a tokenizer and a new model; all that a run goes on with is in `out`."""
@@ -243,7 +245,12 @@ def _again(out: Path, progress: bool) -> tuple[Translation, TrainConfig]:
 
 
 def _task(
-    model, tokenizer, parts: dict, settings: TrainConfig, learning: Learning, progress: bool
+    model: Any,
+    tokenizer: Any,
+    parts: dict[str, Any],
+    settings: TrainConfig,
+    learning: Learning,
+    progress: bool,
 ) -> Translation:
     from tqdm import tqdm
 

@@ -25,7 +25,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from fusedlm.train import TrainConfig
+    from collections.abc import Mapping
+
+    from fusedlm.data.labelled import Skipped
+    from fusedlm.train import TrainConfig, TrainResult
 
 _ON_RESUME = {"out", "resume", "threads", "quiet", "config"}
 
@@ -223,7 +226,10 @@ def _carry_out(
     _show_after(run, file, result, settings)
 
 
-def _chat_task(run, out, settings, model, tokenizer, answers, skipped) -> tuple[Any, list, int]:
+def _chat_task(
+    run: Run, out: Path, settings: TrainConfig, model: Any, tokenizer: Any, answers: Any,
+    skipped: Skipped,
+) -> tuple[Any, list[Any], int]:  # fmt: skip
     from fusedlm.data.conversations import read_conversations, split_by_question
     from fusedlm.train import ChatTuning
 
@@ -234,8 +240,9 @@ def _chat_task(run, out, settings, model, tokenizer, answers, skipped) -> tuple[
 
 
 def _preference_task(
-    run, out, settings, model, tokenizer, answers, skipped
-) -> tuple[Any, list, int]:
+    run: Run, out: Path, settings: TrainConfig, model: Any, tokenizer: Any, answers: Any,
+    skipped: Skipped,
+) -> tuple[Any, list[Any], int]:  # fmt: skip
     import torch
 
     from fusedlm.data.conversations import split_by_question
@@ -254,9 +261,10 @@ def _preference_task(
         references = preference.load_references(file, len(train), len(held))
     else:
         model.compute_dtype = getattr(torch, settings.precision)
-        references = tuple(
+        of_train, of_held = (
             preference.reference_log_probs(model, pairs, settings.batch) for pairs in (train, held)
         )
+        references = (of_train, of_held)
         preference.save_references(file, *references)
     task = preference.PreferenceTuning(
         model, tokenizer, train, held, references, settings, beta=run.beta
@@ -264,7 +272,10 @@ def _preference_task(
     return task, parts[1], len(train)
 
 
-def _show_before(run, file, held, tokenizer, model, settings, numbers) -> None:
+def _show_before(
+    run: Run, file: Path, held: list[Any], tokenizer: Any, model: Any, settings: TrainConfig,
+    numbers: Mapping[str, float],
+) -> None:  # fmt: skip
     """Answers of the model as it is, which a comparison afterwards needs."""
     from fusedlm.models.files import write_json
 
@@ -275,7 +286,7 @@ def _show_before(run, file, held, tokenizer, model, settings, numbers) -> None:
     write_json(file, {"before": numbers, "answers": rows})
 
 
-def _show_after(run, file, result, settings) -> None:
+def _show_after(run: Run, file: Path, result: TrainResult, settings: TrainConfig) -> None:
     from fusedlm.models import load
     from fusedlm.models.files import read_json, write_json
 
@@ -300,9 +311,9 @@ def _show_after(run, file, result, settings) -> None:
     )
 
 
-def _questions(held: list, count: int) -> list[dict[str, Any]]:
+def _questions(held: list[Any], count: int) -> list[dict[str, Any]]:
     """The first questions of some conversations held out, spread over them, each once."""
-    first = {}
+    first: dict[str, tuple[Any, str]] = {}
     for messages in held:
         turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
         first.setdefault(
@@ -314,7 +325,9 @@ def _questions(held: list, count: int) -> list[dict[str, Any]]:
     return [{"messages": asked, "expected": answer} for asked, answer in chosen]
 
 
-def _answers(model, tokenizer, file: Path, questions: list, run: Run, settings) -> list[str]:
+def _answers(
+    model: Any, tokenizer: Any, file: Path, questions: list[Any], run: Run, settings: TrainConfig
+) -> list[str]:
     """The likeliest answers, on the engine."""
     import tempfile
 
@@ -328,4 +341,5 @@ def _answers(model, tokenizer, file: Path, questions: list, run: Run, settings) 
         loaded = LanguageModel.load(folder, dtype=settings.precision, most_running=4)
         prompts = [loaded.encode_chat(messages) for messages in questions]
         found = loaded.generate(prompts, max_new_tokens=run.max_new_tokens, temperature=0.0)
+    assert isinstance(found, list)  # as many as prompts
     return [answer.text for answer in found]

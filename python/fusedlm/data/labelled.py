@@ -57,6 +57,10 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def as_texts(self) -> list[str]:
+        """What a tokenizer is trained on."""
+        return list(self.texts)
+
     def part(self, numbers: list[int]) -> Labelled:
         """The texts of these numbers, in this order."""
         return Labelled([self.texts[i] for i in numbers], [self.labels[i] for i in numbers])

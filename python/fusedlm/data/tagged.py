@@ -25,6 +25,10 @@ class Tagged:
     def __len__(self) -> int:
         return len(self.sentences)
 
+    def as_texts(self) -> list[str]:
+        """What a tokenizer is trained on."""
+        return [" ".join(words) for words in self.sentences]
+
     def part(self, numbers: list[int]) -> Tagged:
         """The sentences of these numbers, in this order."""
         return Tagged([self.sentences[i] for i in numbers], [self.tags[i] for i in numbers])

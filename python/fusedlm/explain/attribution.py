@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -130,7 +132,8 @@ class _Path:
                 missing -= done[worst][0]
                 worst += 1
             if not worst:
-                return used, sum(piece[3] for piece in sorted(done, key=lambda piece: piece[1]))
+                in_order = sorted(done, key=lambda piece: piece[1])
+                return used, functools.reduce(operator.add, (piece[3] for piece in in_order))
             halves = [(a, (a + b) / 2, b) for _, a, b, _ in done[:worst]]
             middles = [middle for _, middle, _ in halves]
             heights.update(zip(middles, self._heights(middles), strict=True))
@@ -139,7 +142,9 @@ class _Path:
 
     def _rows(self, alphas: Sequence[float]) -> Iterator[Tensor]:
         many = torch.tensor(alphas, dtype=torch.float64).to(self.end.dtype)[:, None, None]
-        for some in many.split(max(1, _BATCH_TOKENS // self.end.shape[0])):
+        size = max(1, _BATCH_TOKENS // self.end.shape[0])
+        for start in range(0, len(many), size):
+            some = many[start : start + size]
             yield self.start + some * (self.end - self.start)
 
     @torch.no_grad()
@@ -154,10 +159,11 @@ class _Path:
         for rows in self._rows(alphas):
             rows.requires_grad_()
             found.append(torch.autograd.grad(self.function(rows).sum(), rows)[0])
-        slopes = torch.cat(found).unflatten(0, (len(pieces), _POINTS))
-        shares = torch.from_numpy(shares / 2).to(slopes.dtype)[:, None, None]
+        slopes = torch.cat(found)
+        slopes = slopes.view(len(pieces), _POINTS, *slopes.shape[1:])
+        weights = torch.from_numpy(shares / 2).to(slopes.dtype)[:, None, None]
         lengths = torch.tensor([b - a for a, b in pieces], dtype=slopes.dtype)[:, None, None]
-        return list((slopes * shares).sum(1) * lengths * (self.end - self.start))
+        return list((slopes * weights).sum(1) * lengths * (self.end - self.start))
 
 
 def _position(model: Model, T: int, position: int | None) -> int | None:
@@ -200,7 +206,7 @@ def _log_shares(
     """Log-probabilities [B, K] at the position, of B versions of the token rows."""
     ids = ids.expand(rows.shape[0], -1)
     if isinstance(model, Encoder):
-        logits = trace(model, ids, token_rows=rows, weights=weights).logits
+        logits = trace(model, ids, token_rows=rows, weights=weights).known_logits
         return (logits if position is None else logits[:, position]).log_softmax(-1)
     # Of the whole vocabulary one row will do.
     final = trace(model, ids, token_rows=rows, weights=weights, logits=False).final

@@ -82,7 +82,7 @@ class Learned:
 def loss_of(model: Model, found: Trace, targets: Tensor) -> Tensor:
     """The mean cross-entropy of the targets [B, T], or [B] of a classifier of sequences."""
     ignored = model.config.ignore_index if isinstance(model, Decoder) else -100
-    logits = found.logits.flatten(0, -2)
+    logits = found.known_logits.flatten(0, -2)
     return F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignored)
 
 

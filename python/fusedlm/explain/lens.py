@@ -51,7 +51,7 @@ def logit_lens(
     table = weights["embedding.weight" if model.head is None else "head.weight"]
     streams = [found.first, *(layer.output for layer in found.layers)]
     # From the end, since what the last row says is looked for in all of them.
-    rows = []
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for stream in reversed(streams):
         logits = decoder_norm(model, stream[0], weights, "final_norm.") @ table.T
         if not rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -104,10 +104,11 @@ def attend(
 
 
 def feed_forward(x: Tensor, weights: Weights, name: str, activation: str) -> FeedForward:
-    act = _ACTIVATIONS[activation]
+    act: Callable[[Tensor], Tensor] = _ACTIVATIONS[activation]
     up = linear(x, weights, name + "up_")
+    gate: Tensor | None = None
     if name + "gate_weight" not in weights:
-        gate, hidden = None, act(up)
+        hidden = act(up)
     else:
         gate = linear(x, weights, name + "gate_")
         hidden = act(gate) * up
@@ -116,5 +117,5 @@ def feed_forward(x: Tensor, weights: Weights, name: str, activation: str) -> Fee
 
 def split_heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[B, T, (H + 2 G) D] -> query [B, H, T, D], key and value [B, G, T, D]."""
-    turned = qkv.unflatten(-1, (heads + 2 * kv_heads, -1)).transpose(1, 2)
-    return turned.split((heads, kv_heads, kv_heads), dim=1)
+    turned = qkv.view(*qkv.shape[:2], heads + 2 * kv_heads, -1).transpose(1, 2)
+    return turned[:, :heads], turned[:, heads:-kv_heads], turned[:, -kv_heads:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from math import nan
 from pathlib import Path
+from typing import Any
 
 from fusedlm.figures import new_figure, save_figure
 
@@ -51,7 +52,7 @@ def plot_attention(walk: Walk, path: str | os.PathLike[str]) -> Path:
     return save_figure(figure, path, dpi=110)
 
 
-def _font_for(labels: list[str], font_manager):
+def _font_for(labels: list[str], font_manager: Any) -> tuple[Any, list[str]]:
     """A font of this machine that has the most characters, and the labels; positions where it has not."""
     needed = {ord(c) for c in "".join(labels)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +14,15 @@ def six(value: float | Tensor) -> float:
     return float(f"{float(value):.6g}")
 
 
-def rounded(values: Tensor) -> list:
+def rounded(values: Tensor) -> list[Any]:
     """As nested lists of numbers of 6 digits."""
-    flat = [six(value) for value in values.flatten().tolist()]
+    flat: list[Any] = [six(value) for value in values.flatten().tolist()]
     for size in reversed(values.shape[1:]):
         flat = [flat[i : i + size] for i in range(0, len(flat), size)]
     return flat
 
 
-def vectors(x: Tensor, numbers: int) -> list:
+def vectors(x: Tensor, numbers: int) -> list[Any]:
     """[..., C] -> nested lists of [length, first numbers ...]."""
     return rounded(torch.cat([x.norm(dim=-1, keepdim=True), x[..., :numbers]], -1))
 
@@ -46,10 +47,12 @@ def _with_gaps(chosen: set[int], others: Iterable[int], count: int, most: int) -
             break
         chosen.add(i)
     result: list[int | None] = []
+    next_one = 0
     for i in sorted(chosen):
-        if i > (result[-1] + 1 if result else 0):
+        if i > next_one:
             result.append(None)
         result.append(i)
-    if result[-1] != count - 1:
+        next_one = i + 1
+    if next_one != count:
         result.append(None)
     return result

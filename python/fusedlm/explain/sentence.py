@@ -111,7 +111,7 @@ def walk(
     with torch.no_grad():
         found = trace(model, ids, dtype=dtype_for(model))
     show = _Shown(model, tokenizer, question, ids, found)
-    data = {
+    data: dict[str, Any] = {
         "text": text,
         "model": show.model(name, note),
         "tokens": [{"id": i, "text": t} for i, t in zip(ids, show.labels, strict=True)],
@@ -187,7 +187,7 @@ class _Shown:
             "numbers": self.question.numbers,
         }  # fmt: skip
 
-    def embedding(self) -> dict[str, list]:
+    def embedding(self) -> dict[str, list[Any]]:
         parts = {name: rows[0] for name, rows in self.found.parts.items()}
         parts["sum"] = self.found.embeddings[0]
         if self.found.first is not self.found.embeddings:
@@ -251,7 +251,7 @@ class _Shown:
                 raise ValueError("walk: target is given, and the encoder has no classifier")
             return None
         if wanted is None:
-            return self.found.logits.argmax(-1)
+            return self.found.known_logits.argmax(-1)
         if config.task == "token":
             raise ValueError("walk: target is given, and the classifier is one of tokens")
         if wanted not in config.labels:
@@ -297,7 +297,7 @@ class _Shown:
         with torch.no_grad():
             after = trace(self.model_, self.ids, weights=learned.weights)
         rows = targets.reshape(-1)
-        shares = [x.logits.flatten(0, -2).log_softmax(-1) for x in (self.found, after)]
+        shares = [x.known_logits.flatten(0, -2).log_softmax(-1) for x in (self.found, after)]
         ignored = getattr(self.model_.config, "ignore_index", -100)
         each = [
             {
@@ -347,7 +347,7 @@ class _Shown:
     def attribution(self, targets: Tensor | None) -> dict[str, Any]:
         """For the given target, or else for what the model says."""
         target, position = None, None
-        if self.question.target is not None:
+        if self.question.target is not None and targets is not None:
             target = int(targets.flatten()[-1])
         if getattr(self.model_.config, "task", None) == "token":
             position = len(self.ids) - 1
@@ -368,11 +368,14 @@ def _off(found: Tensor, expected: Tensor) -> float:
 
 
 def _fused(model: Model, ids: Tensor, targets: Tensor | None) -> Tensor:
+    found: Tensor
     if isinstance(model, Decoder):
-        return model(ids, targets)
-    if model.classifier is None:
-        return model(ids)
-    return model.classify(ids, targets=targets)
+        found = model(ids, targets)
+    elif model.classifier is None:
+        found = model(ids)
+    else:
+        found = model.classify(ids, targets=targets)
+    return found
 
 
 def _part_of(parameter: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from .rounding import pick, pick_near
 from .sentence import Walk
@@ -77,7 +79,8 @@ class _Printer:
         self.walk, self.view, self.data = walk, view, walk.data
         self.model = self.data["model"]
         self.labels = [token["text"] for token in self.data["tokens"]]
-        self.shown = pick_near(len(self.labels), _MOST_TOKENS, view.position)
+        self.at = 0 if view.position is None else view.position  # View.of names one
+        self.shown = pick_near(len(self.labels), _MOST_TOKENS, self.at)
 
     def parts(self) -> Iterator[RenderableType]:
         yield from self._head()
@@ -94,10 +97,12 @@ class _Printer:
         yield from self._section("logits", self._predictions())
         yield from self._section("lens", self._lens())
         for name, part in learning_parts(self.data, self.labels, self.shown, self.view.layers):
-            yield from self._section(name, lambda part=part: part)
+            yield from self._section(name, part)
         yield from self._check()
 
-    def _section(self, name: str, content) -> Iterator[RenderableType]:
+    def _section(
+        self, name: str, content: RenderableType | Callable[[], RenderableType]
+    ) -> Iterator[RenderableType]:
         """Title, text, formula and content (made by a call, if the walk has the section)."""
         section = self.data["sections"].get(name)
         if section is None:
@@ -134,7 +139,7 @@ class _Printer:
         return table
 
     def _embedding(self) -> RenderableType:
-        at, parts = self.view.position, self.data["embedding"]
+        at, parts = self.at, self.data["embedding"]
         names = {"token": "token row", "position": "position row", "type": "type row",
                  "sum": "sum", "normed": "normed"}  # fmt: skip
         once = [(names[name], rows[at]) for name, rows in parts.items()]
@@ -145,7 +150,7 @@ class _Printer:
         return Group(first, "", self._tokens_vectors(rows, "token", self.model["width"]))
 
     def _layer(self, number: int) -> Iterator[RenderableType]:
-        layer, at, mark = self.data["layers"][number], self.view.position, self.labels
+        layer, at, mark = self.data["layers"][number], self.at, self.labels
         of = f"of {mark[at]}"
         norm = [("before", layer["input"][at]), ("normed", layer["attention_in"][at])]
         yield from self._section("attention_norm", self._vectors(norm, of))
@@ -170,7 +175,7 @@ class _Printer:
         ]  # fmt: skip
         yield from self._section("ffn", self._vectors(rows, of))
 
-    def _heads(self, layer: dict, names: Sequence[str]) -> Iterator[RenderableType]:
+    def _heads(self, layer: dict[str, Any], names: Sequence[str]) -> Iterator[RenderableType]:
         shared = self.model["heads"] // self.model["kv_heads"]
         for head in self.view.heads:
             for name in names:
@@ -179,8 +184,8 @@ class _Printer:
                 yield self._tokens_vectors(layer[name][own], title, self.model["head_width"])
                 yield ""
 
-    def _maps(self, layer: int, maps, form: str) -> RenderableType:
-        tables = []
+    def _maps(self, layer: int, maps: Tensor, form: str) -> RenderableType:
+        tables: list[RenderableType] = []
         for head in self.view.heads:
             table = new_table(f"head {head}", *(self._label(t) for t in self.shown))
             for t in self.shown:
@@ -199,7 +204,8 @@ class _Printer:
         return Group(*tables, *([Text("· is hidden", "dim")] if hidden else []))
 
     def _mixed(self, number: int) -> RenderableType:
-        at, layer, rows = self.view.position, self.data["layers"][number], []
+        at, layer = self.at, self.data["layers"][number]
+        rows: list[RenderableType] = []
         shared = self.model["heads"] // self.model["kv_heads"]
         for head in self.view.heads:
             weights = self.walk.weights[number, head, at].tolist()
@@ -217,7 +223,7 @@ class _Printer:
         return Group(*rows)
 
     def _layers(self) -> RenderableType:
-        at = self.view.position
+        at = self.at
         table = new_table(
             "layer", "length before", "attention adds", "ffn adds", "tokens a head looks at"
         )
@@ -235,7 +241,7 @@ class _Printer:
     def _some(self, values: Sequence[float]) -> list[float | None]:
         return [None if i is None else values[i] for i in pick(len(values), _MOST_TOKENS)]
 
-    def _predictions(self):
+    def _predictions(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
             rows = self.data["predictions"]
             if len(rows) == 1:
@@ -247,14 +253,14 @@ class _Printer:
                     continue
                 guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
                 add_row(table, self._label(t), "   ".join(guesses))
-            at = self.view.position
+            at = self.at
             return Group(table, "", _guesses(f"at {self.labels[at]}", rows[at]))
 
         return make
 
-    def _lens(self):
+    def _lens(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            lens, at = self.data["lens"], self.view.position
+            lens, at = self.data["lens"], self.at
             table = new_table("after", "p of the last one's best", "rank", "likeliest")
             count = len(lens["tokens"])
             for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
@@ -284,7 +290,7 @@ class _Printer:
     def _label(self, t: int | None) -> Text:
         if t is None:
             return Text("…")
-        return Text(self.labels[t], "bold" if t == self.view.position else "")
+        return Text(self.labels[t], "bold" if t == self.at else "")
 
     def _vectors(self, rows: Sequence[tuple[str, list[float]]], title: str) -> Table:
         """Named vectors, one a line."""
@@ -310,12 +316,12 @@ class _Printer:
         add_row(table, name, f"{row[0]:.3g}", *numbers, *more)
 
     def _size_of(self, name: str) -> int:
-        if name in ("up", "gate", "hidden"):
-            return self.model["ffn_width"]
-        return self.model["head_width" if name == "mixed" else "width"]
+        of = "ffn_width" if name in ("up", "gate", "hidden") else "width"
+        size: int = self.model["head_width" if name == "mixed" else of]
+        return size
 
 
-def _guesses(title: str, guesses: Sequence[dict]) -> Table:
+def _guesses(title: str, guesses: Sequence[dict[str, Any]]) -> Table:
     table = new_table(title, "logit", "probability", "")
     for guess in guesses:
         p = guess["p"]

@@ -40,7 +40,7 @@ def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | Non
                 table, "the text" if one else labels[t], row["target"], f"{row['p']:.3g}",
                 f"{row['loss']:.4f}", f"{row['p_after']:.3g}",
             )  # fmt: skip
-    lines = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
+    lines: list[RenderableType] = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
     if loss["guessed"]:
         lines.append(Text("No class was given: the likeliest stands for the right one.", "dim"))
     return Group(*lines)
@@ -138,7 +138,7 @@ def _attribution(
         score = found["scores"][t]
         colour = "green" if score > 0 else "red"
         add_row(table, labels[t], f"{score:+.3f}", Text(bar(abs(score) / largest), colour))
-    lines = [
+    lines: list[RenderableType] = [
         Text(f"for {found['target']}, log p {found['after']:.3f} (from {found['before']:.3f})"),
         table,
         Text(

@@ -9,8 +9,11 @@ tokens. Nothing is dropped out. Tests hold it to the fused model: logits, loss a
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +26,7 @@ from fusedlm.models.lora import merged_state
 from . import plain
 from .plain import Attention, FeedForward, Weights
 
-Model = Decoder | Encoder
+Model: TypeAlias = Decoder | Encoder
 _FEW = 10_000_000  # parameters; more of them in float64 would take too much memory
 
 
@@ -63,6 +66,12 @@ class Trace:
     final: Tensor
     pooled: Tensor | None
     logits: Tensor | None
+
+    @property
+    def known_logits(self) -> Tensor:
+        """The logits of a trace that was asked for them."""
+        assert self.logits is not None
+        return self.logits
 
 
 def trace(
@@ -123,7 +132,7 @@ def _decoder(
     parts = {"token": rows}
     if config.position == "learned":
         parts["position"] = weights["embedding.position_weight"][:T].expand_as(rows)
-    x = first = sum(parts.values())
+    x = first = _sum(parts)
     layers = []
     for number in range(config.layers):
         layers.append(_decoder_layer(model, number, x, weights))
@@ -132,6 +141,10 @@ def _decoder(
     table = weights["embedding.weight" if model.head is None else "head.weight"]
     found = final @ table.T if logits else None
     return Trace(parts, first, first, layers, final, None, found)
+
+
+def _sum(parts: dict[str, Tensor]) -> Tensor:
+    return functools.reduce(operator.add, parts.values())
 
 
 def decoder_norm(model: Decoder, x: Tensor, weights: Weights, name: str) -> Tensor:
@@ -146,19 +159,22 @@ def _decoder_layer(model: Decoder, number: int, x: Tensor, weights: Weights) -> 
     attention_in = decoder_norm(model, x, weights, at + "attention_norm.")
     qkv = plain.linear(attention_in, weights, at + "attention.qkv.")
     query, key, value = plain.split_heads(qkv, config.heads, config.kv_heads)
-    used = [query, key]
+    query_used, key_used = query, key
     if config.qk_norm:
         names = (at + "attention.query_norm.weight", at + "attention.key_norm.weight")
-        used = [
+        query_used, key_used = (
             plain.rms_norm(part, weights[name], config.norm_eps)
-            for part, name in zip(used, names, strict=True)
-        ]
+            for part, name in zip((query, key), names, strict=True)
+        )
     if model.rope is not None:
         cos, sin = (table[:T].to(x.dtype) for table in (model.rope.cos, model.rope.sin))
-        used = [plain.rotate(part, cos, sin, config.rope_interleaved) for part in used]
+        query_used, key_used = (
+            plain.rotate(part, cos, sin, config.rope_interleaved) for part in (query_used, key_used)
+        )
     window = config.windows[number] if config.windows else 0
     seen = plain.seen_by(T, causal=True, window=window, device=x.device)
-    attention = plain.attend((query, key, value), tuple(used), seen, weights, at + "attention.out.")
+    used = (query_used, key_used)
+    attention = plain.attend((query, key, value), used, seen, weights, at + "attention.out.")
     middle = x + attention.out
     ffn_in = decoder_norm(model, middle, weights, at + "ffn_norm.")
     ffn = plain.feed_forward(ffn_in, weights, at + "ffn.", config.activation)
@@ -175,7 +191,7 @@ def _encoder(
     parts = {"token": rows, "position": weights["position_weight"][positions]}
     if config.types:
         parts["type"] = weights["type_weight"][0].expand_as(rows)
-    embeddings = sum(parts.values())
+    embeddings = _sum(parts)
     x = first = _encoder_norm(model, embeddings, weights, "embedding_norm.")
     layers = []
     for number in range(config.layers):
@@ -184,7 +200,8 @@ def _encoder(
     pooled = _pool(model, x, weights)
     found = None
     if config.task and logits:
-        found = plain.linear(pooled if config.task == "sequence" else x, weights, "classifier.")
+        classified = pooled if config.task == "sequence" and pooled is not None else x
+        found = plain.linear(classified, weights, "classifier.")
     return Trace(parts, embeddings, first, layers, x, pooled, found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fusedlm.models import Decoder
+from fusedlm.models import Decoder, Encoder
 
 from .tracing import Model
 
@@ -107,7 +107,7 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
     return sections
 
 
-def _encoder(model, T: int) -> dict[str, tuple[str, str, str]]:
+def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
     config = model.config
     C, D = config.width, config.head_width
     sections = _beginning(T, config.vocab_size)

@@ -115,7 +115,8 @@ class Batch:
     @property
     def stats(self) -> dict[str, int]:
         """Counts of the engine: requests that wait and run, tokens of all kinds since it was made."""
-        return self._generator.stats
+        counts: dict[str, int] = self._generator.stats
+        return counts
 
     def submit(self, prompt: Sequence[int], options: Options) -> Job:
         """A job for the tokens of a prompt; it begins with the next step, and takes its turn if many run.

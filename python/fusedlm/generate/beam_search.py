@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ from .target_state import FEWEST, TargetState
 
 _BATCH_ROWS = 512  # hypotheses that grow together: enough to fill the cores
 _BATCH_TOKENS = 16384  # of their sources, which bounds the memory
+
+_Way = tuple[float, int, int]  # score, parent, token
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def beam_search(
     beam: int = 4,
     length_penalty: float = 1.0,
     max_length: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best targets of each source, best first, at most `beam` of them; beam 1 is greedy.
 
@@ -72,7 +74,7 @@ def beam_search(
         check_prompt(row, f"source {number}", config.context - 1, config.vocab_size)
     if examples is None:
         examples = [[] for _ in rows]
-    whole = [[row, *given] for row, given in zip(rows, examples, strict=True)]
+    whole: list[Source] = [[row, *given] for row, given in zip(rows, examples, strict=True)]
     _check_examples(model, examples)
     found: list[list[Hypothesis]] = [[] for _ in rows]
     with evaluating(model):
@@ -87,7 +89,8 @@ def beam_search(
 
 def _groups(sources: list[Source], most: int) -> Iterator[list[int]]:
     """Numbers of sources that are searched together; those of like lengths end at like times."""
-    chosen, tokens = [], 0
+    chosen: list[int] = []
+    tokens = 0
     for i in sorted(range(len(sources)), key=lambda i: -len(sources[i][0])):
         size = sum(map(len, sources[i]))
         if chosen and (len(chosen) == most or tokens + size > _BATCH_TOKENS):
@@ -132,7 +135,8 @@ def _search(
         step += 1
         ending = torch.tensor([step >= sentences[i].limit for i in active])
         values, parents, following = _candidates(state.step(tokens), scores, ending, end, beam)
-        kept, live = [], []
+        kept: list[int] = []
+        live: list[list[_Way]] = []
         for n, i in enumerate(active):
             ways = zip(values[n], parents[n], following[n], strict=True)
             paths = history[n * beam : (n + 1) * beam]
@@ -141,12 +145,12 @@ def _search(
                 kept.append(n)
         idle = [n for n in range(len(active)) if n not in set(kept)]
         kept += idle[: max(0, fewest - len(kept))]
-        ways = [(n, *way) for n in kept for way in live[n]]
-        scores = torch.tensor([score for _, score, _, _ in ways]).view(-1, beam)
-        tokens = torch.tensor([token for _, _, _, token in ways])
-        history = [[*history[n * beam + parent], token] for n, _, parent, token in ways]
-        parents = torch.tensor([n * beam + parent for n, _, parent, _ in ways])
-        state.select(torch.tensor(kept), parents)
+        going_on = [(n, *way) for n in kept for way in live[n]]
+        scores = torch.tensor([score for _, score, _, _ in going_on]).view(-1, beam)
+        tokens = torch.tensor([token for _, _, _, token in going_on])
+        history = [[*history[n * beam + parent], token] for n, _, parent, token in going_on]
+        chosen = torch.tensor([n * beam + parent for n, _, parent, _ in going_on])
+        state.select(torch.tensor(kept), chosen)
         active = [active[n] for n in kept]
     return [
         sorted(sentence.finished, key=lambda h: -h.score)[:beam]
@@ -156,7 +160,7 @@ def _search(
 
 def _candidates(
     following: Tensor, scores: Tensor, ending: Tensor, end: int, beam: int
-) -> tuple[list, list, list]:
+) -> tuple[list[list[float]], list[list[int]], list[list[int]]]:
     """The 2 beam best ways to go on of each sentence: their scores, parents and tokens.
 
     following [n * beam, V] are log-probabilities.
@@ -171,10 +175,10 @@ def _candidates(
 
 
 def _advance(
-    sentence: _Sentence, ways, paths: list[list[int]], step: int, end: int, beam: int,
+    sentence: _Sentence, ways: Iterable[_Way], paths: list[list[int]], step: int, end: int, beam: int,
     length_penalty: float,
-) -> list[tuple[float, int, int]]:  # fmt: skip
-    """Keeps what ends; returns (score, parent, token) of the `beam` hypotheses that go on."""
+) -> list[_Way]:  # fmt: skip
+    """Keeps what ends; returns those of the `beam` hypotheses that go on."""
     live = []
     for rank, (score, parent, token) in enumerate(ways):
         if score == -math.inf:

@@ -111,7 +111,8 @@ def check_prompt(row: list[int], name: str, context: int, vocab_size: int) -> No
 def _check_stops(stop: Sequence[Sequence[int]] | None) -> list[list[int]]:
     if stop is None:
         return []
-    if isinstance(stop, str) or any(isinstance(s, (str, int)) or not len(s) for s in stop):
+    given: object = stop
+    if isinstance(given, str) or any(isinstance(s, (str, int)) or not len(s) for s in stop):
         raise ValueError(
             f"generate: stop is {stop!r}, expected sequences of token ids, none empty "
             "(generate_text takes strings)"

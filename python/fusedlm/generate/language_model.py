@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fusedlm import _core
 from fusedlm.models.weights import INDEX, refuse_pickles
@@ -124,7 +124,7 @@ class LanguageModel:
         comes; a true result ends that text.
         """
         single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
-        prompts = [prompt] if single else list(prompt)
+        prompts = cast("list[Prompt]", [prompt] if single else list(prompt))
         ids = [self.encode(p, f"prompt {row}") for row, p in enumerate(prompts)]
         jobs = self._submit(ids, options)
         try:
@@ -146,7 +146,9 @@ class LanguageModel:
 
     def chat(self, messages: Messages, **options: Any) -> Generation:
         """The answer to messages, each {"role": "system" | "user" | "assistant", "content": text}."""
-        return self.generate(self.encode_chat(messages), **options)
+        answer = self.generate(self.encode_chat(messages), **options)
+        assert not isinstance(answer, list)  # one prompt, one answer
+        return answer
 
     def stream_chat(self, messages: Messages, **options: Any) -> Iterator[str]:
         """The answer in pieces, as they come."""

@@ -7,6 +7,7 @@ min-p, draw.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,11 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"generate: {name} is {value!r}, expected an integer of at least {least}")
 
 
-def _check(value: object, name: str, expected: str, fits) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not fits(value):
+def _check(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> None:
+    if not (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and fits(value)
+    ):
         raise ValueError(f"generate: {name} is {value!r}, expected {expected}")

@@ -58,11 +58,14 @@ class TargetState:
         filler = [[model.config.end_id] * FEWEST]
         packed = model.pack_sources([*sources, filler])
         memory = model.encode(packed)
-        self._source = [_source_pages(layer, memory) for layer in model.decoder]
+        self._layers = [layer for layer in model.decoder if isinstance(layer, Layer)]
+        self._source = [_source_pages(layer, memory) for layer in self._layers]
         self._source_table, self._source_lengths = _tables(packed)
         H, D = model.config.heads, model.config.head_width
-        empty = lambda: memory.new_empty(_PAGES, 1, H, D)  # noqa: E731
-        self._pages = [_Pages(empty(), empty()) for _ in model.decoder]
+        shape = (_PAGES, 1, H, D)
+        self._pages = [
+            _Pages(memory.new_empty(shape), memory.new_empty(shape)) for _ in self._layers
+        ]
         self._used = 0
         self._table = torch.empty(len(sentences) * beam, 0, dtype=torch.int32)
         self._sentences = torch.tensor(sentences)
@@ -91,7 +94,7 @@ class TargetState:
         lengths = torch.full((R,), T + 1, dtype=torch.int32)
 
         branch, stream = model.embed(tokens[:, None], position), None
-        for layer, pages, source in zip(model.decoder, self._pages, self._source, strict=True):
+        for layer, pages, source in zip(self._layers, self._pages, self._source, strict=True):
             x, stream = added(layer.attention_norm, branch, stream)
             qkv = layer.attention.turned(x, model.rope, position)
             query, key, value = qkv.chunk(3, dim=2)
@@ -99,8 +102,10 @@ class TargetState:
             mixed = ops.attention(
                 query, pages.key, pages.value, kv_lengths=lengths, block_table=self._table
             )
+            assert layer.cross is not None and layer.cross_norm is not None  # a decoder's
             x, stream = layer.cross_norm(layer.attention.out(mixed.flatten(2)), residual=stream)
-            query = layer.cross.queries(x).unflatten(0, (-1, self.beam)).squeeze(2)
+            query = layer.cross.queries(x)
+            query = query.view(-1, self.beam, *query.shape[1:]).squeeze(2)
             mixed = ops.attention(
                 query, source.key, source.value, kv_lengths=source_lengths,
                 block_table=source_table,
@@ -111,13 +116,14 @@ class TargetState:
         self._used += R
         x, _ = model.final_norm(branch, residual=stream)
         logits = ops.linear(x[:, 0], model.embedding.weight)
-        if self._copyable is None:
+        if self._copyable is None or model.copying is None:
             return logits.float().log_softmax(-1)
         row = self._sentences.repeat_interleave(self.beam)
         return model.copying.log_probabilities(x[:, 0], logits, self._copyable[row], self._written)
 
 
 def _source_pages(layer: Layer, memory: Tensor) -> _Pages:
+    assert layer.cross is not None  # a decoder's
     key, value = layer.cross.keys_and_values(memory)
     return _Pages(key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
 

@@ -11,12 +11,14 @@ _UNFINISHED = "\ufffd"  # how a decoder shows a character whose last bytes are s
 class Tokenizer(Protocol):
     """What generation needs of a tokenizer; `fusedlm.data.tokenizer.Tokenizer` has it."""
 
-    eos_id: int | None
-    end_ids: tuple[int, ...]
-    vocab_size: int
-
+    @property
+    def eos_id(self) -> int | None: ...
+    @property
+    def end_ids(self) -> tuple[int, ...]: ...
+    @property
+    def vocab_size(self) -> int: ...
     def encode(self, text: str, *, add_special: bool = False) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class TextStream:

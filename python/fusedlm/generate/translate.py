@@ -26,7 +26,7 @@ def translate(
     length_penalty: float = 1.0,
     max_length: int | None = None,
     consensus: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[str | None]:
     """The best translation of each text that `beam_search` finds, which has the options.
 
@@ -67,7 +67,7 @@ def _weights(hypotheses: Sequence[Hypothesis], length_penalty: float) -> list[fl
 def examples_for(
     model: EncoderDecoder, tokenizer: Tokenizer, texts: Sequence[str],
     memory: TranslationMemory | None, *, others: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[list[list[int]]]:  # fmt: skip
     """The tokens of what `memory` has for each text, as many as the model reads, cut to its context.
 

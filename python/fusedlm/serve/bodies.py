@@ -42,7 +42,7 @@ class Bodies:
     def piece(self, index: int, piece: Piece) -> dict[str, Any]:
         self.count(piece)
         if self._chat:
-            content = {"delta": {"content": piece.text} if piece.text else {}}
+            content: dict[str, Any] = {"delta": {"content": piece.text} if piece.text else {}}
         else:
             content = {"text": piece.text}
         log = self._logprobs(index, piece.tokens, piece.log_probs)

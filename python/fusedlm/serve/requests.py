@@ -166,7 +166,7 @@ def _request(
     if len(stop) > _MOST_STOPS or any(not isinstance(s, str) or not s for s in stop):
         raise invalid(f"stop is not up to {_MOST_STOPS} strings, none empty", "stop")
     seed = fields.integer("seed", -(2**63), 2**63 - 1)
-    sampling = {
+    sampling: dict[str, Any] = {
         "temperature": fields.number("temperature", 1.0),
         "top_p": fields.number("top_p"),
         "top_k": fields.integer("top_k", 0) or None,
@@ -227,8 +227,9 @@ def _message(index: int, message: Any) -> dict[str, Any]:
 
 
 def _text_part(part: Any, param: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return part["text"]
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if isinstance(text, str):
+        return text
     raise unsupported(param, "messages hold text only")
 
 

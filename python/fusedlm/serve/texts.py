@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -90,7 +90,7 @@ class Texts:
         self._deadline = asyncio.get_running_loop().time() + settings.timeout
         self._began = time.monotonic()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """(choice, piece) as they come. Raises ApiError at the time-out and where a text is lost."""
         left = set(range(len(self._tickets)))
         waiting = set(left)

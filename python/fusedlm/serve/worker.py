@@ -7,6 +7,7 @@ Handlers run on the event loop and never wait for a step; the thread never touch
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections import deque
@@ -66,11 +67,17 @@ class Worker:
 
     def submit(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
-            self._post(lambda ticket=ticket: self._begin(ticket))
+            self._post(functools.partial(self._begin, ticket))
 
     def cancel(self, tickets: Iterable[Ticket]) -> None:
         """Those that have ended already are left alone."""
-        self._post(lambda: [self._cancel(ticket) for ticket in tickets])
+        tickets = list(tickets)
+
+        def each() -> None:
+            for ticket in tickets:
+                self._cancel(ticket)
+
+        self._post(each)
 
     def cancel_all(self) -> None:
         self._post(self._cancel_all)

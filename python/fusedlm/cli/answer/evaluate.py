@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,7 +85,7 @@ def evaluate(
         typer.echo(f"\nreport          {out} (report.json, answers.jsonl, threshold.png)")
 
 
-def _write(out: Path, report: dict, answers: list[dict]) -> None:
+def _write(out: Path, report: dict[str, Any], answers: list[dict[str, Any]]) -> None:
     from fusedlm.evaluation.answers import plot_threshold
     from fusedlm.models.files import write_json
     from fusedlm.models.folder import atomic_folder

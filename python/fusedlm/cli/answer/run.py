@@ -48,10 +48,13 @@ def run(
 
     from .model import load_reader
 
-    if (text is None) == (text_file is None):
+    if text is not None and text_file is None:
+        context = text
+    elif text_file is not None and text is None:
+        context = _read(text_file)
+    else:
         raise ValueError("give --text or --text-file, one of the two")
     set_threads(threads)
-    context = text if text_file is None else _read(text_file)
     for name, value in (("the text", context), *(("a question", q) for q in questions)):
         if not value.strip():
             raise ValueError(f"{name} is empty")

@@ -127,12 +127,10 @@ def train(
             replace(settings, epochs=epochs) if "epochs" in given(context) else settings, out, quiet
         )
         return
-    for name, value, what in (
-        ("data", data, "a file of questions"),
-        ("--from", base, "an encoder"),
-    ):
-        if value is None:
-            raise ValueError(f"{name} is missing: give {what} (or --resume)")
+    if data is None:
+        raise ValueError("data is missing: give a file of questions (or --resume)")
+    if base is None:
+        raise ValueError("--from is missing: give an encoder (or --resume)")
     settings = Settings(
         str(data), None if validation_data is None else str(validation_data), validation, base,
         longest, epochs, batch, lr, warmup, weight_decay, freeze, choose_precision(precision), seed,

@@ -52,12 +52,13 @@ def evaluate(
 
     set_threads(threads)
     loaded, tokenizer = load_classifier(model, precision)
-    task = loaded.config.task
+    task, labels = loaded.config.task, loaded.config.labels
+    assert task is not None and labels is not None  # a classifier's
     source = Source(data, text=text, label=label, where=where or [], format=format)
     if source.task != task:
         kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
         raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
-    read = read_test(source, loaded.config.labels)
+    read = read_test(source, labels)
     report = measure(
         loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
         left_out=read.skipped.lines(), progress=not (quiet or as_json),

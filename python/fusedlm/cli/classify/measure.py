@@ -42,7 +42,9 @@ def show(report: dict[str, Any], out: Path | None) -> None:
         typer.echo(f"\nreport          {out / 'report.md'} (and .json, plots, the worst errors)")
 
 
-def _classes(model, tokenizer, data: Labelled, errors: int, progress) -> dict[str, Any]:
+def _classes(
+    model: Any, tokenizer: Any, data: Labelled, errors: int, progress: Any
+) -> dict[str, Any]:
     from fusedlm.evaluation.classification import classification_report, worst_errors
     from fusedlm.models import classify_texts
 
@@ -53,7 +55,7 @@ def _classes(model, tokenizer, data: Labelled, errors: int, progress) -> dict[st
     return {**report, "errors": worst_errors(found, targets, data.texts, labels, errors)}
 
 
-def _tags(model, tokenizer, data: Tagged, errors: int, progress) -> dict[str, Any]:
+def _tags(model: Any, tokenizer: Any, data: Tagged, errors: int, progress: Any) -> dict[str, Any]:
     from fusedlm.evaluation.entities import entity_report, wrong_sentences
     from fusedlm.models.tagging import tag_words
 

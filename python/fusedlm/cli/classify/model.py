@@ -96,6 +96,7 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
     """(classifier on top of the model in settings.base, its tokenizer); weights start as they are there."""
     from fusedlm.models import Decoder, DecoderClassifier, Encoder
 
+    assert settings.base is not None
     model, tokenizer = load_with_tokenizer(base_folder(settings.base))
     if isinstance(model, DecoderClassifier):
         model = model.decoder

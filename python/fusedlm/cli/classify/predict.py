@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def predict(
         raise ValueError("give texts or --file, one of the two")
     set_threads(threads)
     loaded, tokenizer = load_classifier(model, precision)
-    rows = ({text: one} for one in texts) if texts else _rows(file, text)
+    rows = ({text: one} for one in texts or ()) if file is None else _rows(file, text)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         count = 0
@@ -73,7 +73,10 @@ def predict(
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row, text))
 
 
-def _rows(file: Path, key: str) -> Iterator[dict]:
+_Row = dict[str, Any]
+
+
+def _rows(file: Path, key: str) -> Iterator[_Row]:
     stdin = str(file) == "-"
     if not stdin and not file.is_file():
         raise FileNotFoundError(f"{file} is missing")
@@ -95,7 +98,7 @@ def _rows(file: Path, key: str) -> Iterator[dict]:
             lines.close()
 
 
-def _labelled(model, tokenizer, rows: Iterator[dict], key: str) -> Iterator[dict]:
+def _labelled(model: Any, tokenizer: Any, rows: Iterator[_Row], key: str) -> Iterator[_Row]:
     while group := list(islice(rows, _TOGETHER)):
         given = [i for i, row in enumerate(group) if (row.get(key) or "").strip()]
         found = iter(_predictions(model, tokenizer, [group[i][key] for i in given]))
@@ -105,7 +108,7 @@ def _labelled(model, tokenizer, rows: Iterator[dict], key: str) -> Iterator[dict
             yield {**row, **(next(found) if i in some else nothing)}
 
 
-def _predictions(model, tokenizer, texts: list[str]) -> list[dict]:
+def _predictions(model: Any, tokenizer: Any, texts: list[str]) -> list[_Row]:
     from fusedlm.models import classify_texts, tag_words
 
     labels = model.config.labels
@@ -119,7 +122,7 @@ def _predictions(model, tokenizer, texts: list[str]) -> list[dict]:
     return results
 
 
-def _line(row: dict, key: str) -> str:
+def _line(row: _Row, key: str) -> str:
     """For people: the class, how sure, and the text's beginning; or the words with their tags."""
     text = row.get(key) or ""
     if "tags" in row:

@@ -13,6 +13,7 @@ from .settings import Settings, from_values
 from .source import Source, Splits, read_splits
 
 if TYPE_CHECKING:
+    from fusedlm.train import Task
     from fusedlm.train.checkpoint import Checkpoint
 
 
@@ -63,8 +64,7 @@ def start(run: Run, *, progress: bool) -> None:
     if run.settings.base is not None:
         model, tokenizer = from_base(run.settings, splits.labels, task)
     else:
-        words = splits.train.texts if task == "sequence" else map(" ".join, splits.train.sentences)
-        model, tokenizer = new_model(run.settings, splits.labels, task, list(words))
+        model, tokenizer = new_model(run.settings, splits.labels, task, splits.train.as_texts())
     run.remember()
     _describe(run, splits, model)
     if run.settings.probe:
@@ -79,6 +79,7 @@ def resume(run: Run, *, progress: bool) -> None:
 
     started = time.perf_counter()
     checkpoint = load_checkpoint(run.out / "last")
+
     splits = read_splits(run.source)
     _describe(run, splits, checkpoint.model)
     _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, before=checkpoint)
@@ -131,7 +132,8 @@ def _fit(
         typer.echo(f"  fusedlm classify train --resume --out {run.out}")
 
 
-def _task(splits: Splits, model: Any, tokenizer: Any, settings: Settings):
+def _task(splits: Splits, model: Any, tokenizer: Any, settings: Settings) -> Task:
+    from fusedlm.data.labelled import Labelled
     from fusedlm.models.texts import encode_texts
     from fusedlm.train import Classification, Sequences, TokenClassification
 
@@ -147,6 +149,7 @@ def _task(splits: Splits, model: Any, tokenizer: Any, settings: Settings):
             [splits.labels.index(label) for label in part.labels],
         )
         for part in (splits.train, splits.validation)
+        if isinstance(part, Labelled)
     ]
     return Classification(model, tokenizer, *encoded, config, label_smoothing=smoothing)
 

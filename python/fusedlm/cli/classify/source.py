@@ -67,9 +67,11 @@ class Splits:
 
 def read_splits(source: Source) -> Splits:
     """Reads everything, splits it by hashes, and leaves out test texts of classes never trained on."""
-    from fusedlm.data.labelled import keep_known, label_names
-    from fusedlm.data.tagged import tag_names
+    from fusedlm.data.labelled import Labelled, keep_known, label_names
+    from fusedlm.data.tagged import Tagged, tag_names
 
+    data: Labelled | Tagged
+    test: Labelled | Tagged | None
     data, test = _read(source, source.data)
     skipped = data.skipped
     if source.test is not None:
@@ -78,11 +80,11 @@ def read_splits(source: Source) -> Splits:
         skipped.add_all(test.skipped)
     elif source.test_share:
         data, test = data.split(source.test_share, "test")
-    if source.task == "token":
+    if isinstance(data, Tagged):
         labels = tag_names(data.tags)
     else:
         labels = label_names(data.labels)
-        if test is not None:
+        if isinstance(test, Labelled):
             test = keep_known(test, labels, source.test or source.data)
             skipped.add_all(test.skipped)
     train, validation = data.split(source.validation, "validation")
@@ -101,11 +103,11 @@ def read_splits(source: Source) -> Splits:
 
 def read_test(source: Source, labels: list[str]) -> Labelled | Tagged:
     """The test half of a folder, or all of a file, for a model that knows `labels`."""
-    from fusedlm.data.labelled import keep_known
+    from fusedlm.data.labelled import Labelled, keep_known
 
     data, test = _read(source, source.data)
     data = data if test is None else test
-    return data if source.task == "token" else keep_known(data, labels, source.data)
+    return keep_known(data, labels, source.data) if isinstance(data, Labelled) else data
 
 
 def _read(source: Source, path: str) -> tuple[Labelled | Tagged, Labelled | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ _OF_A_NEW_MODEL = {
 _PRESET = "the preset's"
 
 
-def _changes(help: str, **limits):
+def _changes(help: str, **limits: Any) -> Any:
     """An option that changes what the preset says."""
     return typer.Option(help=help, show_default=_PRESET, **limits)
 
