@@ -123,24 +123,27 @@ def test_a_patched_adamw_steps_as_torchs_does():
     assert type(fusedlm.unpatch(optimizers[1])) is torch.optim.AdamW
 
 
-def test_patched_gpt2_trains_with_the_fused_adamw():
+def test_patched_gpt2_trains_with_the_fused_adamw_as_accurately_as_torch():
     """Its weights are laid out by columns then, which the optimizer must not mind."""
-    plain, patched = make("gpt2"), fusedlm.patch(make("gpt2"))
+    exact, plain, patched = make("gpt2").double(), make("gpt2"), fusedlm.patch(make("gpt2"))
     optimizers = [
+        torch.optim.AdamW(exact.parameters(), lr=1e-2),
         torch.optim.AdamW(plain.parameters(), lr=1e-2),
         fusedlm.optim.AdamW(patched.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=1e-2),
     ]
     for _ in range(3):
-        for model, optimizer in zip((plain, patched), optimizers, strict=True):
+        for model, optimizer in zip((exact, plain, patched), optimizers, strict=True):
             optimizer.zero_grad()
             model(**batch()).loss.backward()
             optimizer.step()
-    for (name, expected), got in zip(plain.named_parameters(), patched.parameters(), strict=True):
+    torchs, ours = dict(plain.named_parameters()), dict(patched.named_parameters())
+    for name, expected in exact.named_parameters():
         if name.endswith(
             "c_attn.bias"
         ):  # a third of it, of the keys, moves by rounding errors alone
             continue
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-5, msg=name)
+        errors = [float((p[name].double() - expected).abs().max()) for p in (torchs, ours)]
+        assert errors[1] <= 2 * errors[0] + 2e-5, (name, errors)
 
 
 def test_training_under_autocast_is_as_accurate_as_torchs():

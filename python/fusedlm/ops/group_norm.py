@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._support import core, define, empty, same_autocast_dtype
+from ._support import Context, core, define, empty, same_autocast_dtype
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -15,7 +16,9 @@ def _planes(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:])).contiguous()
 
 
-def _forward(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float):
+def _forward(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     planes = _planes(x)
     y = empty(x.shape, x.dtype, x)
     mean, rstd = (empty((x.shape[0], groups), torch.float32, x) for _ in range(2))
@@ -32,12 +35,16 @@ def _forward(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None,
     return y, mean, rstd
 
 
-def _forward_fake(x, groups, weight, bias, eps):
-    statistics = [x.new_empty((x.shape[0], groups), dtype=torch.float32) for _ in range(2)]
-    return x.new_empty(x.shape), *statistics
+def _forward_fake(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, rstd = (x.new_empty((x.shape[0], groups), dtype=torch.float32) for _ in range(2))
+    return x.new_empty(x.shape), mean, rstd
 
 
-def _backward(dy, x, groups, weight, mean, rstd):
+def _backward(
+    dy: Tensor, x: Tensor, groups: int, weight: Tensor | None, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     planes = _planes(x)
     dx = empty(x.shape, x.dtype, x)
     dweight, dbias = (empty(x.shape[1:2], torch.float32, x) for _ in range(2))
@@ -55,12 +62,14 @@ def _backward(dy, x, groups, weight, mean, rstd):
     return dx, dweight, dbias
 
 
-def _backward_fake(dy, x, groups, weight, mean, rstd):
-    gradients = [x.new_empty(x.shape[1:2], dtype=torch.float32) for _ in range(2)]
-    return x.new_empty(x.shape), *gradients
+def _backward_fake(
+    dy: Tensor, x: Tensor, groups: int, weight: Tensor | None, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dweight, dbias = (x.new_empty(x.shape[1:2], dtype=torch.float32) for _ in range(2))
+    return x.new_empty(x.shape), dweight, dbias
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, ctx.groups, weight, bias, _ = inputs
     _, mean, rstd = output
     ctx.bias_dtype = None if bias is None else bias.dtype
@@ -68,7 +77,9 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(mean, rstd)
 
 
-def _autograd(ctx, dy, _dmean, _drstd):
+def _autograd(
+    ctx: Context, dy: Tensor, _dmean: Tensor, _drstd: Tensor
+) -> tuple[Tensor | None, ...]:
     x, weight, mean, rstd = ctx.saved_tensors
     dx, dweight, dbias = torch.ops.fusedlm.group_norm_backward(
         dy, x, ctx.groups, weight, mean, rstd
@@ -115,4 +126,5 @@ def group_norm(
             f"group_norm: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
         )
     (x,) = same_autocast_dtype(x)
-    return torch.ops.fusedlm.group_norm(x, groups, weight, bias, eps)[0]
+    y: Tensor = torch.ops.fusedlm.group_norm(x, groups, weight, bias, eps)[0]
+    return y
