@@ -25,6 +25,7 @@ _OPTIONS = (
 )
 SPILLS: dict[str, str] = {
     "layer_norm: forward_kernel<row<1, 256, 32>": "4 bytes, in rows that are read one by one",
+    "layer_norm: forward_kernel<row<8, 256, 0>": "4 bytes on sm_80, in rows too long for registers",
     "attention_backward_keys: keys_kernel<Shape<64>, bf16, true>": _OPTIONS,
     "attention_backward_keys: keys_kernel<Shape<64>, f16, true>": _OPTIONS,
     # On sm_120 alone.

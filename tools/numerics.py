@@ -177,6 +177,17 @@ def layer_norm() -> Iterator[Case]:
     yield from _norm("layer_norm")
 
 
+def group_norm() -> Iterator[Case]:
+    shapes = ((4, 64, 1), (64, 768, 1), (2, 64, 77), (8, 320, 256), (1, 8, 4099))
+    for shape, groups, offset, scale in itertools.product(
+        shapes, (1, 2, 8), (0.0, 0.5, 20.0), (0.01, 1.0, 30.0)
+    ):
+        named = {"x": scale * randn(*shape, seed=0) + offset}
+        named["weight"], named["bias"] = randn(shape[1], seed=1), randn(shape[1], seed=2)
+        name = _name({"shape": list(shape), "groups": groups, "mean": offset, "spread": scale})
+        yield Case(name, named, *_pair(ops.group_norm, reference.group_norm, {"groups": groups}))
+
+
 def rope() -> Iterator[Case]:
     for case in _grid(T=(1, 37, 128, 600), D=(32, 64, 128), R=(0.5, 1), interleaved=(False, True)):
         tables = ops.rope_tables(case["T"], int(case["D"] * case["R"]))
@@ -295,8 +306,8 @@ def embedding() -> Iterator[Case]:
 
 
 GRIDS = (
-    embedding, rms_norm, layer_norm, rope, linear, ffn, attention, flash_attn, cross_entropy,
-    linear_cross_entropy,
+    embedding, rms_norm, layer_norm, group_norm, rope, linear, ffn, attention, flash_attn,
+    cross_entropy, linear_cross_entropy,
 )  # fmt: skip
 
 

@@ -5,6 +5,8 @@
 // kernel adds the P sums of each channel in order. P depends on the shape alone, so the bits are the
 // same in every run.
 
+#include <algorithm>
+
 #include "cuda/moments.h"
 #include "cuda/sum_rows.h"
 #include "fusedlm/group_norm.h"
@@ -30,20 +32,17 @@ struct Forward {
   const W *weight, *bias;
   T* y;
   float *mean, *rstd;
-  index_t rows;
-  int groups, D, S;
+  int rows, groups, D, S;
   float eps;
 };
 
 template <class Plan, class T, class W>
 __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) {
   constexpr int V = Plan::V;
-  const index_t row = Plan::team();
+  const int row = static_cast<int>(Plan::team());
   if (row >= a.rows) return;  // only whole warps that share no barrier
-  const int C = a.D * a.S, first = static_cast<int>(row % a.groups) * a.D;
-  const W *weight = a.weight ? a.weight + first : nullptr,
-          *bias = a.bias ? a.bias + first : nullptr;
-  const T* x = a.x + row * C;
+  const int C = a.D * a.S;
+  const T* x = a.x + index_t{row} * C;
   float v[Plan::kPacks][V];
   float total = 0.0f;
   Plan::for_packs(C, [&](int i, int c) {
@@ -56,6 +55,9 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) 
     a.mean[row] = m.mean;
     a.rstd[row] = m.rstd;
   }
+  const int first = row % a.groups * a.D;
+  const W* weight = a.weight ? a.weight + first : nullptr;
+  const W* bias = a.bias ? a.bias + first : nullptr;
   Plan::for_packs(C, [&](int i, int c) {
     if constexpr (!Plan::kKept) load_floats(x + c, v[i]);
     float w[V], b[V];
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) 
     load_parameters(bias, c, a.S, 0.0f, b);
 #pragma unroll
     for (int j = 0; j < V; ++j) v[i][j] = fmaf((v[i][j] - m.mean) * m.rstd, w[j], b[j]);
-    store_floats(a.y + row * C + c, v[i]);
+    store_floats(a.y + index_t{row} * C + c, v[i]);
   });
 }
 
@@ -74,25 +76,28 @@ struct Backward {
   const float *mean, *rstd;
   T* dx;
   float *dweights, *dbiases;  // [partials, groups * D]
-  index_t B, partials;
-  int groups, D, S;
+  int B, partials, groups, D, S;
 };
+
+// On a multiprocessor at once, at least: leaves 48 registers a thread. Left to itself, the compiler spills
+// a few bytes for one more block.
+constexpr int kThreads = 1280;
 
 /// kLanes threads take a channel: a warp, or 1.
 template <class Plan, int kLanes, class T, class W>
-__global__ void __launch_bounds__(Plan::kBlock) backward_kernel(Backward<T, W> a) {
+__global__ void __launch_bounds__(Plan::kBlock, kThreads / Plan::kBlock)
+    backward_kernel(Backward<T, W> a) {
   constexpr int V = Plan::V, kChannels = Plan::kTeam / kLanes;
-  const index_t team = Plan::team();
+  const int team = static_cast<int>(Plan::team());
   if (team >= a.partials * a.groups) return;
-  const index_t partial = team / a.groups;
-  const int group = static_cast<int>(team % a.groups), C = a.D * a.S;
+  const int partial = team / a.groups, group = team % a.groups, C = a.D * a.S;
+  const float share = 1.0f / static_cast<float>(C);
   const W* weight = a.weight ? a.weight + group * a.D : nullptr;
-  float* dweight = a.dweights + team * a.D;
-  float* dbias = a.dbiases + team * a.D;
   const int channel = Plan::member() / kLanes, lane = Plan::member() % kLanes;
-  for (index_t b = partial; b < a.B; b += a.partials) {
-    const index_t row = b * a.groups + group;
-    const T *x = a.x + row * C, *dy = a.dy + row * C;
+  for (int b = partial; b < a.B; b += a.partials) {
+    const int row = b * a.groups + group;
+    const index_t start = index_t{row} * C;
+    const T *x = a.x + start, *dy = a.dy + start;
     const float mean = a.mean[row], rstd = a.rstd[row];
     float sums[2] = {0.0f, 0.0f};  // of g and g * xhat
     for (int d = channel; d < a.D; d += kChannels) {
@@ -115,23 +120,23 @@ __global__ void __launch_bounds__(Plan::kBlock) backward_kernel(Backward<T, W> a
       const float w = weight ? to_float(weight[d]) : 1.0f;
       sums[0] = fmaf(w, of_bias, sums[0]);
       sums[1] = fmaf(w, of_weight, sums[1]);
-      dbias[d] = of_bias + (b == partial ? 0.0f : dbias[d]);
-      dweight[d] = of_weight + (b == partial ? 0.0f : dweight[d]);
+      const index_t at = index_t{team} * a.D + d;
+      a.dbiases[at] = of_bias + (b == partial ? 0.0f : a.dbiases[at]);
+      a.dweights[at] = of_weight + (b == partial ? 0.0f : a.dweights[at]);
     }
     Plan::sum(sums);
-    const float mean_g = sums[0] / static_cast<float>(C);
-    const float mean_gx = sums[1] / static_cast<float>(C);
+    const float mean_g = sums[0] * share, mean_gx = sums[1] * share;
     Plan::for_packs(C, [&](int, int c) {
-      float u[V], g[V], w[V];
+      float u[V], g[V];
       load_floats(x + c, u);
       load_floats(dy + c, g);
-      load_parameters(weight, c, a.S, 1.0f, w);
+      const float w = weight ? to_float(weight[c / a.S]) : 1.0f;  // packs lie within channels
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         const float xhat = (u[j] - mean) * rstd;
-        g[j] = (g[j] * w[j] - mean_g - xhat * mean_gx) * rstd;
+        g[j] = (g[j] * w - mean_g - xhat * mean_gx) * rstd;
       }
-      store_floats(a.dx + row * C + c, g);
+      store_floats(a.dx + start + c, g);
     });
   }
 }
@@ -142,21 +147,25 @@ bool aligned(TensorView view) {
   return can_pack(view);
 }
 
-/// Elements of a group of a sample, which the kernels count with an int.
-index_t row_of(const TensorView& x, index_t groups) {
-  const index_t size = x.shape[1] / groups * x.shape[2];
-  if (size > 1 << 30) {
-    throw Unsupported("group_norm: groups of " + std::to_string(size) + " elements on CUDA");
+/// Groups of all samples, and the elements of each: the kernels count both with an int.
+struct Rows {
+  index_t count, size;
+  Rows(const TensorView& x, index_t groups)
+      : count(x.shape[0] * groups), size(x.shape[1] / groups * x.shape[2]) {
+    if (std::max(count, size) > 1 << 30) {
+      throw Unsupported("group_norm: " + std::to_string(count) + " groups of " +
+                        std::to_string(size) +
+                        " elements on CUDA, expected 2^30 of either at most");
+    }
   }
-  return size;
-}
+};
 
 }  // namespace
 
 void group_norm_forward(const GroupNormForward& args, Context& ctx) {
   // Of a row, in registers of a thread: as layer norm.
   constexpr int kElements = 32;
-  const index_t rows = args.x.shape[0] * args.groups, size = row_of(args.x, args.groups);
+  const Rows rows(args.x, args.groups);
   const bool packed = aligned(args.x) && aligned(args.y);
   const DType beside = args.weight.defined() ? args.weight.dtype
                        : args.bias.defined() ? args.bias.dtype
@@ -170,15 +179,16 @@ void group_norm_forward(const GroupNormForward& args, Context& ctx) {
                           .y = args.y.as<T>(),
                           .mean = args.mean.as<float>(),
                           .rstd = args.rstd.as<float>(),
-                          .rows = rows,
+                          .rows = static_cast<int>(rows.count),
                           .groups = static_cast<int>(args.groups),
                           .D = static_cast<int>(args.x.shape[1] / args.groups),
                           .S = static_cast<int>(args.x.shape[2]),
                           .eps = args.eps};
-    with_row_plan<T, kElements>(packed, size, [&](auto plan) {
+    with_row_plan<T, kElements>(packed, rows.size, [&](auto plan) {
       using Plan = decltype(plan);
       launch("group_norm_forward", forward_kernel<Plan, T, W>,
-             blocks_of(ceil_of<index_t>(rows, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
+             blocks_of(ceil_of<index_t>(rows.count, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx,
+             a);
     });
   });
 }
@@ -188,7 +198,7 @@ void group_norm_backward(const GroupNormBackward& args, Context& ctx) {
   // sums stay few beside x and dy.
   constexpr index_t kTeams = 1280;
   const index_t B = args.x.shape[0], C = args.x.shape[1], S = args.x.shape[2];
-  const index_t groups = args.groups, size = row_of(args.x, groups);
+  const index_t groups = args.groups, size = Rows(args.x, groups).size;
   const index_t wanted = ceil_of<index_t>(kTeams, groups), partials = B < wanted ? B : wanted;
   const index_t teams = partials * groups;
   float* dweights = device_scratch<float>(ctx, partials * C);
@@ -204,8 +214,8 @@ void group_norm_backward(const GroupNormBackward& args, Context& ctx) {
                            .dx = args.dx.as<T>(),
                            .dweights = dweights,
                            .dbiases = dbiases,
-                           .B = B,
-                           .partials = partials,
+                           .B = static_cast<int>(B),
+                           .partials = static_cast<int>(partials),
                            .groups = static_cast<int>(groups),
                            .D = static_cast<int>(C / groups),
                            .S = static_cast<int>(S)};

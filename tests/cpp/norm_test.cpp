@@ -155,6 +155,39 @@ TEST(LayerNorm, AFarMeanDoesNotDrownTheVariance) {
   });
 }
 
+TEST(LayerNorm, SquaresBeyondFloat32AreScaledAndEqualValuesHaveNoVariance) {
+  const index_t C = 83;
+  Buffer x = random({2, C}, 0), weight({C}), dweight({C}), dbias({C});
+  double squares = 0.0, sum = 0.0;
+  for (index_t c = 0; c < C; ++c) {
+    x.set(c, x[c] * 1e30), x.set(C + c, 1e37), weight.set(c, 1.0);
+    sum += x[c], squares += x[c] * x[c];
+  }
+  const double deviation = std::sqrt(squares / C - sum / C * sum / C);
+  on_every_isa([&] {
+    Buffer y({2, C}), dx({2, C}), mean({2}), rstd({2});
+    layer_norm_forward({.x = x.view(),
+                        .weight = weight.view(),
+                        .y = y.view(),
+                        .mean = mean.view(),
+                        .rstd = rstd.view()},
+                       Context::current());
+    EXPECT_NEAR(rstd[0] * deviation, 1.0, 1e-5);
+    EXPECT_NEAR(rstd[1] * std::sqrt(kEps), 1.0, 1e-5);
+    layer_norm_backward({.dy = y.view(),
+                         .x = x.view(),
+                         .weight = weight.view(),
+                         .mean = mean.view(),
+                         .rstd = rstd.view(),
+                         .dx = dx.view(),
+                         .dweight = dweight.view(),
+                         .dbias = dbias.view()},
+                        Context::current());
+    for (index_t c = 0; c < C; ++c) EXPECT_EQ(y[C + c], 0.0);
+    for (index_t i = 0; i < 2 * C; ++i) EXPECT_TRUE(std::isfinite(dx[i]));
+  });
+}
+
 TEST(RmsNorm, OneThreadAndTwoGiveTheSameBits) {
   const Inputs in(DType::bfloat16);
   expect_same_bits_for_one_and_two_threads([&] {
