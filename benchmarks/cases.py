@@ -97,6 +97,19 @@ def rms_norm(dtype: torch.dtype) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def group_norm(dtype: torch.dtype) -> Iterator[Case]:
+    w, b = leaf(768, dtype=dtype), leaf(768, dtype=dtype)
+    # Features of a sequence, and a group for each head of every token.
+    for B, C, groups, S in ((8, 768, 32, 512), (4096, 768, 12, 1)):
+        x = leaf(B, C, S, dtype=dtype)
+        yield Case(
+            "group_norm", f"group norm {B}x{C}x{S}, {groups} groups", [x, w, b],
+            lambda x=x, groups=groups: ops.group_norm(x, groups, w, b),
+            lambda x=x, groups=groups: F.group_norm(x, groups, w, b), 16.0 * x.numel(),
+            5 * _size(dtype, tuple(x.shape)),
+        )  # fmt: skip
+
+
 def rope(dtype: torch.dtype) -> Iterator[Case]:
     x = leaf(4, 1024, 12, 64, dtype=dtype)
     cos, sin = ops.rope_tables(1024, 64)
@@ -199,7 +212,7 @@ def linear_cross_entropy(dtype: torch.dtype) -> Iterator[Case]:
 
 
 ALL = (
-    embedding, layer_norm, rms_norm, rope, linear, ffn, attention, cross_entropy,
+    embedding, layer_norm, rms_norm, group_norm, rope, linear, ffn, attention, cross_entropy,
     linear_cross_entropy,
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 if(FUSEDLM_SANITIZE)
   string(REPLACE ";" "," sanitizers "${FUSEDLM_SANITIZE}")
   # A finding ends the program. Accesses are those of the source, and stacks can be read.
-  add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
+  add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
   add_link_options(-fsanitize=${sanitizers})
   if("thread" IN_LIST FUSEDLM_SANITIZE)
     # GCC's OpenMP synchronises by system calls that the sanitizer does not see. LLVM's takes the same calls

@@ -54,6 +54,13 @@ FUSEDLM_VEC bfloat16 to_bfloat16(float x) {
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
+/// Weights in files begin at any byte.
+template <class T>
+FUSEDLM_VEC float load_unaligned(const T* p) {
+  T x;
+  std::memcpy(&x, p, sizeof x);
+  return to_float(x);
+}
 template <class T>
 FUSEDLM_VEC T from_float(float x) {
   if constexpr (sizeof(T) == 4) {
@@ -156,7 +163,7 @@ struct Vec {
   template <class T>
   FUSEDLM_VEC static Vec load(const T* p, index_t n) {
     T part[8] = {};
-    for (index_t i = 0; i < n; ++i) part[i] = p[i];
+    for (index_t i = 0; i < n; ++i) std::memcpy(&part[i], p + i, sizeof(T));
     return load(part);
   }
   FUSEDLM_VEC void store(float* p) const { _mm256_storeu_ps(p, v); }
@@ -230,15 +237,17 @@ struct Vec {
     return x;
   }
   FUSEDLM_VEC static Vec load(const bfloat16* p) {
-    return Lanes{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+    return Lanes{load_unaligned(p), load_unaligned(p + 1), load_unaligned(p + 2),
+                 load_unaligned(p + 3)};
   }
   FUSEDLM_VEC static Vec load(const float16* p) {
-    return Lanes{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+    return Lanes{load_unaligned(p), load_unaligned(p + 1), load_unaligned(p + 2),
+                 load_unaligned(p + 3)};
   }
   template <class T>
   FUSEDLM_VEC static Vec load(const T* p, index_t n) {
     Vec x;
-    for (index_t i = 0; i < n; ++i) x.v[i] = to_float(p[i]);
+    for (index_t i = 0; i < n; ++i) x.v[i] = load_unaligned(p + i);
     return x;
   }
   FUSEDLM_VEC void store(float* p) const { std::memcpy(p, &v, sizeof v); }

@@ -11,16 +11,21 @@ struct Vec {
   FUSEDLM_VEC Vec(float x) : v(vdupq_n_f32(x)) {}
   FUSEDLM_VEC static Vec load(const float* p) { return vld1q_f32(p); }
   FUSEDLM_VEC static Vec load(const bfloat16* p) {
-    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16));
+    return vreinterpretq_f32_u32(vshll_n_u16(load_bits(p), 16));
   }
   FUSEDLM_VEC static Vec load(const float16* p) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+    return vcvt_f32_f16(vreinterpret_f16_u16(load_bits(p)));
   }
   // The first n < size elements, the rest 0; nothing behind them is read or written.
   template <class T>
   FUSEDLM_VEC static Vec load(const T* p, index_t n) {
     Vec x;
-    for (index_t i = 0; i < n; ++i) x.v[i] = to_float(p[i]);
+    for (index_t i = 0; i < n; ++i) x.v[i] = load_unaligned(p + i);
+    return x;
+  }
+  FUSEDLM_VEC static uint16x4_t load_bits(const void* p) {
+    uint16x4_t x;
+    std::memcpy(&x, p, sizeof x);
     return x;
   }
   FUSEDLM_VEC void store(float* p) const { vst1q_f32(p, v); }

@@ -11,9 +11,7 @@ template <WeightFormat format>
 struct Block;  // of the formats with blocks: kSize weights in kBytes
 
 FUSEDLM_VEC float half_at(const uint8_t* p) {
-  float16 x;
-  std::memcpy(&x, p, sizeof x);
-  return to_float(x);
+  return load_unaligned(reinterpret_cast<const float16*>(p));
 }
 
 #if defined(FUSEDLM_HAS_AVX512)

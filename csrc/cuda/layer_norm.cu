@@ -1,8 +1,8 @@
 // Layer norm with the residual add (Ba et al. 2016), as rms_norm.cu does it: a team of threads a
-// row. The row is centred by a first mean before its squares are summed, from registers where it
-// fits; the centred pass also finds what float32 missed of the mean. Parameter gradients are added
-// in two stages, in an order that depends on the shape alone.
+// row, read for its moments (moments.h) and for y from registers where it fits. Parameter gradients
+// are added in two stages, in an order that depends on the shape alone.
 
+#include "cuda/moments.h"
 #include "cuda/norm.h"
 
 namespace fusedlm::FUSEDLM_DEVICE {
@@ -13,7 +13,6 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W>
   constexpr int V = Plan::V;
   const index_t row = Plan::team();
   if (row >= a.N) return;  // only whole warps that share no barrier
-  const float size = static_cast<float>(a.C);
   const T* x = a.x + row * a.x_stride;
   float v[Plan::kPacks][V];
   float total = 0.0f;
@@ -30,26 +29,10 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W>
     for (int j = 0; j < V; ++j) total += v[i][j];
   });
   if (a.residual) x = a.sum + row * a.sum_stride;
-  const float rough = Plan::sum(total) / size;
-  float moments[2] = {0.0f, 0.0f};  // of the centred row: sum, sum of squares
-  Plan::for_packs(a.C, [&](int i, int c) {
-    if constexpr (!Plan::kKept) load_floats(x + c, v[i]);
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const float d = v[i][j] - rough;
-      moments[0] += d;
-      moments[1] = fmaf(d, d, moments[1]);
-    }
-  });
-  Plan::sum(moments);
-  const float off = moments[0] / size, mean = rough + off;
-  // Rounding can take a row of equal values below 0; NaN must stay.
-  float variance = moments[1] / size - off * off;
-  if (variance < 0.0f) variance = 0.0f;
-  const float rstd = 1.0f / sqrtf(variance + a.eps);
+  const Moments m = moments_of<Plan>(x, v, a.C, Plan::sum(total), a.eps);
   if (Plan::member() == 0) {
-    a.mean[row] = mean;
-    a.rstd[row] = rstd;
+    a.mean[row] = m.mean;
+    a.rstd[row] = m.rstd;
   }
   Plan::for_packs(a.C, [&](int i, int c) {
     if constexpr (!Plan::kKept) load_floats(x + c, v[i]);
@@ -57,7 +40,7 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W>
     load_floats(a.weight + c, w);
     if (a.bias) load_floats(a.bias + c, b);
 #pragma unroll
-    for (int j = 0; j < V; ++j) v[i][j] = fmaf((v[i][j] - mean) * rstd, w[j], b[j]);
+    for (int j = 0; j < V; ++j) v[i][j] = fmaf((v[i][j] - m.mean) * m.rstd, w[j], b[j]);
     store_floats(a.y + row * a.y_stride + c, v[i]);
   });
 }

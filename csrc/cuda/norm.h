@@ -5,6 +5,7 @@
 // so the bits are the same in every run.
 
 #include "cuda/rows.h"
+#include "cuda/sum_rows.h"
 #include "fusedlm/layer_norm.h"
 
 namespace fusedlm::FUSEDLM_DEVICE {
@@ -65,34 +66,6 @@ void launch_norm_forward(const char* name, const LayerNormForward& args, KernelO
              Plan::kBlock, 0, ctx, a);
     });
   });
-}
-
-/// total[c] = sum over r of rows[r * C + c]. A block sums 32 columns: its warps take every
-/// kWarps-th row, and their sums are added in order.
-template <int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    sum_rows_kernel(const float* rows, int count, int C, float* total) {
-  FUSEDLM_SHARED(float, partial, [kWarps][kWarp]);
-  const int lane = lane_id(), group = warp_id();
-  const int c = blockIdx.x * kWarp + lane;
-  float sum = 0.0f;
-  if (c < C) {
-    for (int r = group; r < count; r += kWarps) sum += rows[static_cast<index_t>(r) * C + c];
-  }
-  partial[group][lane] = sum;
-  __syncthreads();
-  if (group == 0 && c < C) {
-    sum = 0.0f;
-    for (int g = 0; g < kWarps; ++g) sum += partial[g][lane];
-    total[c] = sum;
-  }
-}
-
-inline void sum_rows(const char* name, const float* rows, index_t count, index_t C, float* total,
-                     Context& ctx) {
-  constexpr int kWarps = 8;
-  launch(name, sum_rows_kernel<kWarps>, blocks_of(ceil_of<index_t>(C, kWarp)), kWarps * kWarp, 0,
-         ctx, rows, count, C, total);
 }
 
 template <class KernelOf>

@@ -48,6 +48,12 @@ def _norm_backward(op):
     return t(5, 8, seed=2), x, weight, *statistics, None
 
 
+def _group_norm_backward():
+    x, weight = t(2, 6, 5), t(6, seed=1)
+    _, *statistics = saved("group_norm", x, 3, weight, None, 1e-5)
+    return t(2, 6, 5, seed=2), x, 3, weight, *statistics
+
+
 def _ffn_backward():
     x, up, gate, down = t(5, 8), t(12, 8, seed=1), t(12, 8, seed=2), t(8, 12, seed=3)
     options = ("silu", torch.float32)
@@ -87,6 +93,8 @@ ARGUMENTS = {
                     grown(8, 12, seed=3), grown(8), grown(5, 8, seed=4), "silu", torch.float32),
     "ffn_backward": _ffn_backward,
     "grad_norm": lambda: ([t(3), t(2, 2)],),
+    "group_norm": lambda: (grown(2, 6, 5), 3, grown(6, seed=1), grown(6, seed=2), 1e-5),
+    "group_norm_backward": _group_norm_backward,
     "layer_norm": lambda: (grown(5, 8), grown(8), grown(8, seed=1), grown(5, 8, seed=2), 1e-5),
     "layer_norm_backward": lambda: _norm_backward("layer_norm"),
     "linear": lambda: (grown(5, 8), grown(7, 8), grown(7), grown(5, 7), "gelu", torch.float32),

@@ -108,6 +108,29 @@ def test_a_mean_far_from_zero_does_not_cancel(isa, norm):
     )
 
 
+@pytest.mark.parametrize("C", [17, 1023])
+@pytest.mark.parametrize("value", [1.25e8, 1e30, 2e36, 1e38])
+def test_layer_norm_of_equal_values_has_no_variance_however_large_they_are(isa, value, C):
+    x = torch.full((2, C), value).requires_grad_()
+    weight, bias, dy = randn(C, seed=1), randn(C, seed=2), randn(2, C, seed=9)
+    out = ops.layer_norm(x, weight, bias)
+    out.backward(dy)
+    assert torch.equal(out, bias.expand(2, C))
+    g = dy * weight
+    torch.testing.assert_close(x.grad, (g - g.mean(1, keepdim=True)) * 1e5**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e18, 1e25, 1e30, 1e37])
+def test_layer_norm_of_values_whose_squares_are_beyond_float32(isa, scale, dtype):
+    named = inputs("layer_norm", (3, 77), False)
+    named["x"] = named["x"] * scale
+    named = {k: v.to(dtype) for k, v in named.items()}
+    out = call(ops, "layer_norm")(named)
+    exact = call(reference, "layer_norm")({k: v.double() for k, v in named.items()})
+    torch.testing.assert_close(out, exact.to(dtype))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_nan_spoils_its_row_only(isa, norm):
     named = inputs(norm, (3, 40), False)

@@ -65,6 +65,10 @@ CALLS = {
         lambda x, weight, bias: ops.layer_norm(x, weight, bias),
         lambda n: {"x": _x(n, C), **_weights(weight=(C,), bias=(C,))},
     ),
+    "group_norm": PublicCall(
+        lambda x, weight, bias: ops.group_norm(x, 4, weight, bias),
+        lambda n: {"x": _x(2, C, n), **_weights(weight=(C,), bias=(C,))},
+    ),
     "linear": PublicCall(
         lambda x, weight, bias: ops.linear(x, weight, bias, activation="gelu"),
         lambda n: {"x": _x(n, C), **_weights(weight=(F, C), bias=(F,))},

@@ -72,6 +72,19 @@ def layer_norm(
     return y if residual is None else (y, total)
 
 
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    wide = _wide(x)
+    if weight is None:  # torch's own backward fails for a bias alone
+        weight = torch.ones(x.shape[1], device=x.device)
+    return F.group_norm(wide, groups, _like(weight, wide), _like(bias, wide), eps).to(x.dtype)
+
+
 def linear(
     x: Tensor,
     weight: Tensor,

@@ -17,10 +17,10 @@ SECTIONS = {
         "evaluation", "serving",
     ],
     "PyTorch and Hugging Face": ["torch", "patching"],
-    "Scale": ["scaling"],
+    "Scale": ["scaling", "faults"],
     "C++": ["cpp", "engine", "model_files"],
     "Kernels": ["architecture", "cuda", "cuda_kernels", "cuda_roofline"],
-    "Numbers": ["benchmarks", "performance", "numerics"],
+    "Numbers": ["benchmarks", "performance", "numerics", "determinism"],
     "Project": ["contributing", "changelog", "deprecations", "third_party"],
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from .attention import attention, attention_qkv
 from .cross_entropy import cross_entropy
 from .embedding import embedding
 from .ffn import ffn
+from .group_norm import group_norm
 from .layer_norm import layer_norm
 from .linear import linear
 from .linear_cross_entropy import linear_cross_entropy
@@ -27,6 +28,7 @@ __all__ = [
     "embedding",
     "ffn",
     "grad_norm",
+    "group_norm",
     "layer_norm",
     "linear",
     "linear_cross_entropy",

@@ -1,0 +1,118 @@
+"""Group norm (Wu & He 2018, arXiv:1803.08494)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._support import core, define, empty, same_autocast_dtype
+
+
+def _planes(x: Tensor) -> Tensor:
+    """x [B, C, ...] as a dense [B, C, S]."""
+    return x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:])).contiguous()
+
+
+def _forward(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float):
+    planes = _planes(x)
+    y = empty(x.shape, x.dtype, x)
+    mean, rstd = (empty((x.shape[0], groups), torch.float32, x) for _ in range(2))
+    core.group_norm_forward(
+        planes,
+        None if weight is None else weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        y.view(planes.shape),
+        mean,
+        rstd,
+        groups,
+        eps,
+    )
+    return y, mean, rstd
+
+
+def _forward_fake(x, groups, weight, bias, eps):
+    statistics = [x.new_empty((x.shape[0], groups), dtype=torch.float32) for _ in range(2)]
+    return x.new_empty(x.shape), *statistics
+
+
+def _backward(dy, x, groups, weight, mean, rstd):
+    planes = _planes(x)
+    dx = empty(x.shape, x.dtype, x)
+    dweight, dbias = (empty(x.shape[1:2], torch.float32, x) for _ in range(2))
+    core.group_norm_backward(
+        _planes(dy),
+        planes,
+        None if weight is None else weight.contiguous(),
+        mean,
+        rstd,
+        dx.view(planes.shape),
+        dweight,
+        dbias,
+        groups,
+    )
+    return dx, dweight, dbias
+
+
+def _backward_fake(dy, x, groups, weight, mean, rstd):
+    gradients = [x.new_empty(x.shape[1:2], dtype=torch.float32) for _ in range(2)]
+    return x.new_empty(x.shape), *gradients
+
+
+def _setup_context(ctx, inputs, output):
+    x, ctx.groups, weight, bias, _ = inputs
+    _, mean, rstd = output
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, mean, rstd)
+    ctx.mark_non_differentiable(mean, rstd)
+
+
+def _autograd(ctx, dy, _dmean, _drstd):
+    x, weight, mean, rstd = ctx.saved_tensors
+    dx, dweight, dbias = torch.ops.fusedlm.group_norm_backward(
+        dy, x, ctx.groups, weight, mean, rstd
+    )
+    return (
+        dx,
+        None,
+        None if weight is None else dweight.to(weight.dtype),
+        None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
+        None,
+    )
+
+
+define(
+    "group_norm(Tensor x, int groups, Tensor? weight, Tensor? bias, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    setup_context=_setup_context,
+    backward=_autograd,
+)
+define(
+    "group_norm_backward(Tensor dy, Tensor x, int groups, Tensor? weight, Tensor mean, Tensor rstd)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over each group of C / groups channels.
+
+    x [B, C, ...] float32, bfloat16 or float16; weight, bias [C] like x or float32. Returns y like x, dense.
+    Raises ValueError naming the argument whose shape or dtype does not fit.
+    """
+    if x.dim() < 2:
+        raise ValueError(
+            f"group_norm: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
+        )
+    (x,) = same_autocast_dtype(x)
+    return torch.ops.fusedlm.group_norm(x, groups, weight, bias, eps)[0]

@@ -1,0 +1,108 @@
+// Models from GGUF files, and the rates of rotary positions.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "fusedlm/model.h"
+#include "small_llama.h"
+
+namespace fusedlm::test {
+namespace {
+
+Gguf gguf_of(const std::string& arch, const Tensors& tensors) {
+  Gguf g;
+  g.string("general.architecture", arch).number(arch + ".block_count", L);
+  g.number(arch + ".context_length", 32).number(arch + ".embedding_length", C);
+  g.number(arch + ".feed_forward_length", F).number(arch + ".attention.head_count", H);
+  g.number(arch + ".attention.head_count_kv", G).real(arch + ".rope.freq_base", 5000.0f);
+  g.real(arch + ".attention.layer_norm_rms_epsilon", 1e-5f);
+  for (const auto& [name, tensor] : tensors) g.tensor(name, tensor.shape, tensor.bytes);
+  return g;
+}
+
+class GgufModel : public ::testing::Test {
+ protected:
+  std::shared_ptr<const Model> load(const Gguf& gguf) {
+    return Model::load(folder_.write("model.gguf", gguf.file()));
+  }
+  Folder folder_;
+};
+
+TEST_F(GgufModel, LlamaTurnsItsHeadsInterleaved) {
+  Gguf gguf = gguf_of("llama", llama_tensors(kGguf));
+  gguf.string("general.name", "tiny").number("tokenizer.ggml.eos_token_id", 2);
+  gguf.number("tokenizer.ggml.eot_token_id", 4).number("tokenizer.ggml.bos_token_id", 1);
+  const auto model = load(gguf);
+  EXPECT_TRUE(model->config.rope_interleaved);
+  EXPECT_EQ(model->config.rope_base, 5000);
+  EXPECT_EQ(model->config.vocab_size, V);
+  EXPECT_EQ(model->config.eos_ids, (std::vector<int32_t>{2, 4}));
+  EXPECT_EQ(model->config.bos_id, 1);
+  EXPECT_EQ(model->metadata.at("general.name"), "tiny");
+  EXPECT_EQ(model->metadata.at("llama.block_count"), "2");
+  EXPECT_EQ(value(model->layers[1].qkv[1], 0, 1), 2200.25f);
+  EXPECT_EQ(value(model->head, 0, 0), 200);
+}
+
+TEST_F(GgufModel, WithoutAnOutputMatrixTheHeadIsTied) {
+  const auto model = load(gguf_of("llama", llama_tensors(kGguf, true)));
+  EXPECT_EQ(model->head.data, model->embedding.data);
+}
+
+TEST_F(GgufModel, QwenTurnsItsHeadsInHalvesAndNeedsItsOwnTensors) {
+  Tensors tensors = llama_tensors(kGguf);
+  expect_says(message_of<CorruptFile>([&] { load(gguf_of("qwen2", tensors)); }),
+              "blk.1.attn_v.bias");
+  expect_says(message_of<CorruptFile>([&] { load(gguf_of("qwen3", tensors)); }),
+              "blk.1.attn_k_norm.weight");
+  for (index_t i = 0; i < L; ++i) {
+    tensors[at("blk.{}.attn_q.bias", i)] = numbered({H * D}, 1);
+    tensors[at("blk.{}.attn_k.bias", i)] = numbered({G * D}, 2);
+    tensors[at("blk.{}.attn_v.bias", i)] = numbered({G * D}, 3);
+  }
+  const auto model = load(gguf_of("qwen2", tensors));
+  EXPECT_FALSE(model->config.rope_interleaved);
+  EXPECT_EQ(model->layers[0].qkv_bias[1][1], 2.25f);
+}
+
+TEST_F(GgufModel, FactorsOfTheFrequenciesAreATensor) {
+  Tensors tensors = llama_tensors(kGguf);
+  tensors["rope_freqs.weight"] = {{1}, raw(4.0f)};
+  const auto model = load(gguf_of("llama", tensors));
+  EXPECT_EQ(model->config.rope_scaling.factors, (std::vector<float>{4.0f}));
+  EXPECT_EQ(rope_rates(model->config), (std::vector<double>{0.25}));
+}
+
+TEST_F(GgufModel, WhatTheEngineCannotComputeIsRefusedByName) {
+  const Tensors tensors = llama_tensors(kGguf);
+  const auto refusal = [&](Gguf gguf) { return message_of<Unsupported>([&] { load(gguf); }); };
+  expect_says(refusal(gguf_of("llama", tensors).number("llama.expert_count", 8)), "expert_count");
+  expect_says(refusal(gguf_of("llama", tensors).string("llama.rope.scaling.type", "yarn")), "yarn");
+  expect_says(refusal(gguf_of("llama", tensors).number("llama.rope.dimension_count", 1)),
+              "a part of each head");
+  expect_says(refusal(gguf_of("falcon", tensors)), "falcon");
+}
+
+TEST(RopeRates, FollowTheFormulaOfEachScaling) {
+  DecoderConfig c;
+  c.head_width = 8;
+  c.rope_base = 10000;
+  const std::vector<double> plain = rope_rates(c);
+  EXPECT_EQ(plain[0], 1.0);
+  EXPECT_NEAR(plain[1], 0.1, 1e-15);
+  c.rope_scaling = {RopeScaling::Kind::linear, 4};
+  EXPECT_EQ(rope_rates(c)[0], 0.25);
+  // Waves that turn often within the context stay, those that hardly turn are stretched, and between
+  // it is a blend.
+  c.rope_scaling = {RopeScaling::Kind::llama3, 8, 1, 4, 128};
+  const std::vector<double> rates = rope_rates(c);
+  EXPECT_EQ(rates[0], 1.0);
+  const double share = (128 * 0.1 / (2 * std::numbers::pi) - 1) / 3;
+  EXPECT_NEAR(rates[1], 0.1 * (share + (1 - share) / 8), 1e-15);
+  EXPECT_NEAR(rates[3], plain[3] / 8, 1e-18);
+}
+
+}  // namespace
+}  // namespace fusedlm::test

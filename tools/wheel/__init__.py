@@ -1,0 +1,1 @@
+"""A wheel for Linux machines at large: built, checked and tried by `python -m tools.wheel`."""
