@@ -1,4 +1,4 @@
-"""RMSNorm and layer norm on any shape, layout, dtype and flags."""
+"""RMSNorm, layer norm and group norm on any shape, layout, dtype and flags."""
 
 from __future__ import annotations
 
@@ -49,6 +49,27 @@ def floors_of(norm: str, tensors, arriving, eps: float) -> dict[str, float]:
     }
 
 
+@st.composite
+def group_cases(draw) -> Case:
+    a = Drawing(draw)
+    groups, D = a.one_of([1, 2, 3, 8]), a.one_of([2, 3, 5, 16])
+    spatial = a.one_of([(), (a.rows(17),), (a.size(5), a.size(17))])
+    shape = (a.rows(5), groups * D, *spatial)
+    tensors = {"x": a.normal(*shape)}
+    for name in ("weight", "bias"):
+        if a.flag():
+            tensors[name] = a.parameter(groups * D)
+    arriving = [a.normal(*shape)]
+    options = {"groups": groups, "eps": a.one_of([1e-5, 1e-2])}
+    grouped = {n: t.double().abs().max().view(1) for n, t in tensors.items() if t.numel()}
+    grouped = {"weight": torch.ones(1), **grouped}
+    grouped["x"] = (
+        tensors["x"].reshape(shape[0], groups, -1) if tensors["x"].numel() else torch.ones(0)
+    )
+    floors = floors_of("layer_norm", grouped, [g.reshape(-1) for g in arriving], options["eps"])
+    return Case(a.isa, a.dtype, tensors, arriving, a.some_of(tensors), options, floors)
+
+
 @given(cases("rms_norm"))
 def test_any_rms_norm_is_as_accurate_as_torch(case):
     check(case, ops.rms_norm, reference.rms_norm)
@@ -57,3 +78,8 @@ def test_any_rms_norm_is_as_accurate_as_torch(case):
 @given(cases("layer_norm"))
 def test_any_layer_norm_is_as_accurate_as_torch(case):
     check(case, ops.layer_norm, reference.layer_norm)
+
+
+@given(group_cases())
+def test_any_group_norm_is_as_accurate_as_torch(case):
+    check(case, ops.group_norm, reference.group_norm)

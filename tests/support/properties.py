@@ -32,7 +32,7 @@ def kernels_of(isa: str) -> Iterator[None]:
 
 def check(case: Case, ours: Call, theirs: Call) -> None:
     """`ours` and `theirs` take the case's tensors and options by name."""
-    memory = [_memory(t) for t in _all_tensors(case)]
+    memory = [memory_of(t) for t in _all_tensors(case)]
     before = [m.clone() for m in memory]
     with kernels_of(case.isa):
         once, twice = results_by_threads(lambda: results(case, ours), counts=(1, 2))
@@ -89,7 +89,9 @@ def results(case: Case, call: Call, dtype: torch.dtype | str | None = "as laid o
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    dense = [t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    dense = [
+        t.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8) for t in (a, b)
+    ]
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*dense)
 
 
@@ -103,6 +105,6 @@ def _all_names(case: Case) -> list[str]:
     return [*case.tensors, *options, *(f"arriving{i}" for i in range(len(case.arriving)))]
 
 
-def _memory(t: Tensor) -> Tensor:
+def memory_of(t: Tensor) -> Tensor:
     """All bytes of the tensor's storage, those beside the view too."""
     return torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage())
