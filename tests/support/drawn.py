@@ -61,10 +61,10 @@ def _described(value) -> str:
 class Drawing:
     """hypothesis's `draw` with the questions that every op asks."""
 
-    def __init__(self, draw, isas: list[str] | None = None) -> None:
+    def __init__(self, draw, isas: list[str] | None = None, dtypes=DTYPES) -> None:
         self._draw = draw
         self.isa = self.one_of(isas or fusedlm.available_isas())
-        self.dtype = self.one_of(DTYPES)
+        self.dtype = self.one_of(dtypes)
         self.parameter_dtype = self.one_of([self.dtype, torch.float32])
 
     def one_of(self, choices):

@@ -15,9 +15,10 @@ from tests.support.drawn import Case
 
 Call = Callable[..., Tensor | tuple[Tensor, ...]]
 
-# Beyond twice torch's error: one rounding of a result, as a part of the terms that it is a sum of. In
-# float32, where torch's error in small tensors may be none at all, as much as in all other tests.
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+# Beyond twice torch's error, as a part of the terms that a result is a sum of: two roundings, one of what
+# is kept for the backward and one of the result. In a small tensor torch may be lucky in both. In float32
+# as much as in all other tests.
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
 @contextlib.contextmanager
