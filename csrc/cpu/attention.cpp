@@ -223,6 +223,7 @@ void multiply_tile(const AttentionForward& a, const Sizes& z, index_t unit, inde
 
 void attention_forward(const AttentionForward& a, Context& ctx) {
   const Sizes z = sizes_of(a);
+  if (z.max_T == 0) return;  // every sequence is empty
   const index_t few = a.options.block_table.defined() ? kFewPagedQueries : kFewQueries;
   if (z.max_T <= few) return attention_of_few_queries(a, z.max_T, z.max_S, ctx);
   Workspace& ws = ctx.workspace();

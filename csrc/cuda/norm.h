@@ -108,7 +108,7 @@ void launch_norm_backward(const char* name, const LayerNormBackward& args, Kerne
     });
   });
   sum_rows(name, dweights, teams, C, args.dweight.as<float>(), ctx);
-  if (dbiases) sum_rows(name, dbiases, teams, C, args.dbias.as<float>(), ctx);
+  if (args.dbias.defined()) sum_rows(name, dbiases, teams, C, args.dbias.as<float>(), ctx);
 }
 
 }  // namespace fusedlm::FUSEDLM_DEVICE

@@ -150,6 +150,20 @@ def test_tokens_of_no_sequence_give_zeros(isa):
         assert t[:, :12].abs().sum() > 0
 
 
+def test_sequences_that_are_all_empty_give_zeros(isa):
+    query, key, value, dout = inputs(1, 20, 30, 2, 1, 8, torch.float32)
+    leaves = [t.requires_grad_() for t in (query, key, value)]
+    out, lse = ops.attention(
+        *leaves,
+        cu_seqlens_q=torch.tensor([0, 0, 0]),
+        cu_seqlens_k=torch.tensor([0, 7, 12]),
+        return_lse=True,
+    )
+    out.backward(dout)
+    assert not any(t.any() for t in (out, *(leaf.grad for leaf in leaves)))
+    assert (lse == float("inf")).all()
+
+
 @pytest.mark.parametrize("T", [2, 30])
 def test_a_query_that_sees_no_key_gives_zeros(isa, T):
     query, key, value, dout = inputs(1, T, 30, 2, 1, 16, torch.float32)
