@@ -82,7 +82,7 @@ double piece_squares(const T* x, index_t count) {
 
 // What a block needs beyond its elements.
 struct Rule {
-  Vec clip, beta1_rest, beta2, beta2_rest, decay, step_size, root_correction, eps;
+  Vec clip, beta1, beta1_rest, beta2, beta2_rest, decay, step_size, root_correction, eps;
 };
 
 template <class P, class G>
@@ -90,8 +90,8 @@ void update(P* param, const G* grad, float* exp_avg, float* exp_avg_sq, index_t 
             const Rule& rule) {
   const auto body = [&](index_t c, auto... n) {
     const Vec g = Vec::load(grad + c, n...) * rule.clip;
-    const Vec m0 = Vec::load(exp_avg + c, n...);
-    const Vec m = fma(g - m0, rule.beta1_rest, m0);
+    // Not m + (1 - beta1) (g - m): with a small beta1, a small g would be lost in m.
+    const Vec m = fma(g, rule.beta1_rest, Vec::load(exp_avg + c, n...) * rule.beta1);
     const Vec v = fma(g * g, rule.beta2_rest, Vec::load(exp_avg_sq + c, n...) * rule.beta2);
     const Vec p = Vec::load(param + c, n...) * rule.decay;
     m.store(exp_avg + c, n...);
@@ -108,6 +108,7 @@ Rule rule_for(const AdamwStep& a, index_t i) {
                correction2 = 1.0 - __builtin_pow(a.beta2, step);
   const auto wide = [](double x) { return Vec(static_cast<float>(x)); };
   return {wide(a.clip_scale),
+          wide(a.beta1),
           wide(1.0 - a.beta1),
           wide(a.beta2),
           wide(1.0 - a.beta2),

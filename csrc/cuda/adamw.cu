@@ -184,7 +184,7 @@ struct Parameter {
 using Parameters = Batch<Parameter, 64>;
 
 struct Rule {
-  float clip, beta1_rest, beta2, beta2_rest, eps;
+  float clip, beta1, beta1_rest, beta2, beta2_rest, eps;
 };
 
 /// V neighbouring elements, `count` of which are there; wide accesses where `packed`.
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kBlock) step_kernel(Parameters a, Rule rule) {
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           const float clipped = g[j] * rule.clip;
-          m[j] = fmaf(clipped - m[j], rule.beta1_rest, m[j]);
+          m[j] = fmaf(clipped, rule.beta1_rest, m[j] * rule.beta1);
           v[j] = fmaf(clipped * clipped, rule.beta2_rest, v[j] * rule.beta2);
           const float root = fmaf(sqrtf(v[j]), root_correction, rule.eps);
           p[j] = p[j] * decay - step_size * (m[j] / root);
@@ -269,8 +269,8 @@ void grad_norm(const GradNorm& args, Context& ctx) {
 
 void adamw_step(const AdamwStep& args, Context& ctx) {
   const auto narrow = [](double x) { return static_cast<float>(x); };
-  const Rule rule{narrow(args.clip_scale), narrow(1.0 - args.beta1), narrow(args.beta2),
-                  narrow(1.0 - args.beta2), narrow(args.eps)};
+  const Rule rule{narrow(args.clip_scale), narrow(args.beta1),       narrow(1.0 - args.beta1),
+                  narrow(args.beta2),      narrow(1.0 - args.beta2), narrow(args.eps)};
   const auto make = [&](size_t i) {
     const TensorView &param = args.params[i], &grad = args.grads[i];
     const TensorView &exp_avg = args.exp_avgs[i], &exp_avg_sq = args.exp_avg_sqs[i];

@@ -48,6 +48,15 @@ def test_bfloat16_parameters_are_rounded_once(isa):
         assert ((a.double() - c).abs() <= 2**-7 * (c.abs() + start.abs())).all()
 
 
+def test_a_gradient_far_below_the_first_moment_is_not_lost_in_it(isa):
+    """Without momentum the first moment is the gradient, and a step in its direction is lr long."""
+    param, grad = torch.zeros(100), torch.full((100,), 1e-6)
+    ops.adamw_step_(
+        [param], [grad], [torch.ones(100)], [torch.ones(100)], 1.0, (0.0, 0.0), 1e-12, 0.0, 1
+    )
+    torch.testing.assert_close(param, -torch.ones(100), rtol=1e-5, atol=0)
+
+
 def test_the_norm_is_that_of_all_gradients(isa):
     grads = [randn(*s, seed=i) for i, s in enumerate(SHAPES)]
     expected = math.sqrt(sum(float(g.double().square().sum()) for g in grads))

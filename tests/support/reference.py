@@ -219,7 +219,7 @@ def attention(
         keep = keep & mask
     elif mask is not None:
         keep = keep & (mask > float("-inf"))
-        scores = scores + mask.to(scores.dtype).clamp_min(torch.finfo(scores.dtype).min)
+        scores = scores + mask.to(scores.dtype).masked_fill(mask == float("-inf"), 0.0)
 
     seen = keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep & seen, float("-inf"))

@@ -20,7 +20,7 @@ struct GradNorm {
 void grad_norm(const GradNorm& args, Context& ctx);
 
 /// One step of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on many tensors in one pass:
-///   g = clip_scale * grad;  m += (1 - beta1) (g - m);  v = beta2 v + (1 - beta2) g^2
+///   g = clip_scale * grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 ///   param = param (1 - lr weight_decay) - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
 ///   params                float32 or bfloat16 (updated in float32, then rounded)
 ///   grads                 float32 or bfloat16, shaped like the parameter
