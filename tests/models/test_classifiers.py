@@ -23,6 +23,7 @@ from fusedlm.models import (
 )
 from fusedlm.models.ngrams import NGrams
 from fusedlm.models.packed import Packed
+from fusedlm.models.texts import class_names
 from tests.support.small import CONFIGS, small_model
 
 LABELS = ["no", "perhaps", "yes"]
@@ -249,3 +250,14 @@ def test_a_folder_of_another_kind_and_an_export_that_no_model_computes_are_refus
     with pytest.raises(ValueError, match="export_hf: a decoder that classifies"):
         export_hf(decoder_classifier(), None, tmp_path / "x")
     assert isinstance(small_model("llama"), Decoder)
+
+
+def test_an_encoder_without_a_task_says_so_where_classes_are_asked_for():
+    model = Encoder(replace(ENCODER, task=None, labels=None, head="dense", ngrams=0))
+    packed = Packed.of(rows())
+    with pytest.raises(ValueError, match=r"config\.task is None; a classifier needs 'sequence'"):
+        model.classify_packed(packed)
+    with pytest.raises(ValueError, match=r"need config\.pooler or config\.task 'sequence'"):
+        model.features(packed)
+    with pytest.raises(ValueError, match=r"no classes: its config\.task is None"):
+        class_names(model)

@@ -1,9 +1,11 @@
 import dataclasses
 import json
+from typing import get_type_hints
 
 import pytest
 
 from fusedlm.models import ModelConfig
+from fusedlm.models.fields import Filled
 
 
 def test_defaults_are_filled_in():
@@ -95,3 +97,7 @@ def test_unknown_and_missing_fields_are_named():
         ModelConfig.gpt2("huge")
     with pytest.raises(ValueError, match="give vocab_size or size"):
         ModelConfig.llama(width=64)
+
+
+def test_types_of_fields_that_are_filled_in_can_be_resolved():
+    assert get_type_hints(ModelConfig)["kv_heads"] == Filled[int]

@@ -153,3 +153,10 @@ def test_sources_beyond_the_context_and_unequal_counts_are_refused():
         model(Packed.of([[1] * 25]), one)
     with pytest.raises(ValueError, match="target has a sequence of 25 tokens"):
         model(one, Packed.of([[1] * 25]))
+
+
+def test_parts_for_a_model_that_reads_no_examples_are_refused():
+    model = small_encoder_decoder()
+    tokens, positions = torch.tensor([[1, 2]]), torch.arange(2)
+    with pytest.raises(ValueError, match="parts is given, and this model reads no examples"):
+        model.embed(tokens, positions, torch.zeros(2, dtype=torch.int64))

@@ -12,6 +12,7 @@ from fusedlm.errors import CorruptFileError
 from fusedlm.generate import generate
 from fusedlm.models import (
     Decoder,
+    DecoderClassifier,
     ModelConfig,
     add_lora,
     export_hf,
@@ -20,7 +21,7 @@ from fusedlm.models import (
     merge_lora,
     save_lora,
 )
-from fusedlm.models.lora import targets_of
+from fusedlm.models.lora import merged_state, targets_of
 from fusedlm.optim import AdamW
 
 CONFIGS = {
@@ -203,3 +204,9 @@ def test_damaged_and_foreign_adapters_name_the_file_and_leave_the_model_alone(tm
     assert model.state_dict().keys() == decoder("llama").state_dict().keys()
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
         load_lora(model, tmp_path)
+
+
+def test_adapters_under_a_classifier_are_refused_by_the_name_of_its_class():
+    model = DecoderClassifier.of(add_lora(decoder("llama")), ["no", "yes"])
+    with pytest.raises(ValueError, match="is a DecoderClassifier, expected a Decoder"):
+        merged_state(model)

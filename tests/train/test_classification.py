@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fusedlm.data import Tagged, train_words
+from fusedlm.errors import CorruptFileError
 from fusedlm.models import (
     DecoderClassifier,
     DecoderClassifierConfig,
@@ -27,6 +28,7 @@ from fusedlm.train import (
     TrainConfig,
     fit,
     fit_probe,
+    load_checkpoint,
     read_metrics,
 )
 from fusedlm.train import loop as loops
@@ -241,3 +243,16 @@ def test_rows_and_targets_must_be_as_many():
         Sequences([], [])
     with pytest.raises(ValueError, match="batch is 0"):
         LengthBatches(Sequences([[1]], [0]), 0)
+
+
+def test_adapters_beside_a_checkpoint_of_a_classifier_are_refused_by_their_folder(tmp_path):
+    fit(task(decoder()), CONFIG, tmp_path, progress=False)
+    (tmp_path / "last" / "adapter").mkdir()
+    with pytest.raises(CorruptFileError, match="adapter: holds adapters, and the model is a"):
+        load_checkpoint(tmp_path / "last")
+
+
+def test_a_probe_of_an_encoder_without_a_classifier_is_refused():
+    data = sequences(encoder(), 4, 0)
+    with pytest.raises(ValueError, match=r"no classes: its config\.task is None"):
+        fit_probe(encoder(task=None, labels=None, ngrams=0), data, data)

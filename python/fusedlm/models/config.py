@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .fields import CheckedFields
+from .fields import TO_FILL, CheckedFields, Filled
 
 NORMS = ("layer_norm", "rms_norm")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "geglu")
@@ -54,21 +55,21 @@ class ModelConfig(CheckedFields):
     layers: int = 6
     width: int = 384
     heads: int = 6
-    kv_heads: int | None = None
-    head_width: int | None = None
-    ffn_width: int | None = None
+    kv_heads: Filled[int] = TO_FILL
+    head_width: Filled[int] = TO_FILL
+    ffn_width: Filled[int] = TO_FILL
     norm: str = "layer_norm"
     norm_eps: float = 1e-5
     activation: str = "gelu_tanh"
     position: str = "learned"
     rope_base: float = 10000.0
-    rope_scaling: dict | None = None
+    rope_scaling: dict[str, Any] | None = None
     rope_interleaved: bool = False
     bias: bool = True
     tied: bool = True
     dropout: float = 0.0
     ignore_index: int = -100
-    qkv_bias: bool | None = None
+    qkv_bias: Filled[bool] = TO_FILL
     qk_norm: bool = False
     windows: list[int] | None = None
 
@@ -104,7 +105,8 @@ class ModelConfig(CheckedFields):
         for name in ("vocab_size", "context", "layers", "width", "heads"):
             self._count(name, 1)
         self._fill("kv_heads", self.heads)
-        if self.head_width is None and self.width % self.heads:
+        derived = self.head_width is None
+        if derived and self.width % self.heads:
             self._bad("heads", f"a divisor of width={self.width} (or a head_width)")
         self._fill("head_width", self.width // self.heads)
         gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
@@ -148,8 +150,11 @@ class ModelConfig(CheckedFields):
             return
         if not isinstance(self.rope_scaling, dict):
             self._bad("rope_scaling", "a dict or None")
-        kind = self.rope_scaling.get("rope_type", self.rope_scaling.get("type"))
-        needed = {"linear": ("factor",), "llama3": LLAMA3_SCALING, "default": ()}.get(kind)
+        kind: Any = self.rope_scaling.get("rope_type", self.rope_scaling.get("type"))
+        known: dict[str, tuple[str, ...]] = {
+            "linear": ("factor",), "llama3": LLAMA3_SCALING, "default": (),
+        }  # fmt: skip
+        needed = known.get(kind)
         if needed is None:
             self._bad("rope_scaling", "a dict whose rope_type is linear, llama3 or default")
         for key in needed:
@@ -157,12 +162,8 @@ class ModelConfig(CheckedFields):
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
                 self._bad("rope_scaling", f"a dict with {key} above 0")
 
-    def _fill(self, name: str, value: int) -> None:
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, value)
 
-
-def _pick(family: str, size: str | None, sizes: dict[str, dict]) -> dict[str, Any]:
+def _pick(family: str, size: str | None, sizes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     if size is None:
         return {}
     if size not in sizes:

@@ -97,7 +97,8 @@ class Copying(nn.Module):
         return Copyable(self.key(memory[0]).float()[at], tokens, tokens_before(source)[at])
 
     def _gate(self, x: Tensor) -> Tensor:
-        return self.gate(x).float().squeeze(-1)
+        gate: Tensor = self.gate(x)
+        return gate.float().squeeze(-1)
 
     def _attend(
         self, products: Tensor, gate: Tensor, found: Copyable, written: Tensor

@@ -134,7 +134,8 @@ class Decoder(nn.Module):
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
 
-        table, head_weight = self.embedding.weight, self.head_weight
+        table: Tensor = self.embedding.weight
+        head_weight = self.head_weight
         # Compiled graphs have no sparse tensors.
         tied = self.head is None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if tied:
@@ -160,7 +161,8 @@ class Decoder(nn.Module):
         Tokens whose target [N] is config.ignore_index are left out before the head, which costs nothing
         for them. `reduction` "none" gives the losses of the others, in order.
         """
-        table, head_weight = self.embedding.weight, self.head_weight
+        table: Tensor = self.embedding.weight
+        head_weight = self.head_weight
         tied = self.head is None and torch.is_grad_enabled()
         if tied:
             table, head_weight = ops.tied(table)
@@ -189,6 +191,7 @@ class Decoder(nn.Module):
                 )
             else:
                 branch, stream = block(branch, stream, self.rope, positions, starts)
+        x: Tensor
         x, _ = self.final_norm(branch, residual=stream)
         return x
 

@@ -17,7 +17,7 @@ from fusedlm.nn import Linear
 from .config import ModelConfig
 from .decoder import Decoder
 from .encoder_config import CUTS
-from .fields import CheckedFields
+from .fields import TO_FILL, CheckedFields, Filled
 from .packed import Packed, last_of, mean_of
 
 POOLINGS = ("last", "mean")
@@ -36,17 +36,17 @@ class DecoderClassifierConfig(CheckedFields):
     labels: list[str]
     task: str = "sequence"
     pooling: str = "last"
-    max_tokens: int | None = None
+    max_tokens: Filled[int] = TO_FILL
     cut: str = "middle"
 
     def __post_init__(self) -> None:
-        if isinstance(self.decoder, dict):
-            object.__setattr__(self, "decoder", ModelConfig.from_dict(self.decoder))
+        given: Any = self.decoder
+        if isinstance(given, dict):  # as it is in a file
+            object.__setattr__(self, "decoder", ModelConfig.from_dict(given))
         if not isinstance(self.decoder, ModelConfig):
             self._bad("decoder", "a ModelConfig")
         object.__setattr__(self, "decoder", replace(self.decoder, tied=True))
-        if self.max_tokens is None:
-            object.__setattr__(self, "max_tokens", self.decoder.context)
+        self._fill("max_tokens", self.decoder.context)
         self._count("max_tokens", 1)
         for name, allowed in (("task", TASKS), ("pooling", POOLINGS), ("cut", CUTS)):
             self._choice(name, allowed)
@@ -130,7 +130,8 @@ class DecoderClassifier(nn.Module):
         x = self.features(packed) if sequence else self.decoder.hidden(packed)
         head = self.classifier
         if targets is None:
-            return head(x)
+            logits: Tensor = head(x)
+            return logits
         return ops.linear_cross_entropy(
             x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
         )

@@ -42,9 +42,11 @@ class EncoderBlock(nn.Module):
         mixed = ops.attention_qkv(qkv, self.heads, cu_seqlens=starts, dropout_p=dropped).flatten(2)
         if dropped:
             x, _ = self.attention_norm(dropout(self.out(mixed), dropped), residual=x)
-            return self.ffn_norm(dropout(self.ffn(x), dropped), residual=x)[0]
+            x, _ = self.ffn_norm(dropout(self.ffn(x), dropped), residual=x)
+            return x
         x = self.attention_norm(self.out(mixed, residual=x))
-        return self.ffn_norm(self.ffn(x, residual=x))
+        x = self.ffn_norm(self.ffn(x, residual=x))
+        return x
 
 
 class Encoder(nn.Module):
@@ -67,12 +69,11 @@ class Encoder(nn.Module):
         # BERT classifies what its pooler makes of the first token; the others have a layer like it.
         dense = config.pooler or (config.task == "sequence" and config.head == "dense")
         self.pooler = Linear(C, C) if dense else None
-        self.classifier = Linear(C, len(config.labels)) if config.task else None
+        classes = len(config.labels or ())
+        self.classifier = Linear(C, classes) if config.task else None
         self.ngrams = None
         if config.ngrams:
-            self.ngrams = NGrams(
-                config.ngrams, config.ngram_buckets, len(config.labels), config.ngram_scale
-            )
+            self.ngrams = NGrams(config.ngrams, config.ngram_buckets, classes, config.ngram_scale)
 
     @classmethod
     def empty(cls, config: EncoderConfig) -> Encoder:
@@ -124,12 +125,14 @@ class Encoder(nn.Module):
         if int(lengths.min()) == 0:
             raise ValueError(f"Encoder: mask has no token in row {int(lengths.argmin())}")
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-        pick = lambda t: None if t is None else t.reshape(-1)[kept]  # noqa: E731
-        return Packed(pick(tokens), pick(positions), starts, pick(types)), kept
+        tokens, positions = tokens.reshape(-1)[kept], positions.reshape(-1)[kept]
+        types = None if types is None else types.reshape(-1)[kept]
+        return Packed(tokens, positions, starts, types), kept
 
     def hidden(self, packed: Packed) -> Tensor:
         """The last layer of packed sequences, [N, C] in compute_dtype."""
-        table, rows = self.position_weight, packed.positions
+        table: Tensor = self.position_weight
+        rows = packed.positions
         if self.type_weight is not None:
             # Positions and types are looked up at once, in a table of all their sums: it is small.
             used = 1 if packed.types is None else self.config.types
@@ -167,10 +170,7 @@ class Encoder(nn.Module):
         targets [B] or [B, T] int64; -100 is left out. Of task "span" they are [B, 2]: the first and the
         last token of the answer. Needs a config with a task.
         """
-        if self.classifier is None:
-            raise ValueError(
-                "Encoder: config.task is None; a classifier needs 'sequence', 'token' or 'span'"
-            )
+        self._head()
         packed, kept = self.pack(tokens, mask, types)
         task = self.config.task
         if targets is not None:
@@ -195,19 +195,19 @@ class Encoder(nn.Module):
 
         Targets of task "span" [n, 2] count from the beginning of each sequence.
         """
+        head = self._head()
         x = self._drop(
             self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
         )
-        head = self.classifier
+        logits: Tensor
         if self.ngrams is not None:
             logits = head(x) + self.ngrams(packed)
             if targets is None:
                 return logits
             return ops.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        if targets is None:
-            return head(x)
-        if self.config.task == "span":
-            return span_loss(head(x), packed, targets)
+        if targets is None or self.config.task == "span":
+            logits = head(x)
+            return logits if targets is None else span_loss(logits, packed, targets)
         return ops.linear_cross_entropy(
             x, head.weight, targets, bias=head.bias, label_smoothing=label_smoothing
         )
@@ -219,12 +219,23 @@ class Encoder(nn.Module):
         hidden = self.hidden(packed)
         if self.config.head == "mean":
             return mean_of(hidden, packed)
+        if self.pooler is None:
+            raise ValueError(
+                "Encoder: features of the first token need config.pooler or config.task 'sequence'"
+            )
         first = first_of(hidden, packed)
         if self.config.style == "distilbert":
             return torch.relu(self.pooler(first))
         if self.config.style == "roberta":
             first = self._drop(first)
         return torch.tanh(self.pooler(first))
+
+    def _head(self) -> Linear:
+        if self.classifier is None:
+            raise ValueError(
+                "Encoder: config.task is None; a classifier needs 'sequence', 'token' or 'span'"
+            )
+        return self.classifier
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout) if self.config.dropout and self.training else x

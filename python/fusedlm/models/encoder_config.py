@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import CheckedFields
+from .fields import TO_FILL, CheckedFields, Filled
 
 STYLES = ("bert", "roberta", "distilbert")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
@@ -39,7 +39,7 @@ class EncoderConfig(CheckedFields):
     layers: int = 12
     width: int = 768
     heads: int = 12
-    ffn_width: int | None = None
+    ffn_width: Filled[int] = TO_FILL
     norm_eps: float = 1e-12
     activation: str = "gelu"
     types: int = 2
@@ -51,7 +51,7 @@ class EncoderConfig(CheckedFields):
     labels: list[str] | None = None
     pooling: str = "mean"
     normalize: bool = True
-    max_tokens: int | None = None
+    max_tokens: Filled[int] = TO_FILL
     cut: str = "end"
     head: str = "dense"
     ngrams: int = 0
@@ -84,10 +84,8 @@ class EncoderConfig(CheckedFields):
             self._count(name, 1)
         if self.width % self.heads:
             self._bad("heads", f"a divisor of width={self.width}")
-        if self.ffn_width is None:
-            object.__setattr__(self, "ffn_width", 4 * self.width)
-        if self.max_tokens is None:
-            object.__setattr__(self, "max_tokens", self.context)
+        self._fill("ffn_width", 4 * self.width)
+        self._fill("max_tokens", self.context)
         self._count("ffn_width", 1)
         self._count("max_tokens", 1)
         self._count("types", 0)
@@ -108,7 +106,7 @@ class EncoderConfig(CheckedFields):
         if self.task == "span" and self.labels is None:
             object.__setattr__(self, "labels", list(SPAN_LABELS))
         named = self.labels is not None
-        texts = named and all(isinstance(label, str) for label in self.labels)
+        texts = all(isinstance(label, str) for label in self.labels or ())
         if (self.task is not None) != named or (named and not (texts and self.labels)):
             self._bad("labels", "the names of the classes with a task, and None without one")
         if self.task == "span" and self.labels != SPAN_LABELS:

@@ -46,16 +46,21 @@ class Layer(nn.Module):
         super().__init__()
         # As many branches add up in the stream as there are; this keeps its variance near one's (GPT-2).
         branches = 3 * config.decoder_layers if cross else 2 * config.layers
-        options = {"bias": config.bias, "out_std": 0.02 / math.sqrt(branches)}
+        bias, out_std = config.bias, 0.02 / math.sqrt(branches)
         self.dropout = config.dropout
         self.attention_norm = _norm(config)
-        self.attention = SelfAttention(config.width, config.heads, causal=cross, **options)
+        self.attention = SelfAttention(
+            config.width, config.heads, causal=cross, bias=bias, out_std=out_std
+        )
         self.cross_norm = _norm(config) if cross else None
-        self.cross = CrossAttention(config.width, config.heads, **options) if cross else None
+        self.cross = None
+        if cross:
+            self.cross = CrossAttention(config.width, config.heads, bias=bias, out_std=out_std)
         self.ffn_norm = _norm(config)
         self.ffn = FeedForward(
-            config.width, config.ffn_width, activation=config.activation, **options
-        )
+            config.width, config.ffn_width, activation=config.activation, bias=bias,
+            out_std=out_std,
+        )  # fmt: skip
 
     def forward(
         self, branch: Tensor, stream: Tensor | None, rope: Rope | None, packed: Packed,
@@ -63,7 +68,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         x, stream = added(self.attention_norm, branch, stream)
         branch = self._drop(self.attention(x, rope, packed.positions, packed.starts))
-        if self.cross is not None:
+        if self.cross is not None and self.cross_norm is not None:
             x, stream = self.cross_norm(branch, residual=stream)
             branch = self._drop(self.cross(x, memory, packed.starts, memory_starts))
         x, stream = self.ffn_norm(branch, residual=stream)
@@ -104,10 +109,8 @@ class EncoderDecoder(nn.Module):
             for parameter in self.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(math.sqrt(2 / (5 * config.width)) / 0.02)
-            if learned:
-                self.embedding.position_weight.copy_(
-                    _sinusoids(*self.embedding.position_weight.shape)
-                )
+            if self.embedding.position_weight is not None:
+                self.embedding.position_weight.copy_(_sinusoids(learned, config.width))
 
     @classmethod
     def empty(cls, config: EncoderDecoderConfig) -> EncoderDecoder:
@@ -148,10 +151,12 @@ class EncoderDecoder(nn.Module):
             written = tokens_before(target, ending_with=True)
             return self.copying.log_probabilities(x, logits, copyable, written)
         ignored = self.config.ignore_index
-        options = {"ignore_index": ignored, "label_smoothing": label_smoothing}
+        losses = ops.linear_cross_entropy(
+            x, weight, targets, ignore_index=ignored, label_smoothing=label_smoothing,
+            reduction="mean" if self.copying is None else "none",
+        )  # fmt: skip
         if self.copying is None:
-            return ops.linear_cross_entropy(x, weight, targets, **options)
-        losses = ops.linear_cross_entropy(x, weight, targets, reduction="none", **options)
+            return losses
         losses = self.copying.loss(x, losses, target, targets, source, memory)
         return losses[targets != ignored].mean()
 
@@ -161,17 +166,22 @@ class EncoderDecoder(nn.Module):
         branch, stream = self.embed(source.tokens[None], source.positions, source.types), None
         for layer in self.encoder:
             branch, stream = layer(branch, stream, self.rope, source)
-        return self.encoder_norm(branch, residual=stream)[0]
+        memory: Tensor
+        memory, _ = self.encoder_norm(branch, residual=stream)
+        return memory
 
     def embed(self, tokens: Tensor, positions: Tensor, parts: Tensor | None = None) -> Tensor:
         """tokens [B, T] -> [B, T, C] in compute_dtype; `parts` [T]: 0 in a source, i in example i."""
-        table = self.embedding.position_weight
-        if parts is not None and table is not None:
-            # Positions and parts are looked up at once, in a table of all their sums: it is small.
-            positions = positions + parts * len(table)
-            table = (self.part_weight[:, None] + table).flatten(0, 1)
-        elif parts is not None:
-            table, positions = self.part_weight, parts
+        table: Tensor | None = self.embedding.position_weight
+        if parts is not None and self.part_weight is None:
+            raise ValueError("EncoderDecoder: parts is given, and this model reads no examples")
+        if parts is not None and self.part_weight is not None:
+            if table is None:
+                table, positions = self.part_weight, parts
+            else:
+                # Positions and parts are looked up at once, in a table of all their sums: it is small.
+                positions = positions + parts * len(table)
+                table = (self.part_weight[:, None] + table).flatten(0, 1)
         x = ops.embedding(
             tokens, self.embedding.weight, position_weight=table,
             positions=None if table is None else positions, dtype=self.compute_dtype,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .config import ACTIVATIONS, NORMS, POSITIONS
-from .fields import CheckedFields
+from .fields import TO_FILL, CheckedFields, Filled
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class EncoderDecoderConfig(CheckedFields):
     vocab_size: int
     context: int = 256
     layers: int = 4
-    decoder_layers: int | None = None
+    decoder_layers: Filled[int] = TO_FILL
     width: int = 256
     heads: int = 4
-    ffn_width: int | None = None
+    ffn_width: Filled[int] = TO_FILL
     norm: str = "rms_norm"
     norm_eps: float = 1e-5
     activation: str = "swiglu"
@@ -60,8 +60,7 @@ class EncoderDecoderConfig(CheckedFields):
             ("decoder_layers", self.layers),
             ("ffn_width", gated_width if self.gated else 4 * self.width),
         ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+            self._fill(name, value)
             self._count(name, 1)
         self._choice("norm", NORMS)
         self._choice("activation", ACTIVATIONS)

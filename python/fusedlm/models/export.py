@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def export_hf(
-    model: Decoder | Encoder, tokenizer: Tokenizer | None, folder: str | os.PathLike,
+    model: Decoder | Encoder, tokenizer: Tokenizer | None, folder: str | os.PathLike[str],
     *, dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Writes `folder` for the Auto classes of transformers, replacing an older one at once.
@@ -36,24 +36,26 @@ def export_hf(
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"export_hf: dtype is {dtype}, expected one of {', '.join(DTYPES)}")
-    encoder = isinstance(model, Encoder)
-    if not isinstance(model, Decoder | Encoder):
+    if isinstance(model, Encoder):
+        config, names = write_encoder_config(model.config), names_of(model.config)
+        weights = merged_state(model)
+        if model.config.task is None:
+            names = replace(names, prefix="")  # the model alone is written without its name
+    elif isinstance(model, Decoder):
+        config, names = write_config(model.config), FAMILIES[family_for(model.config)]
+        weights = merged_state(model)
+        if model.config.position == "rope" and model.config.rope_interleaved:
+            weights = half_split(model.config, weights)
+    else:
         raise ValueError("export_hf: a decoder that classifies has no like in transformers")
-    config = write_encoder_config(model.config) if encoder else write_config(model.config)
     config["dtype"] = str(dtype).removeprefix("torch.")
-    weights = merged_state(model)
-    if not encoder and model.config.position == "rope" and model.config.rope_interleaved:
-        weights = half_split(model.config, weights)
-    names = names_of(model.config) if encoder else FAMILIES[family_for(model.config)]
-    if encoder and model.config.task is None:
-        names = replace(names, prefix="")  # the model alone is written without its name
     weights = {n: value.to(dtype) for n, value in renamed(model, weights, names).items()}
     with atomic_folder(folder) as new:
         write_tensors(new / WEIGHTS, weights)
         if tokenizer is not None:
-            config |= {} if encoder else generation_config(tokenizer)
+            config |= {} if isinstance(model, Encoder) else generation_config(tokenizer)
             _write_tokenizer(new, tokenizer, model)
-        if encoder and model.config.task is None:
+        if isinstance(model, Encoder) and model.config.task is None:
             write_sentence_transformer(new, model.config)
         write_json(new / "config.json", config)
 

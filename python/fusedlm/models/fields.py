@@ -5,15 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, overload
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+
+T = TypeVar("T")
 
 
 def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+class Filled(Generic[T]):
+    """The type of a field that may be given as None and is filled in then: it is never read as None."""
+
+    if TYPE_CHECKING:  # for type checkers alone: the field is an ordinary one
+
+        @overload
+        def __get__(self, config: None, kind: type) -> Self: ...
+        @overload
+        def __get__(self, config: object, kind: type) -> T: ...
+        def __get__(self, config: object, kind: type) -> Self | T: ...
+        def __set__(self, config: object, value: T | None) -> None: ...
+
+
+TO_FILL: Any = None  # the default of a field that is `Filled`
+
+
 class CheckedFields:
     """For frozen dataclasses that check themselves: from and to a dict, and errors that name the field."""
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -32,6 +56,10 @@ class CheckedFields:
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
         return asdict(self)
+
+    def _fill(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
 
     def _count(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -53,7 +81,7 @@ class CheckedFields:
         if not self._number(name) or not 0 <= getattr(self, name) < 1:
             self._bad(name, "a number in [0, 1)")
 
-    def _bad(self, name: str, expected: str) -> None:
+    def _bad(self, name: str, expected: str) -> NoReturn:
         raise ValueError(
             f"{type(self).__name__}: {name} is {getattr(self, name)!r}, expected {expected}"
         )

@@ -53,7 +53,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a name to write to; on leaving, that file, flushed, takes the place of `path`, or none does."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")

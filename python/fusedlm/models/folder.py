@@ -15,7 +15,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike, marker: str = "config.json") -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], marker: str = "config.json") -> Iterator[Path]:
     """Yields a new folder to fill; on leaving it takes the place of `path`, all at once.
 
     Everything is flushed to disk first. If the block raises, `path` stays as it was. A folder that
@@ -89,12 +89,10 @@ def _exchange(a: Path, b: Path) -> bool:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
         return False
-    return (
-        rename(
-            _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)
-        )
-        == 0
+    failed: int = rename(
+        _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)
     )
+    return failed == 0
 
 
 def _flush(folder: Path) -> None:

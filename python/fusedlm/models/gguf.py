@@ -58,7 +58,10 @@ def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
             f" {', '.join(ARCHITECTURES)}"
         )
     values, names = _common(file, fields, family), file.names()
-    has = lambda tensor: f"blk.0.{tensor}" in names  # noqa: E731
+
+    def has(tensor: str) -> bool:
+        return f"blk.0.{tensor}" in names
+
     if family == "gpt2":
         values |= {
             "norm": "layer_norm", "activation": "gelu_tanh", "position": "learned", "bias": True,

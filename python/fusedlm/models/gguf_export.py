@@ -60,7 +60,7 @@ class Written:
 
 
 def export_gguf(
-    model: Decoder, tokenizer: Tokenizer | None, path: str | os.PathLike, format: str = "q4_1",
+    model: Decoder, tokenizer: Tokenizer | None, path: str | os.PathLike[str], format: str = "q4_1",
     *, name: str | None = None, progress: Callable[[str, int], None] | None = None,
 ) -> Written:  # fmt: skip
     """Writes `path`, replacing an older file at once.

@@ -141,7 +141,7 @@ class GgufFile:
         self._at += length
         return self._bytes[self._at - length : self._at]
 
-    def _unpack(self, layout: str) -> tuple:
+    def _unpack(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))
 
     def _corrupt(self, reason: str) -> CorruptFileError:

@@ -81,7 +81,10 @@ def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
     pre = fields.get("tokenizer.ggml.pre", "gpt-2")
     if pre not in KNOWN:
         raise fields.refusal("tokenizer.ggml.pre", pre, f"one of {', '.join(KNOWN)}")
-    merges = [tuple(merge.split(" ")) for merge in fields.strings("tokenizer.ggml.merges")]
+    # Pairs, or else what BPE refuses.
+    merges: list[Any] = [
+        tuple(merge.split(" ")) for merge in fields.strings("tokenizer.ggml.merges")
+    ]
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
         # A whole word that is a token is one in Llama 3 and Tekken, whatever the merges say.

@@ -140,7 +140,7 @@ def _llama(fields: Fields, family: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rope(fields: Fields) -> tuple[float, dict | None]:
+def _rope(fields: Fields) -> tuple[float, dict[str, Any] | None]:
     """Base and scaling; transformers 5 has both in rope_parameters, older ones each by itself."""
     given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(given, dict):
@@ -216,7 +216,9 @@ def _nothing_like(name: str, value: Any, model: str, expected: str) -> ValueErro
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json of Hugging Face that computes what `config` says."""
     family = family_for(config)
-    values = {"architectures": [ARCHITECTURES[family]], "model_type": family, "dtype": "float32"}
+    values: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[family]], "model_type": family, "dtype": "float32",
+    }  # fmt: skip
     common = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tied}
     if family == "gpt2":
         act = {"gelu_tanh": "gelu_new"}.get(config.activation, config.activation)
@@ -242,7 +244,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
     if family == "llama":
         return {**values, "attention_bias": config.bias, "mlp_bias": config.bias}
-    if family == "mistral":
+    if family == "mistral" and config.windows:
         return {**values, "sliding_window": config.windows[0]}
     if family == "qwen3":
         values["attention_bias"] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -37,7 +37,7 @@ FORMAT_VERSION = 1
 Model = Decoder | Encoder | DecoderClassifier | EncoderDecoder
 Config = ModelConfig | EncoderConfig | DecoderClassifierConfig | EncoderDecoderConfig
 # "kind" in config.json, what it is read into, and what is made of it.
-_KINDS: dict[str | None, tuple[type, type]] = {
+_KINDS: dict[str | None, tuple[type[Any], type[Any]]] = {
     None: (ModelConfig, Decoder),
     "encoder": (EncoderConfig, Encoder),
     "decoder-classifier": (DecoderClassifierConfig, DecoderClassifier),
@@ -47,7 +47,7 @@ MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published m
 
 
 def save(
-    path: str | os.PathLike, model: Model, tokenizer: Tokenizer | None,
+    path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes the model folder, replacing an older one at `path` all at once."""
@@ -80,7 +80,7 @@ def write_model(
         write_card(folder)
 
 
-def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Tokenizer | None]:
+def load(path: str | os.PathLike[str], *, weights: bool = True) -> tuple[Model, Tokenizer | None]:
     """Reads our model folder, one of Hugging Face, or a .gguf file; the weights become float32.
 
     Without `weights` the parameters of a model in a folder stay on the meta device, to be filled later.
@@ -108,6 +108,14 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> tuple[Model, Token
     return model, read_tokenizer(folder, config.vocab_size)
 
 
+@overload
+def build(
+    config: ModelConfig, source: Source, names: Names | None, *, weights: bool = True
+) -> Decoder: ...
+@overload
+def build(
+    config: Config, source: Source, names: Names | None, *, weights: bool = True
+) -> Model: ...
 def build(config: Config, source: Source, names: Names | None, *, weights: bool = True) -> Model:
     """The model of `config` with the weights of `source`, called by `names`, in eval mode."""
     # Before anything of such a size is made. Every layer has several tensors.
@@ -123,7 +131,7 @@ def build(config: Config, source: Source, names: Names | None, *, weights: bool 
         )
     made = next(made for read, made in _KINDS.values() if isinstance(config, read))
     try:
-        model = made.empty(config)
+        model: Model = made.empty(config)
     except (RuntimeError, OverflowError) as error:  # a product of sizes that torch cannot count
         raise CorruptFileError(source.path, f"config.json: {error}") from error
     if not weights:
@@ -157,6 +165,7 @@ def _read_config(
     if kind not in list(_KINDS):  # which may be of any type
         raise CorruptFileError(file, f"kind is {kind!r}, expected one of {[*_KINDS][1:]} or none")
     try:
-        return _KINDS[kind][0].from_dict(values), None
+        read: Config = _KINDS[kind][0].from_dict(values)
     except (ValueError, TypeError) as error:
         raise CorruptFileError(file, str(error)) from error
+    return read, None

@@ -52,11 +52,13 @@ class _Site:
 
     @property
     def matrix(self) -> nn.Parameter:
-        return getattr(self.module, self.weight)
+        matrix: nn.Parameter = getattr(self.module, self.weight)
+        return matrix
 
     @property
     def adapter(self) -> Adapter | None:
-        return getattr(self.module, self.attribute)
+        adapter: Adapter | None = getattr(self.module, self.attribute)
+        return adapter
 
 
 def targets_of(model: Decoder) -> tuple[str, ...]:
@@ -111,6 +113,15 @@ def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, Adapter) for module in model.modules())
 
 
+def adapted(model: nn.Module) -> Decoder | None:
+    """The model itself where it has adapters. ValueError where these are in another than a decoder."""
+    if not has_lora(model):
+        return None
+    if not isinstance(model, Decoder):
+        raise ValueError(f"the model with adapters is a {type(model).__name__}, expected a Decoder")
+    return model
+
+
 @torch.no_grad()
 def merge_lora(model: Decoder) -> Decoder:
     """Adds the adapters to the weights and takes them off; every parameter gets gradients again."""
@@ -136,16 +147,17 @@ def without_adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the merged model, or of one without adapters; `model` keeps its own."""
     state = without_adapters(model.state_dict())
-    if not has_lora(model):
+    decoder = adapted(model)
+    if decoder is None:
         return state
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for site in _sites(model):
+    names = {id(parameter): name for name, parameter in decoder.named_parameters()}
+    for site in _sites(decoder):
         if site.adapter is not None:
             state[names[id(site.matrix)]] = whole(site.matrix) + site.adapter.delta()
     return state
 
 
-def save_lora(model: Decoder, folder: str | os.PathLike, *, base: str | None = None) -> None:
+def save_lora(model: Decoder, folder: str | os.PathLike[str], *, base: str | None = None) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT does, replacing an older folder.
 
     `base` is where the base model is, for whoever loads it. Raises ValueError without adapters.
@@ -156,19 +168,20 @@ def save_lora(model: Decoder, folder: str | os.PathLike, *, base: str | None = N
 
 def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None:
     """The files of `save_lora` in a folder that exists."""
-    sites = [site for site in _sites(model) if site.adapter is not None]
+    sites = [(site, site.adapter) for site in _sites(model) if site.adapter is not None]
     if not sites:
         raise ValueError("save_lora: the model has no adapters; add_lora attaches them")
-    weights, targets = {}, {}
-    for site in sites:
+    weights: dict[str, Tensor] = {}
+    targets: dict[str, None] = {}
+    for site, adapter in sites:
         for name, rotary in zip(site.names, site.rotary, strict=True):
-            if _key(name) not in site.adapter.b:
+            if _key(name) not in adapter.b:
                 continue
-            b = whole(site.adapter.b[_key(name)])
-            weights[f"{_PREFIX}{name}.lora_A.weight"] = whole(site.adapter.a[_key(name)])
+            b = whole(adapter.b[_key(name)])
+            weights[f"{_PREFIX}{name}.lora_A.weight"] = whole(adapter.a[_key(name)])
             weights[f"{_PREFIX}{name}.lora_B.weight"] = _turned(model, b) if rotary else b
             targets[_short(name)] = None
-    first = sites[0].adapter
+    _, first = sites[0]
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout,
@@ -179,7 +192,7 @@ def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None
     write_json(folder / CONFIG, config)
 
 
-def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
+def load_lora(model: Decoder, folder: str | os.PathLike[str]) -> Decoder:
     """Attaches the adapters of a folder that `save_lora` or PEFT wrote; the rest is frozen.
 
     Raises FileNotFoundError, `CorruptFileError` for missing, foreign or misshapen tensors, and
@@ -211,7 +224,7 @@ def load_lora(model: Decoder, folder: str | os.PathLike) -> Decoder:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    config = read_json(file)
+    config: dict[str, Any] = read_json(file)
     for name in ("r", "lora_alpha", "target_modules"):
         if config.get(name) is None:
             raise CorruptFileError(file, f"{name} is missing")
@@ -279,6 +292,7 @@ def _sites(model: Decoder) -> Iterator[_Site]:
     names = FAMILIES[family_for(model.config)]
     config = model.config
     parts = [h * config.head_width for h in (config.heads, config.kv_heads, config.kv_heads)]
+    block: Any  # of a ModuleList, which does not say that they are of class Block
     for number, block in enumerate(model.blocks):
         for ours, module, attribute, weight in (
             ("attention.qkv.weight", block.attention.qkv, "adapter", "weight"),

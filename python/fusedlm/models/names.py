@@ -7,6 +7,7 @@ that their tensors, one below the other, are ours: query, key and value are one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -60,7 +61,7 @@ class Names:
         return name.startswith(self.ignored or ("\0",)) or name.endswith(self.ignored or ("\0",))
 
 
-def _look_up(table: dict[str, str | tuple[str, ...]], name: str) -> tuple[str, ...]:
+def _look_up(table: Mapping[str, str | tuple[str, ...]], name: str) -> tuple[str, ...]:
     for ours, theirs in table.items():
         if name == ours or (ours[-1] in "._" and name.startswith(ours)):
             each = (theirs,) if isinstance(theirs, str) else theirs

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 
-from .texts import Classifier, in_batches
+from .texts import Classifier, class_names, in_batches
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def joined(
     sentences: Sequence[Sequence[str]],
 ) -> list[list[str]]:  # fmt: skip
     """The likeliest tags of the pieces as tags of the sentences."""
-    labels = model.config.labels
+    labels = class_names(model)
     tags = [[labels[0]] * len(words) for words in sentences]
     for piece, found in zip(pieces, logits, strict=True):
         for place, best in enumerate(found.argmax(1).tolist(), piece.first_word):

@@ -19,6 +19,7 @@ Embedding, norms and head (the embedding again, where tied) are on all ranks, wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 
-from fusedlm._sharded import cut, whole
+from fusedlm._sharded import cut, local, whole
 from fusedlm.nn import FeedForward, SelfAttention
 
 from .decoder import Decoder
@@ -54,15 +55,17 @@ def tensor_parallel(model: Decoder, mesh: DeviceMesh) -> Decoder:
         raise ValueError(f"tensor_parallel: the model has dropout {config.dropout}, expected 0")
     if has_lora(model):
         raise ValueError("tensor_parallel: the model has adapters; merge them first")
-    return parallelize_module(
+    parallelize_module(
         model, mesh, {"blocks.*.attention": _Attention(), "blocks.*.ffn": _FeedForward()}
     )
+    return model
 
 
 class _Attention(ParallelStyle):
     """A rank has heads / R query heads with the kv_heads / R that they share."""
 
-    def _apply(self, module: SelfAttention, mesh: DeviceMesh) -> nn.Module:
+    def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, SelfAttention)  # as the plan says
         blocks = [h * module.head_width for h in (module.heads, *[module.kv_heads] * 2)]
         module.heads //= mesh.size()
         module.kv_heads //= mesh.size()
@@ -77,7 +80,8 @@ class _Attention(ParallelStyle):
 
 
 class _FeedForward(ParallelStyle):
-    def _apply(self, module: FeedForward, mesh: DeviceMesh) -> nn.Module:
+    def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, FeedForward)
         columns = ("up_weight", "gate_weight", "up_bias", "gate_bias")
         _cut(module, mesh, {**dict.fromkeys(columns, Shard(0)), "down_weight": Shard(1)})
         _compute_on_parts(module, {"down_bias": lambda _: None})
@@ -102,12 +106,12 @@ def _sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
 
 
 def _copy_then_sum(module: nn.Module, mesh: DeviceMesh, bias: Callable[[], Tensor | None]) -> None:
-    def before(_module, args):
+    def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (_copy(args[0], mesh), *args[1:])
 
-    def after(_module, _args, output):
-        output = _sum(output, mesh)
-        return output if bias() is None else output + bias().to(output.dtype)  # once, not R times
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        output, term = _sum(output, mesh), bias()
+        return output if term is None else output + term.to(output.dtype)  # once, not R times
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
@@ -130,10 +134,12 @@ def _cut(
             full = _dealt(full, blocks, mesh.size())
         part = cut(full, mesh, [placement])
         setattr(module, name, nn.Parameter(part, requires_grad=parameter.requires_grad))
-    _compute_on_parts(module, dict.fromkeys(cuts, DTensor.to_local))
+    _compute_on_parts(module, dict.fromkeys(cuts, local))
     if blocks is not None:
 
-        def undeal(_module, state, prefix, _metadata):
+        def undeal(
+            _module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any
+        ) -> None:
             for name in cuts:
                 state[prefix + name] = _gathered(whole(state[prefix + name]), blocks, mesh.size())
 
@@ -145,13 +151,13 @@ def _compute_on_parts(
 ) -> None:
     """While the module computes, its parameter `name` is what seen[name] makes of it."""
 
-    def before(module, _args):
+    def before(module: nn.Module, _args: tuple[Any, ...]) -> None:
         # An entry of __dict__ is found before the parameter, which stays what optimizers and files see.
         for name, make in seen.items():
             if (parameter := module._parameters.get(name)) is not None:
                 module.__dict__[name] = make(parameter)
 
-    def after(module, _args, _output):
+    def after(module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         for name in seen:
             if name in module._parameters:
                 module.__dict__.pop(name, None)

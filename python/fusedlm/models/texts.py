@@ -18,6 +18,14 @@ BATCH_TOKENS = 8192  # in one call of the model: enough to fill the cores, 24 Mi
 Classifier = Encoder | DecoderClassifier
 
 
+def class_names(model: Classifier) -> list[str]:
+    """config.labels; ValueError where an encoder has none."""
+    labels = model.config.labels
+    if labels is None:
+        raise ValueError("the encoder has no classes: its config.task is None")
+    return labels
+
+
 def embed(
     model: Encoder, tokenizer: Tokenizer, texts: str | Sequence[str], *,
     batch_tokens: int = BATCH_TOKENS, progress: Callable[[int], None] | None = None,
@@ -49,7 +57,7 @@ def classify_texts(
     texts_list = [texts] if isinstance(texts, str) else texts
     rows = encode_texts("classify_texts", model, tokenizer, texts_list)
     logits = over_batches(
-        model, rows, model.classify_packed, len(model.config.labels), batch_tokens=batch_tokens,
+        model, rows, model.classify_packed, len(class_names(model)), batch_tokens=batch_tokens,
         progress=progress,
     )  # fmt: skip
     probabilities = logits.softmax(-1)
@@ -103,7 +111,8 @@ def in_batches(
 
 def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
     """Numbers of rows whose tokens are at most `batch_tokens` together, or one longer row."""
-    chosen, size = [], 0
+    chosen: list[int] = []
+    size = 0
     # Long ones first: what takes most memory fails at once, and the last batches are even.
     for index in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
         if chosen and size + len(rows[index]) > batch_tokens:

@@ -53,7 +53,7 @@ class Safetensors:
         else:
             self.path = index
             shards = [folder / name for name in _shards(index)]
-        self._files = {}
+        self._files: dict[Path, Any] = {}
         self._at: dict[str, Path] = {}
         for shard in shards:
             self._files[shard] = _open(shard)
@@ -68,7 +68,7 @@ class Safetensors:
     def read(self, name: str) -> Tensor:
         file = self._at[name]
         try:
-            value = self._files[file].get_tensor(name)
+            value: Tensor = self._files[file].get_tensor(name)
         except (SafetensorError, ValueError, OSError) as error:
             raise CorruptFileError(file, f"tensor {name!r} cannot be read ({error})") from error
         if not value.is_floating_point():
@@ -89,12 +89,14 @@ class Tensors:
         """A copy. Raises `CorruptFileError` where it is missing or has another shape."""
         if name not in self._names or tuple(self._file.get_slice(name).get_shape()) != tuple(shape):
             raise CorruptFileError(self._path, f"{name} is missing or misshapen")
-        return self._file.get_tensor(name).clone()
+        value: Tensor = self._file.get_tensor(name)
+        return value.clone()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, as they are in it."""
-    return _reading(file, load_file)
+    tensors: dict[str, Tensor] = _reading(file, load_file)
+    return tensors
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -124,10 +126,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         out.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             value = whole(tensors[name]).cpu().contiguous().reshape(-1)
-            out.write(value.view(torch.uint8).numpy())
+            out.write(value.view(torch.uint8).numpy().data)
 
 
-def _open(file: Path):
+def _open(file: Path) -> Any:
     return _reading(file, partial(safe_open, framework="pt"))
 
 
@@ -141,7 +143,7 @@ def _reading(file: Path, read: Callable[[Path], Any]) -> Any:
 
 def _shards(index: Path) -> list[str]:
     shards = read_json(index).get("weight_map")
-    names = list(shards.values()) if isinstance(shards, dict) else [None]
+    names: list[Any] = list(shards.values()) if isinstance(shards, dict) else [None]
     # A name is of a file beside the index and nowhere else.
     if not all(isinstance(n, str) and n and Path(n).name == n for n in names):
         raise CorruptFileError(index, "weight_map is not an object of file names")
@@ -213,7 +215,7 @@ def _parts(model: nn.Module, shape: list[int], count: int) -> list[list[int]]:
     """The shapes of `count` tensors that are one of `shape`: itself, or query, key and value."""
     if count == 1:
         return [shape]
-    config = model.config
+    config: Any = model.config
     heads = (config.heads, config.kv_heads, config.kv_heads)
     return [[h * config.head_width, *shape[1:]] for h in heads]
 

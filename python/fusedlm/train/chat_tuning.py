@@ -13,7 +13,7 @@ from fusedlm.models.packed import Packed
 
 from .config import TrainConfig
 from .evaluation import mean_loss
-from .length_batches import LengthBatches, Sequences
+from .length_batches import LengthBatches, Sequences, flat
 from .task import Task
 
 Batch = tuple[Packed, Tensor]
@@ -22,6 +22,8 @@ Batch = tuple[Packed, Tensor]
 class ChatTuning(Task):
     """Batches of `config.batch` conversations, packed: none sees another, and no padding is computed."""
 
+    model: Decoder
+    batches: LengthBatches
     loss_unit = "nats per token of an answer"
 
     def __init__(
@@ -42,7 +44,7 @@ class ChatTuning(Task):
     def tokens(self, batch: Batch) -> int:
         return len(batch[0].tokens)
 
-    def weight(self, batch: Batch) -> float:
+    def weight(self, batch: Batch) -> int:
         return int((batch[1] != self.model.config.ignore_index).sum())
 
     def evaluate(self) -> dict[str, float]:
@@ -54,7 +56,7 @@ class ChatTuning(Task):
         rows, targets = self._validation.rows, self._validation.targets
         for first in range(0, len(rows), self._batch):
             chosen = slice(first, first + self._batch)
-            yield Packed.of(rows[chosen]), torch.tensor([t for row in targets[chosen] for t in row])
+            yield Packed.of(rows[chosen]), torch.tensor(flat(targets[chosen]))
 
     def fingerprint(self) -> str:
         return self.batches.data.fingerprint()

@@ -21,19 +21,21 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedlm._sharded import part_like, rank, sharded_like
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
+from fusedlm.models.decoder import Decoder
 from fusedlm.models.files import read_json
 from fusedlm.models.folder import atomic_folder
-from fusedlm.models.io import load, write_model
-from fusedlm.models.lora import has_lora, load_lora, write_lora
+from fusedlm.models.io import Model, load, write_model
+from fusedlm.models.lora import adapted, has_lora, load_lora, write_lora
 from fusedlm.models.weights import Tensors, write_tensors
 from fusedlm.optim import AdamW
 
@@ -62,7 +64,7 @@ class Progress:
 
 def save_checkpoint(
     path: Path,
-    model: nn.Module,
+    model: Model,
     tokenizer: Tokenizer | None,
     optimizer: AdamW,
     batches: BatchSource,
@@ -95,7 +97,7 @@ def save_checkpoint(
 
 def save_best(
     path: Path,
-    model: nn.Module,
+    model: Model,
     tokenizer: Tokenizer | None,
     config: TrainConfig,
     progress: Progress,
@@ -107,10 +109,10 @@ def save_best(
         _write_adapters(folder, model)
 
 
-def _write_adapters(folder: Path, model: nn.Module) -> None:
-    if has_lora(model):
+def _write_adapters(folder: Path, model: Model) -> None:
+    if (decoder := adapted(model)) is not None:
         (folder / ADAPTER).mkdir()
-        write_lora(folder / ADAPTER, model)
+        write_lora(folder / ADAPTER, decoder)
 
 
 @contextlib.contextmanager
@@ -137,14 +139,16 @@ class _whole:
         except OSError as error:
             raise self._explained(error) from error
 
-    def __exit__(self, kind, error, trace) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
         try:
             self._folder.__exit__(kind, error, trace)
         except (OSError, SafetensorError) as failure:
             raise self._explained(failure) from failure
         if isinstance(error, (OSError, SafetensorError)):
             raise self._explained(error) from error
-        return False
 
     def _explained(self, error: Exception) -> OSError:
         parent = self._path.parent
@@ -174,14 +178,14 @@ class Checkpoint:
     """A checkpoint as read from its folder."""
 
     path: Path
-    model: nn.Module
+    model: Model
     tokenizer: Tokenizer | None
     config: TrainConfig
     progress: Progress
     state: dict[str, Any]
     tensors: Tensors  # of the optimizer
 
-    def restore(self, model: nn.Module, batches: BatchSource, data: str) -> None:
+    def restore(self, model: Model, batches: BatchSource, data: str) -> None:
         """Puts weights and data position into the objects of a new run, before ranks part the model.
 
         Raises ValueError where model or data are not those of the checkpoint.
@@ -202,7 +206,7 @@ class Checkpoint:
             model.load_state_dict(self.model.state_dict())
         batches.load_state_dict(self.state["batches"])
 
-    def restore_optimizer(self, model: nn.Module, optimizer: AdamW) -> None:
+    def restore_optimizer(self, model: Model, optimizer: AdamW) -> None:
         """Gives the optimizer of `model`, or of this rank's part of it, the state of each parameter."""
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -239,6 +243,9 @@ def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint
     if not gets_parts(model, parallel or config.parallel):
         model, tokenizer = load(folder)
     if (folder / ADAPTER).is_dir():
+        if not isinstance(model, Decoder):
+            kind = type(model).__name__
+            raise CorruptFileError(folder / ADAPTER, f"holds adapters, and the model is a {kind}")
         load_lora(model, folder / ADAPTER)
     tensors = Tensors(folder / "optimizer.safetensors")
     return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)

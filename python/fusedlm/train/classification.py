@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.models.encoder import Encoder
 from fusedlm.models.packed import Packed
-from fusedlm.models.texts import Classifier, over_batches
+from fusedlm.models.texts import Classifier, class_names, over_batches
 
 from .config import TrainConfig
 from .length_batches import LengthBatches, Sequences
@@ -20,6 +22,8 @@ Batch = tuple[Packed, Tensor]
 class Classification(Task):
     """Batches of `config.batch` texts of like length, packed; the model most often right is kept."""
 
+    model: Classifier
+    batches: LengthBatches
     objective, higher_is_better = "val_accuracy", True
     loss_unit = "nats per text"
 
@@ -47,7 +51,7 @@ class Classification(Task):
         targets = torch.tensor(self.validation.targets)
         logits = over_batches(
             self.model, self.validation.rows, self.model.classify_packed,
-            len(self.model.config.labels),
+            len(class_names(self.model)),
         )  # fmt: skip
         right = (logits.argmax(1) == targets).float().mean().item()
         loss = torch.nn.functional.cross_entropy(logits, targets).item()
@@ -68,9 +72,10 @@ def freeze(model: Classifier, layers: int) -> None:
 
     What is learned lies above. Raises ValueError where there are fewer blocks.
     """
-    body: nn.Module = model if isinstance(model, Encoder) else model.decoder
+    body = model if isinstance(model, Encoder) else model.decoder
     if not 0 <= layers <= len(body.blocks):
         raise ValueError(f"freeze: layers is {layers}, expected 0 to {len(body.blocks)}")
+    module: Any  # of any class: where there is dropout, it is a number
     for block in body.blocks[:layers]:
         for module in block.modules():
             if hasattr(module, "dropout"):

@@ -35,14 +35,14 @@ def mean_loss(
     model: nn.Module, batches: Iterable[T], loss: Callable[[T], Tensor], terms: Callable[[T], int]
 ) -> float:
     """The mean over all terms, where loss(batch) is that of the terms(batch) of a batch; ranks share."""
-    found = []
+    found: list[tuple[float, ...]] = []
     with evaluating(model):
         for batch, counts in share(batches):
             kept = terms(batch) if counts else 0
             value = float(loss(batch))
             found.append((value * kept, kept) if kept else (0.0, 0))
-    found = collect(found) if found else []
-    count = sum(kept for _, kept in found)
+    everywhere = collect(found) if found else []
+    count = sum(kept for _, kept in everywhere)
     if count == 0:
         raise ValueError("evaluate: batches holds no token to predict")
-    return sum(total for total, _ in found) / count
+    return sum(total for total, _ in everywhere) / count

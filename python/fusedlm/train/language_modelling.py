@@ -23,6 +23,8 @@ Batch = tuple[Tensor, Tensor]
 class LanguageModelling(Task):
     """Windows of `config.context` tokens (None: the model's), each token predicting the next."""
 
+    model: Decoder
+    batches: Batches
     drawn_unit = "windows"
 
     def __init__(
@@ -52,7 +54,8 @@ class LanguageModelling(Task):
 
     def loss(self, batch: Batch) -> Tensor:
         device = next(self.model.parameters()).device
-        return self.model(*(t.to(device) for t in batch))
+        loss: Tensor = self.model(*(t.to(device) for t in batch))
+        return loss
 
     def tokens(self, batch: Batch) -> int:
         return batch[0].numel()
@@ -76,7 +79,7 @@ def train(
     train_data: PackedData,
     val_data: PackedData,
     config: TrainConfig,
-    out_dir: str | os.PathLike,
+    out_dir: str | os.PathLike[str],
     *,
     resume: bool = False,
     progress: bool = True,

@@ -40,9 +40,14 @@ class Sequences:
         """A hash of rows and targets, to know the data again."""
         digest = hashlib.sha256()
         for row, target in zip(self.rows, self.targets, strict=True):
-            digest.update(np.asarray([len(row), *row], dtype=np.int64))
-            digest.update(np.asarray(target, dtype=np.int64))
+            digest.update(np.asarray([len(row), *row], dtype=np.int64).data)
+            digest.update(np.asarray(target, dtype=np.int64).data)
         return digest.hexdigest()[:32]
+
+
+def flat(targets: Sequence[int | Sequence[int]]) -> list[int]:
+    """Classes as they are; the targets of rows one behind the other."""
+    return [t for each in targets for t in ((each,) if isinstance(each, int) else each)]
 
 
 class LengthBatches(Drawn):
@@ -70,9 +75,7 @@ class LengthBatches(Drawn):
             self._order, self._epoch = self._batches(epoch), epoch
         self.drawn += 1
         chosen = self._order[index]
-        targets = [self.data.targets[i] for i in chosen]
-        if not isinstance(targets[0], int):
-            targets = [t for row in targets for t in row]
+        targets = flat([self.data.targets[i] for i in chosen])
         rows = [self.data.rows[i] for i in chosen]
         types = None if self.data.types is None else [self.data.types[i] for i in chosen]
         return Packed.of(rows, self._first_position, types), torch.tensor(targets)

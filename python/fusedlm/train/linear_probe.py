@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedlm import ops
-from fusedlm.models.texts import Classifier, over_batches
+from fusedlm.models.texts import Classifier, class_names, over_batches
 
 from .length_batches import Sequences
 
@@ -23,6 +23,9 @@ def fit_probe(
 
     Everything below stays as it is. Returns "val_loss", "val_accuracy" and the "penalty" chosen.
     """
+    classes, head = len(class_names(model)), model.classifier
+    if head is None or head.bias is None:
+        raise ValueError("fit_probe: the model has no classifier with a bias")
     train, held = (_features(model, data.rows, progress) for data in (train_data, val_data))
     # To mean 0 and spread 1, so that one penalty fits all features; undone in the weights afterwards.
     mean, spread = train.mean(0), train.std(0).clamp(min=1e-6)
@@ -30,15 +33,15 @@ def fit_probe(
     targets, held_targets = torch.tensor(train_data.targets), torch.tensor(val_data.targets)
     best: dict[str, float] = {}
     for penalty in PENALTIES:
-        weight, bias = _regression(train, targets, len(model.config.labels), penalty)
+        weight, bias = _regression(train, targets, classes, penalty)
         logits = ops.linear(held, weight, bias)
         accuracy = (logits.argmax(1) == held_targets).float().mean().item()
         loss = torch.nn.functional.cross_entropy(logits, held_targets).item()
         if not best or loss < best["val_loss"]:
             best = {"val_loss": loss, "val_accuracy": accuracy, "penalty": penalty}
             with torch.no_grad():
-                model.classifier.weight.copy_(weight / spread)
-                model.classifier.bias.copy_(bias - (weight / spread * mean).sum(1))
+                head.weight.copy_(weight / spread)
+                head.bias.copy_(bias - (weight / spread * mean).sum(1))
     return best
 
 

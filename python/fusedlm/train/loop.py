@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
 from torch import nn
 
+from fusedlm import _sharded
 from fusedlm._sharded import rank
 from fusedlm.optim import AdamW
 
@@ -67,7 +69,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
 def fit(
     task: Task,
     config: TrainConfig,
-    out_dir: str | os.PathLike,
+    out_dir: str | os.PathLike[str],
     *,
     resume: bool = False,
     progress: bool = True,
@@ -188,8 +190,8 @@ def _fit(
         bar.close()
         metrics.close()
         model.eval()
-    if at.best is None:  # stopped before the first evaluation
-        judge()
+    # None: stopped before the first evaluation, which is the best then.
+    numbers = judge() if at.best is None else at.best
     curve = out / "curve.png"
     if rank() == 0:
         lines = read_metrics(out / "metrics.jsonl")
@@ -197,7 +199,7 @@ def _fit(
     parallel.any_of(False)  # nobody goes on before everything is written
     return TrainResult(
         step=at.step,
-        best=at.best,
+        best=numbers,
         last_checkpoint=last,
         best_checkpoint=best,
         metrics=out / "metrics.jsonl",
@@ -215,15 +217,15 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     first = task.batches.drawn
     batches = parallel.deal(task.batches, config.accumulate)
-    mine = [(task.weight(batch), task.tokens(batch)) for batch in batches]
+    mine: list[tuple[float, ...]] = [(task.weight(b), task.tokens(b)) for b in batches]
     counts = parallel.collect(mine)
     weight = sum(w for w, _ in counts)
     losses = []
     for turn, (batch, (own, _)) in enumerate(zip(batches, mine, strict=True)):
-        torch.manual_seed(_noise_seed(config, step, turn * parallel.ranks() + rank()))
+        torch.manual_seed(_noise_seed(config, step, turn * _sharded.ranks() + rank()))
         losses.append(ranks.backward(batch, own / weight, last=turn == len(batches) - 1))
-    losses = parallel.collect([(loss.item(),) for loss in losses])
-    total = sum(loss * (w / weight) for (loss,), (w, _) in zip(losses, counts, strict=True))
+    values = parallel.collect([(loss.item(),) for loss in losses])
+    total = sum(loss * (w / weight) for (loss,), (w, _) in zip(values, counts, strict=True))
     try:
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
@@ -265,7 +267,7 @@ def _stop_requests() -> Iterator[threading.Event]:
         yield stop  # only the main thread may handle signals
         return
 
-    def handle(number: int, _frame) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
@@ -274,7 +276,7 @@ def _stop_requests() -> Iterator[threading.Event]:
     try:
         yield stop
     except Exception:
-        if parallel.ranks() > 1:
+        if _sharded.ranks() > 1:
             before[signal.SIGTERM] = signal.SIG_IGN
         raise
     finally:

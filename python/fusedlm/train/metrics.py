@@ -53,7 +53,7 @@ class NoMetrics:
         pass
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl. Raises FileNotFoundError or CorruptFileError naming the file."""
     file = Path(path)
     if not file.is_file():

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import fusedlm
-from fusedlm._sharded import rank, ranks
+from fusedlm._sharded import is_sharded, rank, ranks
 
 from .config import TrainConfig
 from .task import BatchSource, Task
@@ -155,6 +155,7 @@ class Parallel:
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
         self.task, model = task, task.model
+        self._entry: Any  # an _Entry as DDP or FSDP make one of it
         self.how = "alone"
         if ranks() == 1:
             return
@@ -202,8 +203,8 @@ class Parallel:
         else:
             found = self._entry(self.task.evaluate)
             for module in self._entry.modules():
-                if hasattr(module, "reshard"):
-                    module.reshard()
+                if callable(reshard := getattr(module, "reshard", None)):
+                    reshard()
         first = collect([tuple(found.values())])[0]
         return dict(zip(found, first, strict=True))
 
@@ -264,9 +265,11 @@ def _shard(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)
-    entry = fully_shard(_Entry(model), mesh=mesh)
+    entry = _Entry(model)
+    fully_shard(entry, mesh=mesh)
     parts = {}
     for name, parameter in model.named_parameters():
+        assert is_sharded(parameter)
         full = given.pop(name)
         full = full.to(device()) if rank() == 0 else torch.empty_like(full, device=device())
         parts[name] = distribute_tensor(full, mesh, parameter.placements)

@@ -12,7 +12,7 @@ from fusedlm.figures import new_figure, save_figure
 
 def plot_curve(
     metrics: Sequence[dict[str, Any]],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     baselines: dict[str, float] | None = None,
     unit: str = "nats per token",

@@ -158,6 +158,8 @@ class PreferenceBatches(Drawn):
 class PreferenceTuning(Task):
     """DPO on batches of `config.batch` pairs. `references` are those of both data, [n, 2] each."""
 
+    model: Decoder
+    batches: PreferenceBatches
     loss_unit = "nats per pair"
 
     def __init__(
@@ -216,7 +218,7 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     digest = hashlib.sha256()
     for pair in pairs:
         for part in (*pair.chosen, *pair.rejected):
-            digest.update(np.asarray([len(part), *part], dtype=np.int64))
+            digest.update(np.asarray([len(part), *part], dtype=np.int64).data)
     return digest.hexdigest()[:32]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    _Bar = tqdm[Any]
+else:
+    _Bar = tqdm  # which is generic for type checkers alone
 
-class ProgressBar(tqdm):
+
+class ProgressBar(_Bar):
     """tqdm on a clock that nobody sets: its own, the wall clock, may jump by a time server or a person."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -36,6 +36,7 @@ class QuestionAnswering(Classification):
     token where the window does not hold it (Devlin et al. 2019, arXiv:1810.04805). The best F1 is kept.
     """
 
+    model: Encoder
     objective = "val_f1"
     loss_unit = "nats per end of an answer"
 
@@ -43,7 +44,10 @@ class QuestionAnswering(Classification):
         self, model: Encoder, tokenizer: Tokenizer, train_data: Sequence[Question],
         val_data: Sequence[Question], config: TrainConfig, *, longest: int = LONGEST,
     ) -> None:  # fmt: skip
-        encode = lambda data: encode_windows(model, tokenizer, pairs_of(data), longest=longest)  # noqa: E731
+
+        def encode(data: Sequence[Question]) -> list[Window]:
+            return encode_windows(model, tokenizer, pairs_of(data), longest=longest)
+
         self._held, self._windows = list(val_data), encode(val_data)
         super().__init__(
             model, tokenizer, with_spans(model, encode(train_data), train_data),

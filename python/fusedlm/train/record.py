@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import fusedlm
+from fusedlm._sharded import ranks
 from fusedlm.models.files import read_json
 
-from . import parallel
 from .task import Task
 
 POWERCAP = Path("/sys/class/powercap")  # Intel's and AMD's counters of energy (RAPL), on Linux
@@ -53,7 +53,7 @@ class Record:
             "seconds": round(seconds + self._before.get("seconds", 0.0), 3),
             "cpu_seconds": round(cpu_seconds + self._before.get("cpu_seconds", 0.0), 3),
             "joules": joules,
-            "processes": parallel.ranks(),
+            "processes": ranks(),
         }
         return {**self._fixed, "cost": cost}
 
@@ -74,10 +74,10 @@ class EnergyMeter:
 
     def joules(self) -> float | None:
         for package, last in self._last.items():
-            now = _microjoules(package, "energy_uj")
-            if now is None or last is None or self._range[package] is None:
+            now, largest = _microjoules(package, "energy_uj"), self._range[package]
+            if now is None or last is None or largest is None:
                 return None  # only the superuser may read them on many systems
-            self._total += now - last + (self._range[package] if now < last else 0)
+            self._total += now - last + (largest if now < last else 0)
             self._last[package] = now
         return self._total / 1e6 if self._last else None
 

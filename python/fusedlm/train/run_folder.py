@@ -18,7 +18,7 @@ _held: dict[Path, int] = {}  # the folders this process holds, and the thread th
 
 
 @contextlib.contextmanager
-def hold(folder: str | os.PathLike) -> Iterator[None]:
+def hold(folder: str | os.PathLike[str]) -> Iterator[None]:
     """No other process trains in `folder` while the block runs; of several ranks, rank 0 holds it.
 
     The folder is made where it is missing, and what a run that was killed left half done in it is put

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import TrainConfig
 
 if TYPE_CHECKING:
     from fusedlm.data.tokenizer import Tokenizer
+    from fusedlm.models.io import Model
 
 
 class BatchSource(Protocol):
@@ -36,7 +37,7 @@ class Task(ABC):
     them is best is kept in best/.
     """
 
-    model: nn.Module
+    model: Model
     tokenizer: Tokenizer | None
     batches: BatchSource
     objective = "val_loss"

@@ -10,11 +10,11 @@ from fusedlm.data.tagged import Tagged
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.evaluation.entities import entity_report
 from fusedlm.models.tagging import Piece, encode_words, joined, word_logits
-from fusedlm.models.texts import Classifier
+from fusedlm.models.texts import Classifier, class_names
 
 from .classification import Classification
 from .config import TrainConfig
-from .length_batches import Sequences
+from .length_batches import Sequences, flat
 
 IGNORED = -100
 
@@ -29,10 +29,13 @@ class TokenClassification(Classification):
         self, model: Classifier, tokenizer: Tokenizer, train_data: Tagged, val_data: Tagged,
         config: TrainConfig, *, label_smoothing: float = 0.0,
     ) -> None:  # fmt: skip
-        self._longest = model.config.read_tokens
-        encode = lambda data: encode_words(tokenizer, data.sentences, self._longest)  # noqa: E731
+        longest = model.config.read_tokens
+
+        def encode(data: Tagged) -> list[Piece]:
+            return encode_words(tokenizer, data.sentences, longest)
+
         self._pieces, self._held = encode(val_data), val_data
-        labels = model.config.labels
+        labels = class_names(model)
         super().__init__(
             model, tokenizer, with_targets(encode(train_data), train_data.tags, labels),
             with_targets(self._pieces, val_data.tags, labels), config,
@@ -41,7 +44,7 @@ class TokenClassification(Classification):
 
     def evaluate(self) -> dict[str, float]:
         logits = word_logits(self.model, self._pieces)
-        targets = [target for row in self.validation.targets for target in row if target != IGNORED]
+        targets = [target for target in flat(self.validation.targets) if target != IGNORED]
         kept = [
             found[torch.tensor(piece.firsts) >= 0]
             for piece, found in zip(self._pieces, logits, strict=True)

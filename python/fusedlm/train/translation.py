@@ -34,6 +34,9 @@ class Translation(Task):
     pairs have their examples.
     """
 
+    model: EncoderDecoder
+    tokenizer: Tokenizer
+    batches: PairBatches
     drawn_unit = "pairs"
 
     def __init__(
@@ -77,7 +80,7 @@ class Translation(Task):
             self.model, self.tokenizer, [pairs[i][0] for i in fitting], self._memory, others=True,
             progress=progress,
         )  # fmt: skip
-        rows = [
+        rows: list[Rows] = [
             ([sides[0][i], *given, *[[]] * (config.examples - len(given))], sides[1][i])
             for i, given in zip(fitting, examples, strict=True)
         ]
@@ -91,14 +94,15 @@ class Translation(Task):
         return rows
 
     def loss(self, batch: PairBatch) -> Tensor:
-        return self.model(
+        loss: Tensor = self.model(
             batch.source, batch.target, batch.targets, label_smoothing=self.label_smoothing
         )
+        return loss
 
     def tokens(self, batch: PairBatch) -> int:
         return batch.tokens
 
-    def weight(self, batch: PairBatch) -> float:
+    def weight(self, batch: PairBatch) -> int:
         return len(batch.targets)
 
     def evaluate(self) -> dict[str, float]:

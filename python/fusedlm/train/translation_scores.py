@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from types import ModuleType
 
 # What a program puts a value in place of, and marks of formats: %1, %s, %(name)s, %PRODUCTNAME, $(ARG1),
 # ${name}, {0}, {name}, <b>.
@@ -18,12 +19,13 @@ def bleu(translations: Sequence[str], references: Sequence[str], *, tokenize: st
 
     `tokenize` is sacreBLEU's: 13a for languages with spaces, zh, ja-mecab or char for others.
     """
-    return _sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize).score
+    found = _sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize)
+    return float(found.score)
 
 
 def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
     """chrF2 of a corpus, 0 to 100 (Popović 2015): n-grams of characters, so no tokenizer matters."""
-    return _sacrebleu().corpus_chrf(translations, [references]).score
+    return float(_sacrebleu().corpus_chrf(translations, [references]).score)
 
 
 def placeholders(text: str) -> Counter[str]:
@@ -52,7 +54,7 @@ def scores(
     }
 
 
-def _sacrebleu():
+def _sacrebleu() -> ModuleType:
     try:
         import sacrebleu
     except ImportError as error:
