@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict, Unpack, overload
+
 import torch
 from torch import Tensor
 
 from fusedlm import _rules
 
 from ._support import core, define, dense_last
+
+
+class SampleOptions(TypedDict, total=False):
+    """What `sample` takes beside the logits."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seen: Tensor | None
+    seed: int | None
+    step: int
+    rows: Tensor | None
 
 
 def _forward(
@@ -46,6 +62,14 @@ define(
 )
 
 
+@overload
+def sample(
+    logits: Tensor, *, return_log_prob: Literal[False] = False, **options: Unpack[SampleOptions]
+) -> Tensor: ...
+@overload
+def sample(
+    logits: Tensor, *, return_log_prob: Literal[True], **options: Unpack[SampleOptions]
+) -> tuple[Tensor, Tensor]: ...
 def sample(
     logits: Tensor,
     *,
