@@ -1,5 +1,5 @@
 #pragma once
-// The checks that linear and ffn share.
+// The checks that ops on rows share.
 
 #include "core/check.h"
 
