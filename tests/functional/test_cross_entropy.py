@@ -34,6 +34,7 @@ def both_ways(function, logits, targets, dtype, dloss=None, **options):
 
 def compare(logits, targets, dtype, dloss=None, **options):
     logits = logits.to(dtype)
+    dloss = None if dloss is None else dloss.to(dtype)
     if "weight" in options:
         options["weight"] = options["weight"].to(dtype)
     arguments = logits, targets
@@ -70,7 +71,10 @@ def test_with_flags_equals_torch(isa, options, reduction, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7,), (3, 7, 5), (2, 7, 3, 4), (0, 7)], ids=str)
 def test_every_layout_of_torch_is_taken(isa, shape, dtype):
-    targets = torch.randint(7, shape[:1] * (len(shape) > 1) + shape[2:])
+    generator = torch.Generator("cpu").manual_seed(3)
+    targets = torch.randint(
+        7, shape[:1] * (len(shape) > 1) + shape[2:], generator=generator, device="cpu"
+    ).to(torch.get_default_device())
     for reduction in ("sum", "none"):
         dloss = randn(*targets.shape, seed=2) if targets.dim() and reduction == "none" else None
         compare(randn(*shape, seed=1), targets, dtype, dloss, reduction=reduction)

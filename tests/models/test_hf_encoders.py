@@ -119,6 +119,10 @@ def test_outputs_and_every_gradient_equal_those_of_transformers(case):
     single, double = (gradients(m, names_of(ours.config), list(found)) for m in (theirs, exact))
     largest = max(float(g.abs().max()) for g in double.values())
     for name, gradient in found.items():
+        if double[name].abs().max() < 1e-9 * largest:
+            # Of a bias that moves all tokens alike, where a softmax over tokens follows: rounding alone.
+            assert gradient.abs().max() < 1e-4 * largest
+            continue
         if name.endswith("qkv.bias"):  # of keys it is 0 but for rounding: softmax sees no shift
             keep = torch.arange(96) // 32 != 1
             assert gradient[~keep].abs().max() < 1e-4 * largest

@@ -42,6 +42,14 @@ with hold(sys.argv[1]):
 """
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_counts():
+    """A shell starts what runs in its background with SIGINT ignored, which children inherit."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The run that nothing happened to."""
