@@ -30,7 +30,7 @@ FUSEDLM_INLINE void parallel_for(index_t tasks, Body&& body) {
 template <class Body>
 FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
   constexpr index_t kMostStretches = 256;
-  struct alignas(64) Stretch {
+  struct alignas(64) Stretch {  // NOLINT(cppcoreguidelines-pro-type-member-init): few are used
     std::atomic<index_t> next;
     index_t end;
   };

@@ -11,6 +11,7 @@ constexpr int kLayout = 0;
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
+// NOLINTBEGIN(bugprone-reserved-identifier): these names are glibc's.
 extern "C" {
 int __fxstat(int layout, int file, struct stat* result);
 int __lxstat(int layout, const char* path, struct stat* result);
@@ -27,3 +28,4 @@ HIDDEN int fstat64(int file, struct stat64* result) {
 // Since 2.32 C++'s library counts without atomics while this is true. It never is here.
 HIDDEN char __libc_single_threaded = 0;
 }
+// NOLINTEND(bugprone-reserved-identifier)
