@@ -176,8 +176,7 @@ void embedding_forward(const EmbeddingForward& args, Context& ctx) {
                           .C = static_cast<int>(C)};
     with_row_plan<T, kForwardElements>(packed, C, [&](auto plan) {
       using Plan = decltype(plan);
-      launch("embedding_forward", forward_kernel<Plan, T, W>,
-             blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
+      launch_teams<Plan>("embedding_forward", forward_kernel<Plan, T, W>, N, ctx, a);
     });
   });
 }

@@ -186,9 +186,7 @@ void group_norm_forward(const GroupNormForward& args, Context& ctx) {
                           .eps = args.eps};
     with_row_plan<T, kElements>(packed, rows.size, [&](auto plan) {
       using Plan = decltype(plan);
-      launch("group_norm_forward", forward_kernel<Plan, T, W>,
-             blocks_of(ceil_of<index_t>(rows.count, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx,
-             a);
+      launch_teams<Plan>("group_norm_forward", forward_kernel<Plan, T, W>, rows.count, ctx, a);
     });
   });
 }
@@ -221,8 +219,8 @@ void group_norm_backward(const GroupNormBackward& args, Context& ctx) {
                            .S = static_cast<int>(S)};
     const auto with = [&](auto plan, auto lanes) {
       using Plan = decltype(plan);
-      launch("group_norm_backward", backward_kernel<Plan, decltype(lanes)::value, T, W>,
-             blocks_of(ceil_of<index_t>(teams, Plan::kTeamsPerBlock)), Plan::kBlock, 0, ctx, a);
+      launch_teams<Plan>("group_norm_backward", backward_kernel<Plan, decltype(lanes)::value, T, W>,
+                         teams, ctx, a);
     };
     const auto with_team = [&](auto v, auto lanes) {
       constexpr int V = decltype(v)::value;

@@ -61,9 +61,7 @@ void launch_norm_forward(const char* name, const LayerNormForward& args, KernelO
                               .C = static_cast<int>(C),
                               .eps = args.eps};
     with_row_plan<T, kElements>(packed, C, [&](auto plan) {
-      using Plan = decltype(plan);
-      launch(name, kernel_of(plan, t, w), blocks_of(ceil_of<index_t>(N, Plan::kTeamsPerBlock)),
-             Plan::kBlock, 0, ctx, a);
+      launch_teams<decltype(plan)>(name, kernel_of(plan, t, w), N, ctx, a);
     });
   });
 }
@@ -102,9 +100,7 @@ void launch_norm_backward(const char* name, const LayerNormBackward& args, Kerne
                                .dx_stride = args.dx.strides[0],
                                .C = static_cast<int>(C)};
     with_row_plan<T, kElements>(packed, C, [&](auto plan) {
-      using Plan = decltype(plan);
-      launch(name, kernel_of(plan, t, w), blocks_of(ceil_of<index_t>(teams, Plan::kTeamsPerBlock)),
-             Plan::kBlock, 0, ctx, a);
+      launch_teams<decltype(plan)>(name, kernel_of(plan, t, w), teams, ctx, a);
     });
   });
   sum_rows(name, dweights, teams, C, args.dweight.as<float>(), ctx);

@@ -58,6 +58,14 @@ struct RowPlan {
   }
 };
 
+/// Runs `kernel` with a team for each of `teams` rows.
+template <class Plan, class Args>
+void launch_teams(const char* name, void (*kernel)(Args), index_t teams, Context& ctx,
+                  const Args& args) {
+  launch(name, kernel, blocks_of(ceil_of<index_t>(teams, Plan::kTeamsPerBlock)), Plan::kBlock, 0,
+         ctx, args);
+}
+
 /// fn(plan) with the plan for rows of C elements, at most kElements of which a thread keeps.
 template <class T, int kElements, class Fn>
 void with_row_plan(bool packed, index_t C, Fn&& fn) {
