@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .accuracy import assert_as_accurate_as_torch
 
 Call = Callable[[dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
+Result = TypeVar("Result")
 
 
 def randn(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -49,7 +51,7 @@ def assert_equals_float64(
         assert_as_accurate_as_torch(value, plain[name], exact[name], name)
 
 
-def results_by_threads(call: Callable[[], list[Tensor]], counts=(1, 2, 2)) -> list[list[Tensor]]:
+def results_by_threads(call: Callable[[], Result], counts=(1, 2, 2)) -> list[Result]:
     """What `call` gives with each number of threads; the setting is put back."""
     before, results = torch.get_num_threads(), []
     try:

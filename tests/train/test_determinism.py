@@ -9,27 +9,18 @@ import torch
 
 from tests.support.child import ROOT, environment
 from tests.support.commands import must
+from tests.support.compare import results_by_threads
 from tests.support.trained import trained
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_training_has_the_same_bits_for_any_number_of_threads(threads, isa, dtype):
+def test_training_has_the_same_bits_for_any_number_of_threads(isa, dtype):
     if isa == "simt":
         pytest.skip("the emulator takes minutes; its kernels are compared op by op")
-    digests = set()
-    for number in (1, 2, 3):
-        threads(number)
-        digests.add(trained(dtype))
-    assert len(digests) == 1
+    digests = results_by_threads(lambda: trained(dtype), counts=(1, 2, 3))
+    assert len(set(digests)) == 1
 
 
 def test_another_draw_would_be_noticed():
