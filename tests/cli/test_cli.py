@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -231,3 +232,28 @@ def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
     assert code == 1 and "holds a decoder, expected an encoder" in err
     code, _, err = run("generate", tmp_path / "encoder", "x")
     assert code == 1 and "holds an encoder" in err
+
+
+def test_ctrl_c_while_a_library_loads_ends_as_any_other(monkeypatch, capsys):
+    command_line = importlib.import_module("fusedlm.cli.app")
+
+    def interrupted() -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(command_line, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_import_that_fails_is_not_taken_for_ctrl_c(monkeypatch):
+    command_line = importlib.import_module("fusedlm.cli.app")
+
+    def failing() -> None:
+        raise ImportError("initialization failed") from OSError("no such file")
+
+    monkeypatch.setattr(command_line, "app", failing)
+    monkeypatch.setenv("FUSEDLM_TRACEBACK", "1")
+    with pytest.raises(ImportError, match="initialization failed"):
+        command_line.main()

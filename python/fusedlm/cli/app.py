@@ -111,14 +111,21 @@ app.command()(info)
 app.add_typer(translate)
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Ctrl-C while a C++ extension loads arrives as an ImportError that KeyboardInterrupt caused."""
+    if isinstance(error, ImportError):
+        return _is_interrupt(error.__cause__)
+    return isinstance(error, KeyboardInterrupt)
+
+
 def main() -> None:
     """Runs the command line; expected errors become one line and exit code 1."""
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interrupt(error):
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
         from fusedlm.errors import EXPECTED
 
         if not isinstance(error, EXPECTED) or os.environ.get("FUSEDLM_TRACEBACK"):
