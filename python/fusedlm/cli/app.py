@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from fusedlm import _interrupt
+
 from .answer import answer
 from .card import card
 from .chat import chat
@@ -120,6 +122,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def main() -> None:
     """Runs the command line; expected errors become one line and exit code 1."""
+    _interrupt.remember()
     try:
         app()
     except (Exception, KeyboardInterrupt) as error:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fusedlm import _sharded
+from fusedlm import _interrupt, _sharded
 from fusedlm._sharded import rank
 from fusedlm.optim import AdamW
 
@@ -274,6 +274,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 
     before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _interrupt.check()
         yield stop
     except Exception:
         if _sharded.ranks() > 1:
