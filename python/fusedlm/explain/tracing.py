@@ -167,7 +167,7 @@ def _decoder_layer(model: Decoder, number: int, x: Tensor, weights: Weights) -> 
             for part, name in zip((query, key), names, strict=True)
         )
     if model.rope is not None:
-        cos, sin = (table[:T].to(x.dtype) for table in (model.rope.cos, model.rope.sin))
+        cos, sin = (table[:T].to(x.dtype) for table in model.rope.tables(T))
         query_used, key_used = (
             plain.rotate(part, cos, sin, config.rope_interleaved) for part in (query_used, key_used)
         )

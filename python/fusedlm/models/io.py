@@ -43,7 +43,6 @@ _KINDS: dict[str | None, tuple[type[Any], type[Any]]] = {
     "decoder-classifier": (DecoderClassifierConfig, DecoderClassifier),
     "encoder-decoder": (EncoderDecoderConfig, EncoderDecoder),
 }
-MOST_ANGLES = 1 << 29  # context times head_width; 4 times that of a published model
 
 
 def save(
@@ -124,10 +123,10 @@ def build(config: Config, source: Source, names: Names | None, *, weights: bool 
         raise CorruptFileError(
             source.path, f"has {len(source.names())} tensors, too few for {layers} layers"
         )
-    if config.context * config.head_width > MOST_ANGLES:
-        raise NotImplementedError(
-            f"{source.path}: the context is {config.context}, expected at most"
-            f" {MOST_ANGLES // config.head_width}"
+    widest = max((max(source.shape(name), default=0) for name in source.names()), default=0)
+    if config.head_width > widest:  # and so are the tables of its angles
+        raise CorruptFileError(
+            source.path, f"has no tensor as wide as a head of {config.head_width}"
         )
     made = next(made for read, made in _KINDS.values() if isinstance(config, read))
     try:
