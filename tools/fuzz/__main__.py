@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from .case import Target, damaged
-from .driver import Result, minimised, run, tried
+from .case import Target, corpus_of, damaged
+from .driver import Result, minimised, run, tried, warm_up
 from .targets import TARGETS
 
 
@@ -18,8 +18,8 @@ def main() -> int:
     failed = False
     for name in names:
         target = TARGETS[name]
-        if arguments.replay:
-            failed |= _replay(target, arguments.replay)
+        if arguments.replay or arguments.corpus:
+            failed |= _replay(target, arguments.replay or corpus_of(name))
             continue
         result = run(target, arguments.inputs, arguments.seed, arguments.jobs, arguments.first)
         failed |= bool(result.findings)
@@ -36,8 +36,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--save", type=Path, help="folder for the inputs of findings, minimised")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each target")
+    parser.add_argument("--corpus", action="store_true", help="read what was found before instead")
     parser.add_argument(
-        "--replay", type=Path, nargs="+", help="files of the corpus to read instead"
+        "--replay", type=Path, nargs="+", help="files named CASE--what.ext to read instead"
     )
     return parser.parse_args()
 
@@ -86,7 +87,10 @@ def _save(target: Target, one: dict, result: Result, arguments: argparse.Namespa
 
 def _replay(target: Target, files: list[Path]) -> bool:
     """Files named as in the corpus, CASE--what.ext."""
-    by_name = {case.name: case for case in target.cases()}
+    cases = target.cases()
+    if not target.threads:
+        warm_up(cases)
+    by_name = {case.name: case for case in cases}
     failed = False
     for file in files:
         finding = tried(target, by_name[file.name.partition("--")[0]], file.read_bytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -62,8 +62,6 @@ def damaged(cases: list[Case], target: str, seed: int, index: int) -> tuple[Case
     return case, case.damage(random, case.valid)[:LARGEST]
 
 
-def corpus_of(target: str, cases: list[Case]) -> Iterator[tuple[Case, Path]]:
-    """The cases that were found, as `CASE--what.ext` in the target's folder."""
-    by_name = {case.name: case for case in cases}
-    for file in sorted((CORPUS / target).glob("*--*")):
-        yield by_name[file.name.partition("--")[0]], file
+def corpus_of(target: str) -> list[Path]:
+    """What was found before, as `CASE--what.ext` in the target's folder."""
+    return sorted((CORPUS / target).glob("*--*"))

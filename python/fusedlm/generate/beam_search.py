@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedlm.models.encoder_decoder import EncoderDecoder, Source
+from fusedlm.models.fields import is_number
 from fusedlm.nn.modes import evaluating
 
 from .generate import check_prompt
@@ -64,7 +65,7 @@ def beam_search(
     """
     if beam < 1:
         raise ValueError(f"beam_search: beam is {beam}, expected at least 1")
-    if not math.isfinite(length_penalty) or length_penalty < 0:
+    if not is_number(length_penalty) or length_penalty < 0:
         raise ValueError(f"beam_search: length_penalty is {length_penalty}, expected at least 0")
     if max_length is not None and max_length < 1:
         raise ValueError(f"beam_search: max_length is {max_length}, expected at least 1 or None")

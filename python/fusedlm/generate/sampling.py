@@ -6,12 +6,13 @@ min-p, draw.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from fusedlm.models.fields import is_number
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,5 @@ def check_integer(name: str, value: object, least: int) -> None:
 
 
 def _check(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> None:
-    if not (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and fits(value)
-    ):
+    if not (is_number(value) and fits(value)):
         raise ValueError(f"generate: {name} is {value!r}, expected {expected}")

@@ -14,7 +14,12 @@ T = TypeVar("T")
 
 
 def is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    """A finite one: no bool, and no integer that is beyond every float."""
+    try:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 class Filled(Generic[T]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fusedlm.generate import LanguageModel, Options
+from fusedlm.models.fields import is_number
 
 from .errors import ApiError, invalid, unsupported
 from .settings import Settings
@@ -81,7 +82,9 @@ class Fields:
 
     def number(self, name: str, default: float | None = None) -> float | None:
         value = self.take(name, (int, float), default)
-        return None if value is None else float(value)
+        if value is None or is_number(value):
+            return None if value is None else float(value)
+        raise invalid(f"{name} is {_shown(value)}, expected a finite number", name, "invalid_value")
 
     def finish(self) -> None:
         """Refuses what is left, unless it changes nothing."""
