@@ -33,7 +33,7 @@ class SharedGenerator {
       : engine_(std::move(engine)),
         generator_(std::make_unique<Generator>(engine_->engine(), most_running)) {}
   // It closes its sequences, which others must not be using the engine for.
-  ~SharedGenerator() {
+  ~SharedGenerator() {  // NOLINT(bugprone-exception-escape): a lock that fails may end the process
     engine_->call([&](Engine&) { generator_.reset(); });
   }
   SharedGenerator(const SharedGenerator&) = delete;

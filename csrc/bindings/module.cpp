@@ -89,7 +89,7 @@ TensorView view_of(py::handle object) {
 namespace {
 
 // What a message quotes of a file may be no UTF-8, or cut inside a character.
-py::object text_of(std::string_view message) {
+py::object text_of(const std::string& message) {
   const auto size = static_cast<Py_ssize_t>(message.size());
   return py::reinterpret_steal<py::object>(
       PyUnicode_DecodeUTF8(message.data(), size, "backslashreplace"));

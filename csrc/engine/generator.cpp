@@ -51,7 +51,7 @@ index_t piece_of(index_t left, index_t budget) {
 
 struct Generator::State {
   std::shared_ptr<Engine> engine;
-  index_t most_running;
+  index_t most_running = 0;
   uint64_t last_id = 0;
   std::deque<std::unique_ptr<Job>> waiting;
   std::vector<std::unique_ptr<Job>> running;  // the oldest first
@@ -178,13 +178,16 @@ void Generator::State::guess(std::vector<Pass>& passes) {
     }
   }
   for (Pass& pass : passes) {
-    index_t sharing = std::count_if(pass.parts.begin(), pass.parts.end(), wants);
-    for (Part& part : pass.parts) {
-      if (!wants(part)) continue;
+    std::vector<Part*> wanting;
+    for (Part& part : pass.parts)
+      if (wants(part)) wanting.push_back(&part);
+    for (size_t at = 0; at < wanting.size(); ++at) {
+      Part& part = *wanting[at];
+      const auto sharing = static_cast<index_t>(wanting.size() - at);
       const Job& job = *part.job;
       const index_t room = (pages_of(job.length()) + free_pages) * kPage - job.length();
-      const index_t most = std::min({job.request.guess_tokens, (kRows - pass.rows) / sharing--,
-                                     room, job.request.max_new_tokens - job.new_tokens() - 1,
+      const index_t most = std::min({job.request.guess_tokens, (kRows - pass.rows) / sharing, room,
+                                     job.request.max_new_tokens - job.new_tokens() - 1,
                                      context() - job.length() - 1});
       const auto guessed = engine::guess_next(job.tokens, most);
       part.guesses.assign(guessed.begin(), guessed.end());

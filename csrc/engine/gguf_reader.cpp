@@ -15,8 +15,8 @@ constexpr int kMostNested = 4;
 constexpr uint64_t kLeastMember = 8 + 4 + 1, kLeastTensor = 8 + 4 + 8 + 4 + 8;
 
 struct TensorType {
-  uint32_t id;
-  const char* name;
+  uint32_t id = 0;
+  const char* name = nullptr;
   std::optional<WeightFormat> format;
 };
 // Those without a format are known by name, so that the refusal can say what it met.

@@ -35,7 +35,7 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
   const Descriptor file{::open(path_.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) fail(path_, errno);
-  struct stat status;
+  struct stat status{};
   if (::fstat(file.fd, &status) != 0) fail(path_, errno);
   if (S_ISDIR(status.st_mode)) fail(path_, EISDIR);
   if (!S_ISREG(status.st_mode)) fail(path_, ENODEV);

@@ -158,8 +158,8 @@ void ModelBuilder::matrix(Weight& into, const std::string& pattern, index_t laye
                           index_t cols, bool transposed) {
   const std::string name = name_from(pattern, layer, "weight");
   const std::vector<index_t> shape = transposed ? std::vector{cols, rows} : std::vector{rows, cols};
-  if (const StoredTensor* tensor = find(name, shape, Presence::always)) {
-    into = {tensor->data, nullptr, *tensor->format, shape[0], shape[1]};
+  if (const auto found = find(name, shape, Presence::always)) {
+    into = {found->data, nullptr, found->format, shape[0], shape[1]};
     placed_.push_back({&into, name, transposed});
   }
 }
@@ -167,42 +167,43 @@ void ModelBuilder::matrix(Weight& into, const std::string& pattern, index_t laye
 const float* ModelBuilder::vector(const std::string& pattern, const char* kind, index_t layer,
                                   index_t size, Presence presence) {
   if (presence == Presence::never) return nullptr;
-  const StoredTensor* tensor = find(name_from(pattern, layer, kind), {size}, presence);
-  if (!tensor) return nullptr;
-  const index_t stored_bytes = row_bytes(*tensor->format, size);
+  const auto found = find(name_from(pattern, layer, kind), {size}, presence);
+  if (!found) return nullptr;
+  const auto [data, format] = *found;
+  const index_t stored_bytes = row_bytes(format, size);
   model_->parameters += size;
   model_->bytes += size * index_t{sizeof(float)};
-  const bool aligned = reinterpret_cast<uintptr_t>(tensor->data) % alignof(float) == 0;
-  if (*tensor->format == WeightFormat::float32 && aligned)
-    return static_cast<const float*>(tensor->data);
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % alignof(float) == 0;
+  if (format == WeightFormat::float32 && aligned) return static_cast<const float*>(data);
   auto* copy = static_cast<float*>(own(size * index_t{sizeof(float)}));
-  if (*tensor->format == WeightFormat::float32) {
-    std::memcpy(copy, tensor->data, stored_bytes);
+  if (format == WeightFormat::float32) {
+    std::memcpy(copy, data, stored_bytes);
   } else {
-    to_float32({tensor->data, nullptr, *tensor->format, 1, size}, 0, 1, copy);
+    to_float32({data, nullptr, format, 1, size}, 0, 1, copy);
   }
   return copy;
 }
 
-const StoredTensor* ModelBuilder::find(const std::string& name, const std::vector<index_t>& shape,
-                                       Presence presence) {
+std::optional<ModelBuilder::Found> ModelBuilder::find(const std::string& name,
+                                                      const std::vector<index_t>& shape,
+                                                      Presence presence) {
   const auto found = stored_.tensors.find(name);
   if (found == stored_.tensors.end()) {
     if (presence == Presence::always) missing_.push_back(name);
-    return nullptr;
+    return {};
   }
   used_.insert(name);
   const StoredTensor& tensor = found->second;
   if (tensor.shape != shape) {
     wrong_.push_back(name + " has shape " + shape_string(tensor.shape) + ", expected " +
                      shape_string(shape));
-    return nullptr;
+    return {};
   }
   if (!tensor.format) {
     throw Unsupported(stored_.path + ": tensor " + name + " is of type " + tensor.type +
                       ", expected F32, F16 or BF16");
   }
-  return &tensor;
+  return Found{tensor.data, *tensor.format};
 }
 
 Weight ModelBuilder::transpose(const Weight& weight) {
@@ -221,8 +222,7 @@ Weight ModelBuilder::transpose(const Weight& weight) {
   return {to, nullptr, weight.format, weight.cols, weight.rows};
 }
 
-Weight ModelBuilder::convert(const Weight& from, const std::string& name) {
-  const WeightFormat format = *options_.format;
+Weight ModelBuilder::convert(const Weight& from, const std::string& name, WeightFormat format) {
   if (from.format == format) return from;
   if (from.cols % block_size(format) != 0) {
     throw InvalidArgument("Model: " + name + " has rows of " + std::to_string(from.cols) +
@@ -287,7 +287,8 @@ void ModelBuilder::finish() {
   for (auto& [weight, name, transposed] : placed_) {
     if (transposed) *weight = transpose(*weight);
     // Learned positions are read a few rows a step, and are small: they keep their format.
-    if (options_.format && weight != &model_->position_embedding) *weight = convert(*weight, name);
+    if (options_.format && weight != &model_->position_embedding)
+      *weight = convert(*weight, name, *options_.format);
   }
 }
 

@@ -2,6 +2,7 @@
 // From the tensors of a file to a Model: where each family keeps which weight, and the checks that all
 // are there with the shapes that the config asks for.
 
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -53,11 +54,15 @@ class ModelBuilder {
               bool transposed = false);
   const float* vector(const std::string& pattern, const char* kind, index_t layer, index_t size,
                       Presence presence);
+  struct Found {
+    const void* data;
+    WeightFormat format;
+  };
   /// The tensor, if it is there with this shape; what is wrong is noted.
-  const StoredTensor* find(const std::string& name, const std::vector<index_t>& shape,
-                           Presence presence);
+  std::optional<Found> find(const std::string& name, const std::vector<index_t>& shape,
+                            Presence presence);
   Weight transpose(const Weight& weight);
-  Weight convert(const Weight& weight, const std::string& name);
+  Weight convert(const Weight& weight, const std::string& name, WeightFormat format);
   void* own(index_t bytes);
   void count(const Weight& weight, bool read_each_step);
   void refuse_problems() const;

@@ -288,7 +288,7 @@ void drop_prefix(const std::string& prefix, const StoredTensors& stored, TensorN
 
 std::shared_ptr<const Model> load_huggingface(const std::string& folder, const Fields& config,
                                               const LoadOptions& options) {
-  const std::string family = config.string("model_type");
+  const std::string& family = config.string("model_type");
   const bool is_gpt2 = family == "gpt2";
   if (!is_gpt2 && family != "llama" && family != "qwen2" && family != "qwen3" &&
       family != "mistral") {

@@ -18,7 +18,7 @@ struct SplitStep {
     digits,      ///< each number alone
     characters,  ///< each character alone
     prefix,      ///< a blank before text that does not begin with one
-  } kind;
+  } kind = Kind::characters;
   int digits = 0;
 };
 

@@ -15,8 +15,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMostHeader = 100'000'000;
 
 struct Type {
-  const char* name;
-  index_t bytes;
+  const char* name = nullptr;
+  index_t bytes = 0;
   std::optional<WeightFormat> format;
 };
 constexpr Type kTypes[] = {

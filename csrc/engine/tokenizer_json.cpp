@@ -49,7 +49,7 @@ class Reader {
 
   void read_normalizer() {
     each("normalizer", "normalizers", [&](const Fields& normalizer) {
-      const std::string type = normalizer.string("type");
+      const std::string& type = normalizer.string("type");
       if (type != "NFC") refuse(normalizer, "a normalizer of type " + type);
       builder_.state().nfc = true;
     });
@@ -57,7 +57,7 @@ class Reader {
 
   void read_pre_tokenizer() {
     each("pre_tokenizer", "pretokenizers", [&](const Fields& step) {
-      const std::string type = step.string("type");
+      const std::string& type = step.string("type");
       if (type == "ByteLevel") {
         byte_level_ = true;
         if (step.boolean("add_prefix_space", true)) add({SplitStep::Kind::prefix});
@@ -78,7 +78,7 @@ class Reader {
   void add(SplitStep step) { builder_.state().steps.push_back(step); }
 
   void read_split(const Fields& step) {
-    const std::string behavior = step.string("behavior");
+    const std::string& behavior = step.string("behavior");
     const bool inverted = step.boolean("invert", false);
     // The patterns match every character, so that removing what lies between removes nothing.
     if (!(behavior == "Isolated" && !inverted) && !(behavior == "Removed" && inverted))
@@ -178,7 +178,7 @@ class Reader {
 
   /// The token that a template puts before a text.
   void read_post_processor(const Fields& processor) {
-    const std::string type = processor.string("type");
+    const std::string& type = processor.string("type");
     if (type == "Sequence") {
       for (const json::Value& inner : processor.array("processors"))
         read_post_processor(Fields(inner, processor.where() + ": processors"));

@@ -12,7 +12,7 @@ namespace {
 /// GPT-2 writes bytes as visible characters: those that are visible in Latin-1 as themselves, the others as
 /// U+0100 and on, in order.
 std::array<int, 0x144> letters_to_bytes() {
-  std::array<int, 0x144> table;
+  std::array<int, 0x144> table{};
   table.fill(-1);
   int next = 0x100;
   for (int byte = 0; byte < 256; ++byte) {
