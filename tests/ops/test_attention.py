@@ -8,6 +8,7 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
+from tests.support.dropout import dropout_mask
 from tests.support.dtypes import DTYPES
 
 NAMES = ("out", "dquery", "dkey", "dvalue")
@@ -183,14 +184,6 @@ def test_lse_is_the_logarithm_of_the_sum_of_exponentials():
     _, lse = ops.attention(query, key, value, return_lse=True)
     scores = torch.einsum("bthd,bshd->bhts", query, key) * 24**-0.5
     torch.testing.assert_close(lse, torch.logsumexp(scores, -1), rtol=1e-5, atol=1e-5)
-
-
-def dropout_mask(B, T, S, H, p, seed):
-    """Which weights are kept, read off with one-hot values and equal scores."""
-    query, key = torch.zeros(B, T, H, S), torch.zeros(B, S, H, S)
-    value = torch.eye(S)[None, :, None, :].expand(B, S, H, S)
-    out = ops.attention(query, key, value, dropout_p=p, seed=seed)  # [B, T, H, S]
-    return out.transpose(1, 2) * S * (1 - p) > 0.5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,15 +1,16 @@
-"""Attention with any shapes, layouts, dtypes and flags, in all three of its forms."""
+"""Attention with any shapes, layouts, dtypes and flags, one after another, packed, and with dropout."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusedlm import ops
 from tests.support import reference
 from tests.support.drawn import Case, Drawing
+from tests.support.dropout import dropout_mask
 from tests.support.properties import check
 
 HEADS = [(1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (6, 2)]
@@ -18,11 +19,11 @@ LARGEST = 4.0  # of some hundred normal values
 
 
 @st.composite
-def cases(draw, packed: bool = False) -> Case:
+def cases(draw, packed: bool = False, dropout: bool = False) -> Case:
     a = Drawing(draw)
     B, T, D = a.one_of([1, 2, 3, 0]), a.rows(), a.size()
     H, G = a.one_of(HEADS)
-    sequences = B == 1 and a.flag()
+    sequences = B == 1 and not dropout and a.flag()
     S = T if packed else a.rows()
     options = {**_scores(a, D, H), **(_sequences(a, T, S, packed) if sequences else {})}
     if not sequences:
@@ -38,6 +39,11 @@ def cases(draw, packed: bool = False) -> Case:
         }  # fmt: skip
     case = Case(a.isa, a.dtype, tensors, [a.normal(B, T, H, D)], a.some_of(tensors), options)
     case.floors = _floors(T, S, H // G, D, spread, options)
+    if dropout:
+        assume(T and S and B)
+        p = a.one_of([0.1, 0.5, 0.9])
+        options |= {"dropout_p": p, "seed": a.number(0, 2**63 - 1)}
+        case.floors = {name: floor / (1 - p) for name, floor in case.floors.items()}
     return case
 
 
@@ -109,6 +115,17 @@ def plain_packed(qkv, heads, cu_seqlens=None, **options):
     return plain(*parts, cu_seqlens_q=cu_seqlens, **options)
 
 
+def plain_with_dropout(query, key, value, dropout_p, seed, **options):
+    """Of the weights that the reference gives, those that ours keeps."""
+    B, T, H, _ = query.shape
+    S, G = key.shape[1:3]
+    kept = dropout_mask(B, T, S, H, dropout_p, seed)
+    each = torch.eye(S, dtype=value.dtype)[:, None].expand(B, S, G, S)
+    weights = reference.attention(query, key, each, **options).transpose(1, 2)
+    values = value.transpose(1, 2).repeat_interleave(H // G, dim=1)
+    return (weights * kept / (1 - dropout_p) @ values).transpose(1, 2)
+
+
 @given(cases())
 def test_any_attention_is_as_accurate_as_torch(case):
     check(case, ops.attention, plain)
@@ -117,3 +134,8 @@ def test_any_attention_is_as_accurate_as_torch(case):
 @given(cases(packed=True))
 def test_any_attention_on_packed_qkv_is_as_accurate_as_torch(case):
     check(case, ops.attention_qkv, plain_packed)
+
+
+@given(cases(dropout=True))
+def test_any_attention_with_dropout_is_as_accurate_as_torch(case):
+    check(case, ops.attention, plain_with_dropout)
