@@ -46,6 +46,11 @@ CASES = {
         {"tokens": TOKENS, "weight": UP, "position_weight": GATE},
         {"tokens": TOKENS, "weight": UP, "position_weight": GATE, "positions": np.arange(7) + 2},
     ],
+    "group_norm": [
+        {"x": randn(3, 24, 5), "groups": 4},
+        {"x": randn(3, 24, 5, 2), "groups": 24, "weight": W},
+        {"x": randn(3, 24), "groups": 2, "weight": W, "bias": V, "eps": 1e-3},
+    ],
     "layer_norm": [
         {"x": X, "weight": W},
         {"x": X, "weight": W, "bias": V, "eps": 1e-3, "residual": randn(3, 7, 24, seed=9)},
@@ -321,6 +326,8 @@ BAD = {
     "activation": (lambda: fnp.linear(X, UP, activation="tanh"), "linear: activation is 'tanh'"),
     "gate": (lambda: fnp.ffn(X, UP, DOWN, activation="swiglu"), "needs gate_weight"),
     "gate bias": (lambda: fnp.ffn(X, UP, DOWN, gate_bias=W), "ffn: gate_bias is given without"),
+    "groups": (lambda: fnp.group_norm(X, 2), r"group_norm: groups is 2, expected .* 7"),
+    "no channels": (lambda: fnp.group_norm(W, 2), r"group_norm: x has shape \[24\]"),
     "no width": (lambda: fnp.layer_norm(X[..., :0], W[:0]), "layer_norm: x .* expected C > 0"),
     "token": (lambda: fnp.embedding(TOKENS + 40, UP), "embedding: tokens has .* 0 <= id < V = 40"),
     "float token": (
@@ -398,6 +405,7 @@ import numpy as np
 x, weight, vector = np.ones((2, 4)), np.ones((4, 4)), np.ones(4)
 heads = np.ones((1, 3, 2, 4))
 fnp.embedding([0, 3], weight, position_weight=weight)
+fnp.group_norm(x, 2, vector, vector)
 fnp.layer_norm(x, vector, vector, residual=x)
 fnp.rms_norm(x, vector)
 fnp.linear(x, weight, activation="gelu")
@@ -406,7 +414,7 @@ fnp.rope(heads, *fnp.rope_tables(3, 4))
 fnp.attention(heads, heads, heads, causal=True, mask=np.ones((3, 3), bool), dropout_p=0.5)
 fnp.linear_cross_entropy(x, weight, [0, 1])
 fnp.sample(x, top_k=2, seed=0)
-assert len(fnp.__all__) == 10  # all of them are called above
+assert len(fnp.__all__) == 11  # all of them are called above
 assert "torch" not in sys.modules
 """
 

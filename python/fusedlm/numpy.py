@@ -16,6 +16,7 @@ expected a real floating array". An option of the wrong type, such as eps None, 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +47,7 @@ __all__ = [
     "attention",
     "embedding",
     "ffn",
+    "group_norm",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
@@ -112,6 +114,33 @@ def _positions(tokens: np.ndarray, positions: ArrayLike | None) -> np.ndarray:
             f"embedding: positions has shape {list(positions.shape)}, expected one that broadcasts"
             f" to {list(tokens.shape)} as in tokens"
         ) from None
+
+
+def group_norm(
+    x: ArrayLike,
+    groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> np.ndarray:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over each group of C / groups channels.
+
+    x [B, C, ...]; weight, bias [C] (arXiv:1803.08494). Returns y like x, dense.
+    Raises ValueError naming the argument whose shape or dtype does not fit.
+    """
+    op = "group_norm"
+    x = as_array(op, "x", x, None)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{op}: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
+        )
+    planes = dense(x, real_dtype(op, "x", x)).reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    weight = parameter_or_none(op, "weight", weight, 1)
+    bias = parameter_or_none(op, "bias", bias, 1)
+    y = _like(planes, *planes.shape)
+    mean, rstd = (np.empty((len(x), max(groups, 0)), FLOAT32) for _ in range(2))
+    core.group_norm_forward(planes, weight, bias, y, mean, rstd, groups, float(eps))
+    return y.reshape(x.shape)
 
 
 def layer_norm(

@@ -205,6 +205,35 @@ def test_norms_leave_float64_to_torch_and_name_bad_arguments(norm):
         call(x, [8], torch.ones(7))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given", ["all", "no weight", "nothing"])
+@pytest.mark.parametrize("shape", [(), (9,), (5, 4)], ids=str)
+def test_group_norm_equals_torch(shape, given, dtype):
+    named = {"input": randn(3, 12, *shape, seed=0) + 0.5}
+    if given == "all":
+        named["weight"] = randn(12, seed=1)
+    if given != "nothing":
+        named["bias"] = randn(12, seed=2)
+
+    def ours(t):
+        return functional.group_norm(t["input"], 4, t.get("weight"), t.get("bias"), 1e-3)
+
+    def theirs(t):  # torch's backward fails for a bias without a weight
+        weight = t["weight"] if "weight" in t else t["input"].new_ones(12)
+        return F.group_norm(t["input"], 4, weight, t.get("bias"), 1e-3)
+
+    assert_equals_float64(ours, theirs, named, [randn(3, 12, *shape, seed=9)], dtype)
+
+
+def test_group_norm_leaves_float64_to_torch_and_names_bad_arguments():
+    x = randn(5, 8, seed=0)
+    assert torch.equal(functional.group_norm(x.double(), 2), F.group_norm(x.double(), 2))
+    with pytest.raises(ValueError, match="group_norm: groups is 3, expected"):
+        functional.group_norm(x, 3)
+    with pytest.raises(ValueError, match=r"group_norm: weight has shape \[7\]"):
+        functional.group_norm(x, 2, torch.ones(7))
+
+
 def test_modules_of_torch_run_on_the_drop_ins(monkeypatch):
     """The signatures hold: torch's own modules call them in place of the originals."""
     x = randn(2, 5, 8, seed=0)

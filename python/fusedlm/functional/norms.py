@@ -13,6 +13,25 @@ from fusedlm import ops
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.group_norm` on `ops.group_norm`.
+
+    input [B, C, ...] float32 or bfloat16 (others go to torch's own function), weight and bias [C] in either
+    dtype. Raises ValueError naming the argument that does not fit.
+    """
+    if input.dtype not in _DTYPES:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    if weight is not None and bias is not None:
+        bias = bias.to(weight.dtype)
+    return ops.group_norm(input, num_groups, weight, bias, eps)
+
+
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
