@@ -233,6 +233,7 @@ def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint
             int(state["best_step"]),
             int(state["tokens"]),
         )
+        float(progress.step)  # as the optimizer holds it: OverflowError
         config = TrainConfig.from_dict(state["config"])
         assert isinstance(state["data"], str) and isinstance(state["batches"], dict)
     except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
