@@ -35,17 +35,9 @@ struct Scratch {
 Sizes sizes_of(const AttentionForward& a) {
   Sizes z{};
   z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  z.packing.pairs = a.query.dtype == DType::bfloat16;
-#else
-  z.packing.pairs = false;
-#endif
-  const index_t count = sequence_count(a.options, a.query.shape[0]);
-  for (index_t i = 0; i < count; ++i) {
-    const Sequence s = sequence_at(a.options, a.query, a.key, i);
-    z.max_T = max_of(z.max_T, s.T);
-    z.max_S = max_of(z.max_S, s.S);
-  }
+  z.packing = Packing::of(a.query.dtype);
+  const Longest longest = longest_of(a.options, a.query, a.key);
+  z.max_T = longest.T, z.max_S = longest.S;
   z.key_tiles = ceil_div(z.max_S, kTileK);
   z.row_lanes = z.packing.lanes(z.D);
   z.key_lanes = z.key_tiles * kTileK * z.row_lanes;

@@ -35,17 +35,10 @@ inline BackwardSizes sizes_of(const AttentionBackward& a) {
   z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
   z.stride = ceil_div(z.D, kNR) * kNR;
   z.depth = ceil_div(z.D, Vec::size) * Vec::size;
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  z.packing.pairs = a.query.dtype == DType::bfloat16;
-#else
-  z.packing.pairs = false;
-#endif
+  z.packing = Packing::of(a.query.dtype);
+  const Longest longest = longest_of(a.options, a.query, a.key);
+  z.T = longest.T, z.S = longest.S;
   const index_t count = sequence_count(a.options, a.query.shape[0]);
-  for (index_t i = 0; i < count; ++i) {
-    const Sequence s = sequence_at(a.options, a.query, a.key, i);
-    z.T = max_of(z.T, s.T);
-    z.S = max_of(z.S, s.S);
-  }
   z.query_tiles = ceil_div(z.T, kQueries);
   z.key_tiles = ceil_div(z.S, kKeys);
   const index_t wanted = ceil_div(kTasks, max_of(1, count * z.H));

@@ -46,6 +46,19 @@ inline Sequence sequence_at(const AttentionOptions& o, const TensorView& query,
   const index_t S = o.kv_lengths.defined() ? o.kv_lengths.as<int32_t>()[i] : key.shape[1];
   return {i, 0, query.shape[1], 0, S};
 }
+/// The most queries and keys of any sequence.
+struct Longest {
+  index_t T = 0, S = 0;
+};
+inline Longest longest_of(const AttentionOptions& o, const TensorView& query,
+                          const TensorView& key) {
+  Longest longest;
+  for (index_t i = 0; i < sequence_count(o, query.shape[0]); ++i) {
+    const Sequence s = sequence_at(o, query, key, i);
+    longest = {max_of(longest.T, s.T), max_of(longest.S, s.S)};
+  }
+  return longest;
+}
 
 namespace detail {
 template <class M>
@@ -193,6 +206,14 @@ inline void tile_extras(const AttentionOptions& o, const Sequence& s, index_t h,
 /// Packed operands, in 32-bit lanes: a float32, or a pair of bfloat16 neighbours.
 struct Packing {
   bool pairs;
+  /// That of operands of this dtype.
+  static Packing of([[maybe_unused]] DType dtype) {
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+    return {dtype == DType::bfloat16};
+#else
+    return {false};
+#endif
+  }
   index_t lanes(index_t depth) const { return pairs ? ceil_div(depth, 2) : depth; }
   /// Columns [0, columns) in panels of kNR, each `depth` deep.
   index_t panels(index_t depth, index_t columns) const {

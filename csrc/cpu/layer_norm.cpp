@@ -4,15 +4,11 @@
 
 #include "fusedlm/layer_norm.h"
 
+#include "cpu/norm_blocks.h"
 #include "cpu/norm_row.h"
-#include "cpu/switch.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
-
-// Enough rows to amortise a task (about 100 us at C = 768), few enough to balance two threads at N
-// = 512.
-constexpr index_t kRowsPerTask = 64;
 
 template <class T, class W>
 void forward_row(const LayerNormForward& a, index_t row, bool around, T* kept) {
@@ -51,45 +47,31 @@ void backward_row(const LayerNormBackward& a, index_t row, bool around, float* d
 }  // namespace
 
 void layer_norm_forward(const LayerNormForward& args, Context& ctx) {
-  const index_t N = args.x.shape[0], C = args.x.shape[1];
+  const index_t C = args.x.shape[1];
   const bool around = goes_around(args.y) && (!args.sum.defined() || goes_around(args.sum));
   float* rows = ctx.workspace().take<float>(num_threads() * C);
-  switch_float(args.x.dtype, [&](auto t) {
-    switch_float(args.weight.dtype, [&](auto w) {
-      using T = decltype(t);
-      parallel_for(ceil_div(N, kRowsPerTask), [&](index_t task, int thread) {
-        T* kept = reinterpret_cast<T*>(rows + thread * C);
-        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
-        for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          forward_row<T, decltype(w)>(args, row, around, kept);
-        }
-        finish_stores();
-      });
-    });
+  for_row_blocks(args, [&](auto t, auto w, index_t, int thread, index_t first, index_t end) {
+    using T = decltype(t);
+    T* kept = reinterpret_cast<T*>(rows + thread * C);
+    for (index_t row = first; row < end; ++row)
+      forward_row<T, decltype(w)>(args, row, around, kept);
   });
 }
 
 void layer_norm_backward(const LayerNormBackward& args, Context& ctx) {
-  const index_t N = args.x.shape[0], C = args.x.shape[1], tasks = ceil_div(N, kRowsPerTask);
+  const index_t C = args.x.shape[1], blocks = row_blocks(args.x);
   const bool around = goes_around(args.dx);
-  float* dweights = ctx.workspace().take<float>(tasks * C);
-  float* dbiases = ctx.workspace().take<float>(tasks * C);
-  switch_float(args.x.dtype, [&](auto t) {
-    switch_float(args.weight.dtype, [&](auto w) {
-      parallel_for(tasks, [&](index_t task, int) {
-        float *dweight = dweights + task * C, *dbias = dbiases + task * C;
-        __builtin_memset(dweight, 0, static_cast<size_t>(C) * sizeof(float));
-        __builtin_memset(dbias, 0, static_cast<size_t>(C) * sizeof(float));
-        const index_t end = min_of(N, (task + 1) * kRowsPerTask);
-        for (index_t row = task * kRowsPerTask; row < end; ++row) {
-          backward_row<decltype(t), decltype(w)>(args, row, around, dweight, dbias);
-        }
-        finish_stores();
-      });
-    });
+  float* dweights = ctx.workspace().take<float>(blocks * C);
+  float* dbiases = ctx.workspace().take<float>(blocks * C);
+  for_row_blocks(args, [&](auto t, auto w, index_t block, int, index_t first, index_t end) {
+    float *dweight = dweights + block * C, *dbias = dbiases + block * C;
+    __builtin_memset(dweight, 0, static_cast<size_t>(C) * sizeof(float));
+    __builtin_memset(dbias, 0, static_cast<size_t>(C) * sizeof(float));
+    for (index_t row = first; row < end; ++row)
+      backward_row<decltype(t), decltype(w)>(args, row, around, dweight, dbias);
   });
-  sum_rows(dweights, tasks, C, args.dweight.as<float>());
-  sum_rows(dbiases, tasks, C, args.dbias.as<float>());
+  sum_rows(dweights, blocks, C, args.dweight.as<float>());
+  sum_rows(dbiases, blocks, C, args.dbias.as<float>());
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

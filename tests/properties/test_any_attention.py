@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fusedlm import ops
 from tests.support import reference
 from tests.support.drawn import Case, Drawing
+from tests.support.drawn_attention import scores
 from tests.support.dropout import dropout_mask
 from tests.support.properties import check
 
@@ -25,7 +26,7 @@ def cases(draw, packed: bool = False, dropout: bool = False) -> Case:
     H, G = a.one_of(HEADS)
     sequences = B == 1 and not dropout and a.flag()
     S = T if packed else a.rows()
-    options = {**_scores(a, D, H), **(_sequences(a, T, S, packed) if sequences else {})}
+    options = {**scores(a, H), **(_sequences(a, T, S, packed) if sequences else {})}
     if not sequences:
         options |= _masks(a, B, T, S, H, packed)
     spread = a.one_of([1.0, 1.0, 6.0])
@@ -45,19 +46,6 @@ def cases(draw, packed: bool = False, dropout: bool = False) -> Case:
         options |= {"dropout_p": p, "seed": a.number(0, 2**63 - 1)}
         case.floors = {name: floor / (1 - p) for name, floor in case.floors.items()}
     return case
-
-
-def _scores(a: Drawing, D: int, H: int) -> dict:
-    options = {"causal": a.flag()}
-    if a.flag():
-        options["window"] = a.one_of([1, 3, 17, 1000])
-    if a.flag():
-        options["scale"] = a.one_of([0.3, -0.2, 0.0])
-    if a.flag():
-        options["softcap"] = a.one_of([1.0, 20.0])
-    if a.flag():
-        options["alibi_slopes"] = a.normal(H, dtype=torch.float32, scale=0.2)
-    return options
 
 
 def _masks(a: Drawing, B: int, T: int, S: int, H: int, packed: bool) -> dict:

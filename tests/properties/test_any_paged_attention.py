@@ -10,6 +10,7 @@ from torch import Tensor
 from fusedlm import ops
 from tests.support import reference
 from tests.support.drawn import Case, Drawing
+from tests.support.drawn_attention import scores
 from tests.support.properties import check
 
 HEADS = [(1, 1), (2, 1), (3, 3), (4, 2), (9, 3)]
@@ -23,16 +24,8 @@ def cases(draw) -> Case:
     H, G = a.one_of(HEADS)
     page, n = a.one_of([1, 5, 16, 32]), a.number(1, 4)
     lengths = [a.number(0, n * page) for _ in range(B)]
-    options = {"causal": a.flag(), "kv_lengths": torch.tensor(lengths, dtype=torch.int32)}
+    options = {**scores(a, H), "kv_lengths": torch.tensor(lengths, dtype=torch.int32)}
     options["block_table"] = _table(a, lengths, page, n)
-    if a.flag():
-        options["window"] = a.one_of([1, 3, 17, 1000])
-    if a.flag():
-        options["scale"] = a.one_of([0.3, -0.2, 0.0])
-    if a.flag():
-        options["softcap"] = a.one_of([1.0, 20.0])
-    if a.flag():
-        options["alibi_slopes"] = a.normal(H, dtype=torch.float32, scale=0.2)
     tensors = {"query": a.normal(B, T, H, D)}
     for name in ("key", "value"):
         tensors[name] = _pages(a, (B * n + 2, page, G, D), options)
