@@ -153,7 +153,10 @@ void attention_forward(const AttentionForward& args, Context& ctx) {
   inputs(op, args.query, args.key, args.value, args.lse, paged);
   heads_like(op, "out", args.out, args.query, "query");
   check_options(op, args.options, args.query, args.key);
-  if (args.query.numel() == 0) return;
+  if (args.query.numel() == 0) {
+    const check::Call nothing_to_do;
+    return;
+  }
   dispatch_attention_forward(args, ctx);
 }
 

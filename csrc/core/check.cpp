@@ -19,7 +19,7 @@ struct State {
 thread_local State state;
 
 void on_one_device(const char* op, const char* argument, const TensorView& view) {
-  // The first argument again: a call that had nothing to do came to its end without a dispatch.
+  // The first argument again: a call came to its end without a dispatch.
   if (state.op != op || state.first == argument) {
     state.clear();
     state.op = op;

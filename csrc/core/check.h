@@ -53,7 +53,7 @@ struct Argument {
 };
 
 /// The call whose arguments have been checked so far, on this thread. The dispatcher makes one; it
-/// is forgotten at the end of its scope, or when a check fails.
+/// is forgotten at the end of its scope, or when a check fails. An op with nothing to do makes one, too.
 class Call {
  public:
   Call() = default;

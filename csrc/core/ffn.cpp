@@ -1,5 +1,8 @@
 #include "fusedlm/ffn.h"
 
+#include <string>
+#include <utility>
+
 #include "core/dispatch.h"
 #include "core/linear_checks.h"
 
@@ -29,8 +32,9 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
       check::vector_of(op, "gate_bias", a.gate_bias, F, "up_weight", check::floats_beside(a.x));
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
-  } else if (a.gate_bias.defined()) {
-    check::fail(op, "gate_bias is given without gate_weight");
+  } else if (a.gate_bias.defined() || a.gate.defined()) {
+    check::fail(op, std::string(a.gate_bias.defined() ? "gate_bias" : "gate") +
+                        " is given without gate_weight");
   }
   if (a.residual.defined()) check::rows_of(op, "residual", a.residual, a.x, C, "x");
   check::rows_of(op, "y", a.y, a.x, C, "x");
@@ -54,21 +58,29 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
                      check::floats_beside(a.x));
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
+  } else {
+    for (const auto& [name, view] : {std::pair{"gate", &a.gate},
+                                     {"dgate_weight", &a.dgate_weight},
+                                     {"dgate_bias", &a.dgate_bias}}) {
+      if (view->defined()) check::fail(op, std::string(name) + " is given without gate_weight");
+    }
   }
   const auto dweight = [&](const char* name, const TensorView& view, index_t rows,
-                           index_t columns) {
-    if (view.defined())
-      check::weight_of(op, name, view, rows, "up_weight", columns, "x", check::floats_beside(a.x));
+                           const char* rows_as, index_t columns, const char* columns_as) {
+    if (view.defined()) {
+      check::weight_of(op, name, view, rows, rows_as, columns, columns_as,
+                       check::floats_beside(a.x));
+    }
   };
-  const auto dbias = [&](const char* name, const TensorView& view, index_t size) {
-    if (view.defined()) check::vector_of(op, name, view, size, "up_weight", {DType::float32});
+  const auto dbias = [&](const char* name, const TensorView& view, index_t size, const char* as) {
+    if (view.defined()) check::vector_of(op, name, view, size, as, {DType::float32});
   };
-  dweight("dup_weight", a.dup_weight, F, C);
-  dweight("dgate_weight", a.dgate_weight, F, C);
-  dweight("ddown_weight", a.ddown_weight, C, F);
-  dbias("dup_bias", a.dup_bias, F);
-  dbias("dgate_bias", a.dgate_bias, F);
-  dbias("ddown_bias", a.ddown_bias, C);
+  dweight("dup_weight", a.dup_weight, F, "up_weight", C, "x");
+  dweight("dgate_weight", a.dgate_weight, F, "up_weight", C, "x");
+  dweight("ddown_weight", a.ddown_weight, C, "x", F, "up_weight");
+  dbias("dup_bias", a.dup_bias, F, "up_weight");
+  dbias("dgate_bias", a.dgate_bias, F, "up_weight");
+  dbias("ddown_bias", a.ddown_bias, C, "x");
   dispatch_ffn_backward(a, ctx);
 }
 

@@ -43,7 +43,10 @@ void rope(const Rope& args, Context& ctx) {
     check::fail(op, "x has T = " + std::to_string(args.x.shape[1]) + " tokens, but cos has " +
                         std::to_string(P) + " rows");
   }
-  if (args.x.numel() == 0) return;
+  if (args.x.numel() == 0) {
+    const check::Call nothing_to_do;
+    return;
+  }
   dispatch_rope(args, ctx);
 }
 

@@ -65,7 +65,10 @@ void sample(const Sample& a, Context& ctx) {
   if (a.repetition_penalty != 1 && !a.seen.defined()) {
     check::fail(kOp, "repetition_penalty is given without seen");
   }
-  if (B == 0) return;
+  if (B == 0) {
+    const check::Call nothing_to_do;
+    return;
+  }
   dispatch_sample(a, ctx);
   if (!check::readable(a.tokens)) return;
   for (index_t b = 0; b < B; ++b) {

@@ -210,7 +210,7 @@ void clear_unseen(const bool* seen, index_t rows, index_t block, index_t stride,
 template <class T>
 void add_parts(const float* first, index_t parts, index_t step, index_t D, float scale, T* out) {
   const auto body = [&](index_t d, auto... n) {
-    Vec sum = Vec::load(first + d);
+    Vec sum = parts ? Vec::load(first + d) : Vec();
     for (index_t i = 1; i < parts; ++i) sum = sum + Vec::load(first + i * step + d);
     (sum * Vec(scale)).store(out + d, n...);
   };
@@ -334,7 +334,7 @@ void attention_backward(const AttentionBackward& a, Context& ctx) {
   // several threads share a unit, stage by stage.
   const bool alone = one_thread_each(units, unit_lanes);
   const index_t some =
-      alone ? threads : min_of(units, max_of(threads, kUnitBytes / (unit_lanes * 4)));
+      alone ? threads : min_of(units, max_of(threads, kUnitBytes / max_of(1, unit_lanes * 4)));
   auto* memory = ws.take<uint32_t>(some * unit_lanes);
   auto* list = ws.take<BackwardUnit>(some);
   for (index_t i = 0; i < some; ++i) lay_out(z, memory + i * unit_lanes, list[i]);

@@ -32,7 +32,8 @@ struct BackwardUnit {
 
 inline BackwardSizes sizes_of(const AttentionBackward& a) {
   BackwardSizes z{};
-  z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.H / z.G, z.D = a.query.shape[3];
+  z.H = a.query.shape[2], z.G = a.key.shape[2], z.R = z.G ? z.H / z.G : 0;
+  z.D = a.query.shape[3];
   z.stride = ceil_div(z.D, kNR) * kNR;
   z.depth = ceil_div(z.D, Vec::size) * Vec::size;
   z.packing = Packing::of(a.query.dtype);

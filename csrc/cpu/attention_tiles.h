@@ -29,7 +29,8 @@ struct Visible {
 FUSEDLM_VEC Visible visible(const AttentionOptions& o, const Sequence& s, index_t t) {
   const index_t at = t + s.S - s.T;
   Visible v{0, s.S};
-  if (o.window) v = {max_of(0, at - o.window + 1), min_of(s.S, at + o.window)};
+  const index_t window = min_of(o.window, index_t{1} << 62);  // as far as sums go
+  if (window) v = {max_of(0, at - window + 1), min_of(s.S, at + window)};
   if (o.causal) v.high = min_of(v.high, at + 1);
   return v.high > v.low ? v : Visible{v.low, v.low};
 }

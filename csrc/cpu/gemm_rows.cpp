@@ -22,7 +22,7 @@ RowChain::RowChain(index_t N, std::initializer_list<std::array<index_t, 2>> prod
     by_blocks_ = by_blocks_ && K > 0 && lanes <= kBlockLanes && bytes <= kPackedBytes;
     depth = max_of(depth, lanes);
   }
-  const index_t fitting = kBlockBytes / (row_bytes + depth * index_t{sizeof(uint32_t)});
+  const index_t fitting = kBlockBytes / max_of(1, row_bytes + depth * index_t{sizeof(uint32_t)});
   by_blocks_ = by_blocks_ && N > kMR && fitting >= kLeastRows;
   block_rows_ = by_blocks_ ? min_of(kMostRows, fitting) / kMR * kMR : N;
   small_rows_ = ceil_div(block_rows_ / kMR, 4) * kMR;

@@ -2,6 +2,8 @@
 
 #include "fusedlm/attention.h"
 
+#include <limits>
+
 #include "support.h"
 
 namespace fusedlm::test {
@@ -183,6 +185,19 @@ TEST(Attention, AKeyBehindTheQueryHasNoEffectUnderCausality) {
     const Buffer before = run(c, in, DType::float32).out;
     const Buffer after = run(c, changed, DType::float32).out;
     for (index_t i = 0; i < last; ++i) ASSERT_EQ(before[i], after[i]) << i;
+  });
+}
+
+TEST(Attention, AWindowBeyondAllKeysIsNone) {
+  Case c{"", 1, 40, 50, 2, 1, 16, true};
+  const Inputs in(c, DType::float32);
+  on_every_isa([&] {
+    c.window = 0;
+    const Outputs none = run(c, in, DType::float32);
+    c.window = std::numeric_limits<index_t>::max();
+    const Outputs all = run(c, in, DType::float32);
+    for (index_t i = 0; i < c.T * c.H * c.D; ++i) ASSERT_EQ(none.out[i], all.out[i]) << i;
+    for (index_t i = 0; i < c.S * c.G * c.D; ++i) ASSERT_EQ(none.dkey[i], all.dkey[i]) << i;
   });
 }
 

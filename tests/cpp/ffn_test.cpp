@@ -159,6 +159,25 @@ TEST(Ffn, AWrongArgumentIsNamed) {
   args.up = up.view();
   args.gate_bias = bias.view();
   EXPECT_EQ(message(), "ffn: gate_bias is given without gate_weight");
+  args.gate_bias = {};
+  args.gate = up.view();
+  EXPECT_EQ(message(), "ffn: gate is given without gate_weight");
+}
+
+TEST(FfnBackward, AWrongArgumentIsNamed) {
+  const Buffer x({4, 8}), weight({6, 8}), down_weight({8, 6}), up({4, 6});
+  FfnBackward args{.dy = x.view(),
+                   .x = x.view(),
+                   .up_weight = weight.view(),
+                   .down_weight = down_weight.view(),
+                   .up = up.view(),
+                   .dx = x.view()};
+  const auto message = [&] { return message_of([&] { ffn_backward(args, Context::current()); }); };
+  args.ddown_weight = weight.view();
+  EXPECT_EQ(message(),
+            "ffn_backward: ddown_weight has shape [6, 8], expected 8 in dimension 0 as in x");
+  args.dgate_weight = weight.view();
+  EXPECT_EQ(message(), "ffn_backward: dgate_weight is given without gate_weight");
 }
 
 }  // namespace

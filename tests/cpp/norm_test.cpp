@@ -212,6 +212,31 @@ TEST(RmsNorm, AWrongArgumentIsNamed) {
             "rms_norm: x has shape [4, 0], expected C > 0");
 }
 
+TEST(RmsNorm, ASumWithoutResidualIsRefused) {
+  const Buffer x({4, 8}), weight({8}), rstd({4});
+  const RmsNormForward args{.x = x.view(),
+                            .weight = weight.view(),
+                            .y = x.view(),
+                            .sum = x.view(),
+                            .rstd = rstd.view(),
+                            .eps = kEps};
+  EXPECT_EQ(message_of([&] { rms_norm_forward(args, Context::current()); }),
+            "rms_norm: sum is given without residual");
+}
+
+TEST(LayerNorm, ASumWithoutResidualIsRefused) {
+  const Buffer x({4, 8}), weight({8}), rows({4});
+  const LayerNormForward args{.x = x.view(),
+                              .weight = weight.view(),
+                              .y = x.view(),
+                              .sum = x.view(),
+                              .mean = rows.view(),
+                              .rstd = rows.view(),
+                              .eps = kEps};
+  EXPECT_EQ(message_of([&] { layer_norm_forward(args, Context::current()); }),
+            "layer_norm: sum is given without residual");
+}
+
 TEST(LayerNorm, AWrongArgumentIsNamed) {
   const Buffer x({4, 8}), weight({8}), bias({8}, DType::bfloat16), rows({4});
   const LayerNormForward args{.x = x.view(),

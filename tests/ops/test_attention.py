@@ -281,6 +281,13 @@ def test_empty_dimensions(isa, shape):
     assert not out.any() and not any(g.any() for g in grads)
 
 
+@pytest.mark.parametrize(("T", "S", "G"), [(3, 40, 1), (0, 5, 2), (3, 0, 1), (3, 4, 0)])
+def test_no_heads_give_nothing_and_no_gradient(isa, T, S, G):
+    tensors = [torch.zeros(2, T, 0, 8), torch.ones(2, S, G, 8), torch.ones(2, S, G, 8)]
+    out, *grads = run(ops.attention, [*tensors, torch.zeros(2, T, 0, 8)], torch.float32)
+    assert out.shape == (2, T, 0, 8) and not any(g.any() for g in grads)
+
+
 def test_bad_arguments_are_named():
     query, key, value, _ = inputs(2, 5, 7, 4, 2, 8, torch.float32)
     with pytest.raises(ValueError, match=r"attention: query has shape \[5, 4, 8\]"):

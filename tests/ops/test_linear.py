@@ -215,3 +215,10 @@ def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(rows):
     for rounded, wide in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
         assert rounded.dtype == torch.bfloat16 and wide.dtype == torch.float32
         assert torch.equal(rounded, wide.to(torch.bfloat16))
+
+
+def test_ffn_without_columns_and_units_gives_no_columns(isa):
+    x, up, down = (torch.zeros(*shape, requires_grad=True) for shape in ((3, 0), (0, 0), (0, 0)))
+    y = ops.ffn(x, up, down)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == (3, 0)
