@@ -122,7 +122,7 @@ FUSEDLM_VEC __m512i quarters_by(const int64_t (&order)[8], __m512i a, __m512i b)
   return _mm512_permutex2var_epi64(a, _mm512_loadu_si512(order), b);
 }
 
-// Sum over both vectors of (q - 2^shift) * x, lane by lane, for q + 0 .. q unsigned.
+// Sum over both vectors of q * x, lane by lane, for unsigned q.
 FUSEDLM_VEC __m512i dot(__m512i first, __m512i second, const XStep& x) {
   const __m512i sum =
       _mm512_dpbusd_epi32(_mm512_setzero_si512(), first, _mm512_load_si512(x.first));

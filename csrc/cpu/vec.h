@@ -135,7 +135,7 @@ FUSEDLM_VEC Vec round(Vec a) {
 FUSEDLM_VEC Vec select_less(Vec a, Vec b, Vec x, Vec y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v);
 }
-/// x * 2^n for whole n in [-252, 252]; two steps, so that the ends are exact.
+/// x * 2^n for whole n in [-252, 252].
 FUSEDLM_VEC Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x.v, n.v); }
 FUSEDLM_VEC float reduce_sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 FUSEDLM_VEC float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
@@ -414,8 +414,8 @@ FUSEDLM_VEC Vec reciprocal_rough(Vec x) {
 #endif
 }
 
-/// fn(c, n) over [0, count): n == Vec::size but for a shorter last piece, so a body is written
-/// once.
+/// full(c) for each whole vector of [0, count), part(c, n) for the n < Vec::size elements left, if any;
+/// one generic lambda (c, auto... n) can be both.
 template <class Full, class Part>
 FUSEDLM_VEC void for_each_vec(index_t count, Full&& full, Part&& part) {
   index_t c = 0;

@@ -28,7 +28,7 @@ struct CorruptFile : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Workspace could not be had; Python sees MemoryError.
+/// Memory of a workspace or an arena could not be had; Python sees MemoryError.
 struct OutOfMemory : std::bad_alloc {
   explicit OutOfMemory(std::string message) : message(std::move(message)) {}
   const char* what() const noexcept override { return message.c_str(); }
