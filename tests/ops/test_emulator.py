@@ -8,7 +8,8 @@ import torch
 import fusedlm
 from fusedlm import ops
 from tests.support.compare import randn
-from tests.support.emulator import HOW_TO_EMULATE
+
+HOW_TO_EMULATE = 'pip install ".[test]" -C cmake.define.FUSEDLM_SIMT=ON'
 
 
 def test_cuda_kernels_run_under_the_emulator_when_asked():

@@ -16,7 +16,6 @@ from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import randn
 
 BLOCKS = {"q8_0": 32, "q4_0": 32, "q4_1": 32, "q4_k": 256, "q6_k": 256}
-PLAIN = [f for f in WEIGHT_FORMATS if f not in BLOCKS]
 # What x is rounded to where integers are multiplied: 8 bits in groups of 32.
 INTEGER_ERROR = 0.0065
 
