@@ -8,8 +8,7 @@ import torch
 import fusedlm
 from fusedlm import ops
 from tests.support.compare import randn
-
-HOW_TO_EMULATE = 'pip install ".[test]" -C cmake.define.FUSEDLM_SIMT=ON'
+from tests.support.emulator import HOW_TO_EMULATE
 
 
 def test_cuda_kernels_run_under_the_emulator_when_asked():
