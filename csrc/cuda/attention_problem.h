@@ -201,6 +201,7 @@ __device__ __forceinline__ auto keys_of(const Problem& p, const Heads<T>& heads,
 
 /// Blocks for the tiles of all sequences and heads: of queries with cu_q, of keys with cu_k.
 inline unsigned tile_blocks(const Problem& p, const int* cu, int rows, int size, int heads) {
+  if (p.sequences == 0) return 0;
   const index_t slots = cu ? rows / size + p.sequences : ceil_of<index_t>(rows, size) * p.sequences;
   return blocks_of(slots * heads);
 }

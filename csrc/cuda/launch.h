@@ -19,7 +19,8 @@ namespace fusedlm::FUSEDLM_DEVICE {
 
 /// A number of blocks as a dimension of a grid: x takes 2^31 - 1.
 inline unsigned blocks_of(index_t count) {
-  if (count > 0x7fffffff) throw Unsupported("a grid of " + std::to_string(count) + " blocks");
+  if (count < 0 || count > 0x7fffffff)
+    throw Unsupported("a grid of " + std::to_string(count) + " blocks");
   return static_cast<unsigned>(count);
 }
 

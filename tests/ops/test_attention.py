@@ -151,6 +151,15 @@ def test_tokens_of_no_sequence_give_zeros(isa):
         assert t[:, :12].abs().sum() > 0
 
 
+def test_no_sequences_give_zeros(isa):
+    leaves = [t.requires_grad_() for t in inputs(1, 200, 200, 2, 1, 8, torch.float32)[:3]]
+    out = ops.attention(*leaves, cu_seqlens_q=torch.tensor([0]))
+    out.backward(torch.ones_like(out))
+    assert not any(t.any() for t in (out, *(leaf.grad for leaf in leaves)))
+    with pytest.raises(ValueError, match="cu_seqlens_q must start with 0"):
+        ops.attention(*leaves, cu_seqlens_q=torch.tensor([], dtype=torch.int32))
+
+
 def test_sequences_that_are_all_empty_give_zeros(isa):
     query, key, value, dout = inputs(1, 20, 30, 2, 1, 8, torch.float32)
     leaves = [t.requires_grad_() for t in (query, key, value)]
