@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    Self,
+    TypeGuard,
+    TypeVar,
+    overload,
+)
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -13,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A finite one: no bool, and no integer that is beyond every float."""
     try:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
