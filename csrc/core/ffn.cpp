@@ -1,8 +1,5 @@
 #include "fusedlm/ffn.h"
 
-#include <string>
-#include <utility>
-
 #include "core/dispatch.h"
 #include "core/linear_checks.h"
 
@@ -32,9 +29,9 @@ void ffn_forward(const FfnForward& a, Context& ctx) {
       check::vector_of(op, "gate_bias", a.gate_bias, F, "up_weight", check::floats_beside(a.x));
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
-  } else if (a.gate_bias.defined() || a.gate.defined()) {
-    check::fail(op, std::string(a.gate_bias.defined() ? "gate_bias" : "gate") +
-                        " is given without gate_weight");
+  } else {
+    check::absent(op, "gate_bias", a.gate_bias, "gate_weight");
+    check::absent(op, "gate", a.gate, "gate_weight");
   }
   if (a.residual.defined()) check::rows_of(op, "residual", a.residual, a.x, C, "x");
   check::rows_of(op, "y", a.y, a.x, C, "x");
@@ -59,11 +56,9 @@ void ffn_backward(const FfnBackward& a, Context& ctx) {
     check::rows_of(op, "gate", a.gate, a.x, F, "up_weight");
     check::contiguous(op, "gate", a.gate);
   } else {
-    for (const auto& [name, view] : {std::pair{"gate", &a.gate},
-                                     {"dgate_weight", &a.dgate_weight},
-                                     {"dgate_bias", &a.dgate_bias}}) {
-      if (view->defined()) check::fail(op, std::string(name) + " is given without gate_weight");
-    }
+    check::absent(op, "gate", a.gate, "gate_weight");
+    check::absent(op, "dgate_weight", a.dgate_weight, "gate_weight");
+    check::absent(op, "dgate_bias", a.dgate_bias, "gate_weight");
   }
   const auto dweight = [&](const char* name, const TensorView& view, index_t rows,
                            const char* rows_as, index_t columns, const char* columns_as) {

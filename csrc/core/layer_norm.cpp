@@ -21,8 +21,8 @@ void layer_norm_forward(const LayerNormForward& a, Context& ctx) {
   if (a.residual.defined()) {
     check::rows_of(op, "residual", a.residual, a.x, C, "x");
     check::rows_of(op, "sum", a.sum, a.x, C, "x");
-  } else if (a.sum.defined()) {
-    check::fail(op, "sum is given without residual");
+  } else {
+    check::absent(op, "sum", a.sum, "residual");
   }
   dispatch_layer_norm_forward(a, ctx);
 }

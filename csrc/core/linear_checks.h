@@ -1,6 +1,8 @@
 #pragma once
 // The checks that ops on rows share.
 
+#include <string>
+
 #include "core/check.h"
 
 namespace fusedlm::check {
@@ -29,6 +31,12 @@ inline void vector_of(const char* op, const char* argument, const TensorView& vi
   tensor(op, argument, view, 1, dtypes);
   dim(op, argument, view, 0, size, like);
   contiguous(op, argument, view);
+}
+
+/// An argument that goes with another one, which is not there.
+inline void absent(const char* op, const char* argument, const TensorView& view,
+                   const char* without) {
+  if (view.defined()) fail(op, std::string(argument) + " is given without " + without);
 }
 
 inline void rows_input(const char* op, const char* argument, const TensorView& x) {

@@ -19,8 +19,8 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx) {
   if (args.residual.defined()) {
     check::rows_of(op, "residual", args.residual, args.x, C, "x");
     check::rows_of(op, "sum", args.sum, args.x, C, "x");
-  } else if (args.sum.defined()) {
-    check::fail(op, "sum is given without residual");
+  } else {
+    check::absent(op, "sum", args.sum, "residual");
   }
   dispatch_rms_norm_forward(args, ctx);
 }

@@ -208,13 +208,7 @@ inline void tile_extras(const AttentionOptions& o, const Sequence& s, index_t h,
 struct Packing {
   bool pairs;
   /// That of operands of this dtype.
-  static Packing of([[maybe_unused]] DType dtype) {
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-    return {dtype == DType::bfloat16};
-#else
-    return {false};
-#endif
-  }
+  static Packing of(DType dtype) { return {multiplies_pairs(dtype == DType::bfloat16)}; }
   index_t lanes(index_t depth) const { return pairs ? ceil_div(depth, 2) : depth; }
   /// Columns [0, columns) in panels of kNR, each `depth` deep.
   index_t panels(index_t depth, index_t columns) const {

@@ -23,15 +23,6 @@ struct Panels {
   const uint32_t* b = nullptr;
 };
 
-/// Whether products are taken two at a time, in bfloat16.
-inline bool multiplies_pairs([[maybe_unused]] bool low_precision) {
-#if defined(FUSEDLM_ISA_AVX512_BF16)
-  return low_precision;
-#else
-  return false;
-#endif
-}
-
 // Columns of B that a task packs together: a stretch of a row of B that fills its cache lines.
 constexpr index_t kPackedTogether = 4 * kNR;
 

@@ -33,6 +33,15 @@ struct FloatLanes {
   FUSEDLM_VEC static Vec multiply_add(B a, B b, Vec c) { return fma(a, b, c); }
 };
 
+/// Whether products are taken two at a time, in bfloat16.
+inline bool multiplies_pairs([[maybe_unused]] bool low_precision) {
+#if defined(FUSEDLM_ISA_AVX512_BF16)
+  return low_precision;
+#else
+  return false;
+#endif
+}
+
 namespace detail {
 
 // The lane at `from`: a float32, or the bfloat16 pair of it and its neighbour in K, `k_stride` on.

@@ -1,6 +1,6 @@
 // Layer norm with the residual add (Ba et al. 2016). A row is read three times from L1: mean (with
 // the residual added on the way), centred squares, scale (norm_row.h). Rows are dealt and parameter
-// gradients added as in rms_norm.cpp.
+// gradients added as norm_blocks.h says.
 
 #include "fusedlm/layer_norm.h"
 

@@ -95,6 +95,13 @@ def check_cross_entropy(
         )
 
 
+def check_group_norm(x: Array) -> None:
+    if x.ndim < 2:
+        raise ValueError(
+            f"group_norm: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
+        )
+
+
 def check_rope(x: Array, positions: Array | None, heads: int | None) -> int:
     """How many heads turn."""
     if x.ndim != 4:

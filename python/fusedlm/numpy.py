@@ -130,10 +130,7 @@ def group_norm(
     """
     op = "group_norm"
     x = as_array(op, "x", x, None)
-    if x.ndim < 2:
-        raise ValueError(
-            f"{op}: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
-        )
+    _rules.check_group_norm(x)
     planes = dense(x, real_dtype(op, "x", x)).reshape(*x.shape[:2], math.prod(x.shape[2:]))
     weight = parameter_or_none(op, "weight", weight, 1)
     bias = parameter_or_none(op, "bias", bias, 1)

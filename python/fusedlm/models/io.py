@@ -123,8 +123,8 @@ def build(config: Config, source: Source, names: Names | None, *, weights: bool 
         raise CorruptFileError(
             source.path, f"has {len(source.names())} tensors, too few for {layers} layers"
         )
-    widest = max((max(source.shape(name), default=0) for name in source.names()), default=0)
-    if config.head_width > widest:  # and so are the tables of its angles
+    sizes = (size for name in source.names() for size in source.shape(name))
+    if not any(size >= config.head_width for size in sizes):  # and so wide are tables of its angles
         raise CorruptFileError(
             source.path, f"has no tensor as wide as a head of {config.head_width}"
         )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedlm import _rules
+
 from ._support import Context, core, define, empty, same_autocast_dtype
 
 
@@ -121,10 +123,7 @@ def group_norm(
     x [B, C, ...] float32, bfloat16 or float16; weight, bias [C] like x or float32. Returns y like x, dense.
     Raises ValueError naming the argument whose shape or dtype does not fit.
     """
-    if x.dim() < 2:
-        raise ValueError(
-            f"group_norm: x has shape {list(x.shape)}, expected at least 2 dimensions, [B, C, ...]"
-        )
+    _rules.check_group_norm(x)
     (x,) = same_autocast_dtype(x)
     y: Tensor = torch.ops.fusedlm.group_norm(x, groups, weight, bias, eps)[0]
     return y

@@ -82,9 +82,12 @@ class Fields:
 
     def number(self, name: str, default: float | None = None) -> float | None:
         value = self.take(name, (int, float), default)
-        if value is None or is_number(value):
-            return None if value is None else float(value)
-        raise invalid(f"{name} is {_shown(value)}, expected a finite number", name, "invalid_value")
+        if value is None:
+            return None
+        if not is_number(value):
+            wanted = "a finite number"
+            raise invalid(f"{name} is {_shown(value)}, expected {wanted}", name, "invalid_value")
+        return float(value)
 
     def finish(self) -> None:
         """Refuses what is left, unless it changes nothing."""
