@@ -14,9 +14,10 @@ from fusedlm.cli import main
 def run(monkeypatch, capsys):
     """run("chat", ..., stdin="text") -> (exit code, stdout, stderr)"""
 
-    def call(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+    def call(*arguments: object, stdin: str | bytes = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fusedlm", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        typed = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(typed, encoding="utf-8"))
         code = 0
         try:
             main()

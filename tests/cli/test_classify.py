@@ -129,6 +129,28 @@ def test_eval_measures_on_another_file_and_leaves_out_unknown_classes(run, train
     assert code == 0 and "accuracy" in stdout and (tmp_path / "e" / "report.md").is_file()
 
 
+def test_rows_left_out_of_the_test_data_are_counted_once(run, data, tmp_path):
+    other = write_csv(
+        tmp_path / "test.csv", [*reviews(20, 9), ("", "bad"), ("what", "new"), ("who", "new")]
+    )
+    out = tmp_path / "run"
+    code, stdout, err = run("classify", "train", data, "--test", other, "--out", out, *SMALL)
+    assert code == 0, err
+    assert sorted(line.split(" (")[0] for line in report(out)["left_out"]) == [
+        "1 left out: no label", "2 left out: no text",
+        "2 left out: no text to train on has the label 'new'",
+    ]  # fmt: skip
+    halves = tmp_path / "halves"
+    for half, rows in (("train", reviews(40, 1)), ("test", reviews(8, 2))):
+        for number, (text, kind) in enumerate(rows):
+            file = halves / half / kind / f"{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    out = tmp_path / "again"
+    code, _, err = run("classify", "train", data, "--test", halves, "--out", out, *SMALL)
+    assert code == 0 and report(out)["examples"] == 8, err
+
+
 @pytest.mark.parametrize("backbone", ["gpt2", "llama"])
 def test_a_decoder_is_a_backbone_new_and_already_trained(run, data, tmp_path, backbone):
     first = tmp_path / "first"

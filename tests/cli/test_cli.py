@@ -152,6 +152,10 @@ def test_mistakes_are_one_clear_line(run, text, trained, tmp_path):
         "train", "--resume", "--out", trained, "--lr", 1
     )
     assert "holds no training run" in error("train", "--resume", "--out", tmp_path / "x")
+    (trained / "run.json").write_text('{"source": {}}')
+    assert "run.json: not what `fusedlm train` writes" in error(
+        "train", "--resume", "--out", trained
+    )
     assert "does not exist" in error("generate", tmp_path / "nowhere", "x")
     assert "temperature" in error("generate", trained, "x", "--temperature", -1)
     assert "top_p" in error("generate", trained, "x", "--top-p", 2)
@@ -228,6 +232,10 @@ def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
     code, stdout, err = run("embed", tmp_path / "encoder", tmp_path / "lines.txt", "--out", out)
     assert code == 0 and "3 vectors of 8" in stdout, err
     np.testing.assert_allclose(np.load(out), vectors, atol=2e-6)
+    code, stdout, _ = run("embed", tmp_path / "encoder", "-", stdin="the\u2028fox\nthe dog")
+    assert code == 0 and len(stdout.splitlines()) == 2
+    code, _, err = run("embed", tmp_path / "encoder", "-", stdin=b"the fox\nthe \xff\n")
+    assert code == 1 and "stdin: line 2 is not UTF-8" in err
     code, _, err = run("embed", trained, tmp_path / "lines.txt")
     assert code == 1 and "holds a decoder, expected an encoder" in err
     code, _, err = run("generate", tmp_path / "encoder", "x")

@@ -70,6 +70,13 @@ def test_run_leaves_what_it_cannot_translate_and_says_so(run, trained, tmp_path)
     assert "1 lines have more than 63 tokens and are not translated: 3" in err
 
 
+def test_only_line_ends_part_lines_and_a_bad_byte_spoils_one_of_them(run, trained):
+    typed = "one\u2028two\n".encode() + b"\xff\nthree\x0cfour\n"
+    code, out, err = run("translate", "run", trained, "-", stdin=typed)
+    assert code == 0 and out.count("\n") == 3 and out.split("\n")[1] == "", err
+    assert "1 lines are not UTF-8 and are not translated: 2" in err
+
+
 def test_eval_compares_with_the_memory_and_writes_everything(run, trained):
     pytest.importorskip("sacrebleu")
     code, out, err = run("translate", "eval", trained, "--beam", 2, "--show", 2, "--quiet")

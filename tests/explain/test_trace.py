@@ -41,6 +41,12 @@ ENCODERS = {
     for style in ("bert", "roberta", "distilbert")
     for task in (None, "sequence", "token")
 }  # fmt: skip
+# What `classify train` makes.
+ENCODERS["bert, sequence, mean"] = replace(ENCODERS["bert, sequence"], head="mean")
+ENCODERS["bert, sequence, mean and n-grams"] = replace(
+    ENCODERS["bert, sequence"], head="mean", ngrams=2, ngram_buckets=50, cut="middle",
+    max_tokens=20, ngram_tokens=24,
+)  # fmt: skip
 
 
 def some_tokens(rows: int = 3, T: int = 17) -> torch.Tensor:
@@ -96,6 +102,13 @@ def test_an_encoders_layers_loss_and_gradients_are_those_of_the_fused_one(config
     shape = tokens.shape if config.task == "token" else tokens.shape[:1]
     targets = torch.randint(3, shape, generator=torch.Generator().manual_seed(4))
     assert_gradients_are_equal(model, model.classify(tokens, targets=targets), tokens, targets)
+
+
+def test_a_text_of_which_only_the_n_grams_read_all_is_refused():
+    model = small_encoder(ENCODERS["bert, sequence, mean and n-grams"])
+    trace(model, some_tokens(1, 20))
+    with pytest.raises(ValueError, match=r"tokens has 21 positions, .* max_tokens=20"):
+        trace(model, some_tokens(1, 21))
 
 
 def test_what_is_recorded_hangs_together():

@@ -107,6 +107,52 @@ def test_a_static_cache_with_room_behind_it_generates_the_same():
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("family", ("llama", "mistral", "gemma2"))
+def test_a_padded_float16_model_runs(family):
+    import fusedlm.integrations.attention  # noqa: F401
+
+    model = make(family).eval()
+    inputs = batch(padded=True, left=False)
+    real = inputs["attention_mask"].bool()
+    expected = model(**inputs).logits[real]
+    model.half().set_attn_implementation("fusedlm")
+    torch.testing.assert_close(
+        model(**inputs).logits[real].float(), expected, rtol=1e-2, atol=5e-3
+    )
+
+
+@pytest.mark.parametrize("softcap", (None, 2.0))
+@pytest.mark.parametrize("window", (None, 4))
+@pytest.mark.parametrize("padded", (False, True))
+def test_float16_attention_keeps_window_softcap_and_padding(softcap, window, padded):
+    from fusedlm.integrations.attention import attend
+
+    q, k, v = 3 * torch.randn(3, 2, 4, 17, 16, generator=torch.Generator().manual_seed(0))
+    mask = batch(padded=True, left=False)["attention_mask"][:2].bool() if padded else None
+    options = {"sliding_window": window, "softcap": softcap, "is_causal": True}
+    expected, _ = attend(nn.Module(), q, k, v, mask, **options)
+    half, _ = attend(nn.Module(), q.half(), k.half(), v.half(), mask, **options)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), expected, rtol=1e-2, atol=1e-2)
+    plain, _ = attend(nn.Module(), q, k, v, None, is_causal=True)
+    if padded or window or softcap:
+        assert (plain - expected).abs().max() > 0.1
+
+
+def test_sinks_and_windows_that_torchs_attention_would_drop_are_refused():
+    from fusedlm.integrations.attention import attend
+
+    q = torch.randn(1, 2, 9, 8, dtype=torch.float64)
+    module = nn.Module()
+    with pytest.raises(NotImplementedError, match="sliding window as a mask"):
+        attend(module, q, q, q, None, sliding_window=4)
+    with pytest.raises(NotImplementedError, match="softcap"):
+        attend(module, q, q, q, None, softcap=5.0)
+    with pytest.raises(NotImplementedError, match="sinks"):
+        attend(module, q.float(), q.float(), q.float(), None, s_aux=torch.zeros(2))
+    attend(module, q, q, q, None)
+
+
 def test_attention_with_a_learned_bias_says_what_to_use():
     import fusedlm.integrations.attention  # noqa: F401
 

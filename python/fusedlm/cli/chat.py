@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -152,12 +151,13 @@ class Conversation:
         self.messages = list(system)
 
     def _save(self, name: str) -> None:
+        from fusedlm.models.files import write_json
+
         if not name:
             typer.echo("error: /save needs the name of a file", err=True)
             return
         try:
-            text = json.dumps(self.messages, indent=2, ensure_ascii=False)
-            Path(name).expanduser().write_text(text + "\n", encoding="utf-8")
+            write_json(Path(name).expanduser(), self.messages)
         except OSError as error:
             typer.echo(f"error: {error}", err=True)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from .options import (
     Quiet,
     Threads,
     choose_precision,
+    lines_of,
     model_folder,
     set_threads,
 )
@@ -47,11 +47,17 @@ def embed(
 
     from fusedlm.models import Encoder, load
     from fusedlm.models import embed as vectors_of
+    from fusedlm.models.files import whole_file
 
     set_threads(threads)
-    lines = (sys.stdin.read() if texts == "-" else Path(texts).read_text("utf-8")).splitlines()
+    name = "stdin" if texts == "-" else texts
+    lines: list[str] = []
+    for number, line in enumerate(lines_of(texts), 1):
+        if line is None:
+            raise ValueError(f"{name}: line {number} is not UTF-8")
+        lines.append(line)
     if not lines:
-        raise ValueError(f"{texts} is empty, expected one text a line")
+        raise ValueError(f"{name} is empty, expected one text a line")
     folder = model_folder(model)
     loaded, tokenizer = load(folder)
     if not isinstance(loaded, Encoder):
@@ -67,5 +73,6 @@ def embed(
         return
     out = out if out.suffix == ".npy" else out.with_name(out.name + ".npy")
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.save(out, vectors)
+    with whole_file(out) as partial, open(partial, "wb") as file:
+        np.save(file, vectors)
     typer.echo(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,15 +149,23 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def lines_of(file: str | Path) -> list[str | None]:
+    """The lines of a UTF-8 file, or for "-" of stdin; None for one that is not UTF-8."""
+    from fusedlm.data.parallel import decode_lines, read_lines
+
+    if str(file) == "-":
+        return list(decode_lines(sys.stdin.buffer, "stdin"))
+    return list(read_lines(Path(file)))
+
+
 def save_result(out: Path | None, result: dict[str, Any]) -> None:
     """Writes what a command measured, whole or not at all."""
     if out is None:
         return
-    from fusedlm.models.files import whole_file, write_json
+    from fusedlm.models.files import write_json
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out) as partial:
-        write_json(partial, result)
+    write_json(out, result)
 
 
 def choose_precision(precision: str) -> str:

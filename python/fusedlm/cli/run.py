@@ -12,6 +12,8 @@ import typer
 
 from fusedlm._sharded import rank, ranks
 
+from .run_json import must_be_free, recall, remember
+
 if TYPE_CHECKING:
     from fusedlm.data import PackedData, Tokenizer
     from fusedlm.models import Decoder
@@ -54,11 +56,7 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
     from fusedlm.models import Decoder, ModelConfig
     from fusedlm.train.parallel import gets_parts
 
-    if (recipe.out / "last").exists():
-        raise FileExistsError(
-            f"{recipe.out} holds a training run already; go on with it by"
-            f" `fusedlm train --resume --out {recipe.out}`, or choose another --out"
-        )
+    must_be_free(recipe.out, "train")
     text = load_corpus(recipe.text)
     if recipe.base is not None:
         return _keep(recipe, _from_base(recipe, text, seed))
@@ -104,32 +102,24 @@ def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
 
 def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     """Remembers in out/run.json where the text is."""
-    from fusedlm.models.files import whole_file, write_json
-
     if rank() > 0:
         return prepared
-    recipe.out.mkdir(parents=True, exist_ok=True)
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
-    memory = {"text": str(origin), "validation": recipe.validation}
-    with whole_file(recipe.out / "run.json") as partial:
-        write_json(partial, memory)
+    remember(recipe.out, {"text": str(origin), "validation": recipe.validation})
     return prepared
 
 
 def again(out: Path, text: str | None, parallel: str | None) -> tuple[Prepared, TrainConfig]:
     """The run in `out`, ready to go on from its last checkpoint, `parallel` or as it was."""
     from fusedlm.data import load_corpus
-    from fusedlm.models.files import read_json
     from fusedlm.train import load_checkpoint
 
-    if not (out / "last").exists():
-        raise FileNotFoundError(f"{out} holds no training run to resume")
-    memory = read_json(out / "run.json")
+    kept_text, share = recall(out, "train", lambda values: (values["text"], values["validation"]))
     checkpoint = load_checkpoint(out / "last", parallel)
     if checkpoint.tokenizer is None:
         raise FileNotFoundError(f"{out / 'last' / 'tokenizer.json'} is missing")
-    source = load_corpus(text or memory["text"])
-    prepared = _pack(source, checkpoint.tokenizer, checkpoint.model, memory["validation"])
+    source = load_corpus(text or kept_text)
+    prepared = _pack(source, checkpoint.tokenizer, checkpoint.model, share)
     return prepared, checkpoint.config
 
 

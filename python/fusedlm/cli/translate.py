@@ -14,10 +14,12 @@ from .options import (
     Quiet,
     Threads,
     choose_precision,
+    lines_of,
     model_folder,
     set_threads,
 )
-from .translate_train import DATA, RUN, train
+from .run_json import RUN
+from .translate_train import DATA, train
 
 if TYPE_CHECKING:
     from fusedlm.data import TranslationMemory
@@ -68,8 +70,8 @@ def run(
 ) -> None:
     """Translate a text, or the lines of a file or of stdin: a line of output for each.
 
-    An empty line stays empty. A line that is too long for the model, or not UTF-8, is written as
-    it is (in what is UTF-8 of it), and counted at the end.
+    An empty line stays empty. A line that is too long for the model is written as it is, one that
+    is not UTF-8 as an empty one; both are counted at the end.
 
     \b
     Examples:
@@ -80,19 +82,12 @@ def run(
     from tqdm import tqdm
 
     from fusedlm.data import clean
-    from fusedlm.data.parallel import read_lines
     from fusedlm.generate import translate
 
     set_threads(threads)
     if (text is None) == (file is None):
         raise ValueError("give either a text ('-' for stdin) or --file, to translate")
-    lines: list[str | None]
-    if file is not None:
-        lines = list(read_lines(file))
-    elif text == "-":
-        lines = [*sys.stdin.read().splitlines()]
-    else:
-        lines = [text]
+    lines = [text] if file is None and text != "-" else lines_of(file or "-")
     loaded, tokenizer, remembered = _load(model, precision)
     accelerators = bool(remembered.get("accelerators"))
     known = _known(model, memory, accelerators)
@@ -217,13 +212,15 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _write(lines: list[str | None], out: Path | None) -> None:
+    from fusedlm.models.files import write_text
+
     texts = ["" if line is None else line for line in lines]
     if out is None:
         for text in texts:
             typer.echo(text)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    write_text(out, "".join(text + "\n" for text in texts))
 
 
 def _complain(numbers: list[int], what: str) -> None:

@@ -45,12 +45,12 @@ class Results:
                     yield f"{name:10}{row[name]}"
 
     def write(self, folder: Path) -> None:
-        from fusedlm.models.files import write_json
+        from fusedlm.models.files import write_json, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "scores.json", self.scores)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
-        (folder / "translations.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_text(folder / "translations.jsonl", "".join(lines))
         if any("similarity" in row for row in self.rows):
             _plot(self.rows, folder / "scores.png")
 

@@ -33,12 +33,13 @@ from .options import (
     given,
     set_threads,
 )
+from .run_json import must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from fusedlm.data.parallel import Pair
     from fusedlm.train import TrainConfig, TrainResult, Translation
 
-DATA, RUN = "data", "run.json"
+DATA = "data"
 PARTS = ("train", "validation", "test")
 # What may be given with --resume.
 _ON_RESUME = {
@@ -164,11 +165,7 @@ def train(
     }  # fmt: skip
     accelerators = not keep_accelerators and _are_catalogues(data)
     learning = Learning(accelerators, label_smoothing, best_by)
-    if (out / "last").exists():
-        raise FileExistsError(
-            f"{out} holds a training run already; go on with it by `fusedlm translate train"
-            f" --resume --out {out}`, or choose another --out"
-        )
+    must_be_free(out, "translate train")
     pairs = _read(data, source_key, target_key, accelerators)
     task = _begin(pairs, (validation, test), vocab_size, shape, settings, learning, out, not quiet)
     _carry_out(task, settings, out, resume=False, progress=not quiet)
@@ -201,7 +198,6 @@ def _begin(
     from fusedlm.data import split_by_source, train_bpe
     from fusedlm.data.parallel import write_jsonl
     from fusedlm.models import EncoderDecoder, EncoderDecoderConfig
-    from fusedlm.models.files import write_json
 
     train_pairs, held = split_by_source(pairs, shares)
     parts = dict(zip(PARTS, (train_pairs, *held), strict=True))
@@ -217,7 +213,7 @@ def _begin(
     (out / DATA).mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         write_jsonl(out / DATA / f"{name}.jsonl", parts[name])
-    write_json(out / RUN, {**vars(learning)})
+    remember(out, {**vars(learning)})
     if task.too_long:
         typer.echo(f"        {task.too_long:,} more have a side beyond {config.context - 1} tokens")
     return task
@@ -226,16 +222,9 @@ def _begin(
 def _again(out: Path, progress: bool) -> tuple[Translation, TrainConfig]:
     """The run in `out`, ready to go on from its last checkpoint."""
     from fusedlm.data import read_parallel
-    from fusedlm.errors import CorruptFileError
-    from fusedlm.models.files import read_json
     from fusedlm.train import load_checkpoint
 
-    if not (out / "last").exists():
-        raise FileNotFoundError(f"{out} holds no training run to resume")
-    try:
-        learning = Learning(**read_json(out / RUN))
-    except TypeError as error:
-        raise CorruptFileError(out / RUN, str(error)) from error
+    learning = recall(out, "translate train", lambda values: Learning(**values))
     checkpoint = load_checkpoint(out / "last")
     parts = {name: read_parallel([out / DATA / f"{name}.jsonl"]).pairs for name in PARTS[:2]}
     task = _task(

@@ -23,6 +23,7 @@ from .options import (
     given,
     set_threads,
 )
+from .run_json import must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,8 +117,6 @@ def tune(
       fusedlm tune pairs.jsonl --preferences --from runs/talk --lora 8 --out runs/preferred
       fusedlm tune --resume --out runs/talk
     """
-    from fusedlm.errors import CorruptFileError
-    from fusedlm.models.files import read_json, write_json
     from fusedlm.train import TrainConfig, load_checkpoint
     from fusedlm.train.run_folder import hold
 
@@ -129,12 +128,7 @@ def tune(
                 f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
                 " the settings it began with"
             )
-        if not (out / "last").exists():
-            raise FileNotFoundError(f"{out} holds no training run to resume")
-        try:
-            run = Run(**read_json(out / "run.json"))
-        except TypeError as error:
-            raise CorruptFileError(out / "run.json", f"bad or missing entry ({error})") from error
+        run = recall(out, "tune", lambda values: Run(**values))
         checkpoint = load_checkpoint(out / "last")
         _carry_out(run, out, checkpoint.config, checkpoint.model, checkpoint.tokenizer, not quiet)
         return
@@ -143,11 +137,7 @@ def tune(
         raise ValueError(f"{missing} missing (or give --resume)")
     if not 0 < epochs < math.inf:
         raise ValueError(f"epochs is {epochs}, expected a number above 0")
-    if any((out / name).exists() for name in ("last", "best")):
-        raise FileExistsError(
-            f"{out} holds a training run already; go on with it by"
-            f" `fusedlm tune --resume --out {out}`, or choose another --out"
-        )
+    must_be_free(out, "tune")
     if lr is None:
         lr = (2e-4 if lora else 2e-5) / (10 if preferences else 1)
     run = Run(
@@ -160,8 +150,7 @@ def tune(
         precision=choose_precision(precision), seed=seed, recompute=recompute,
     )  # fmt: skip
     model, tokenizer = _start(run, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", asdict(run))
+    remember(out, asdict(run))
     _carry_out(run, out, settings, model, tokenizer, not quiet, resume=False)
 
 

@@ -8,11 +8,13 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
+
+from fusedlm.models.files import write_text
 
 from . import catalogues
 from .labelled import is_text
@@ -75,19 +77,24 @@ def read_parallel(
 def write_jsonl(file: Path, pairs: Sequence[Pair]) -> None:
     """What `read_parallel` reads again."""
     lines = (json.dumps({"source": s, "target": t}, ensure_ascii=False) + "\n" for s, t in pairs)
-    file.write_text("".join(lines), encoding="utf-8")
+    write_text(file, "".join(lines))
 
 
 def read_lines(path: Path) -> Iterator[str | None]:
     """The lines of a UTF-8 file without their ends; None for one that is not UTF-8."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file):
-            if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise ValueError(f"{path} is UTF-16, expected UTF-8; convert it, say with iconv")
-            try:
-                yield line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                yield None
+        yield from decode_lines(file, str(path))
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str | None]:
+    """`read_lines` of a file that is open already, which errors call `name`."""
+    for number, line in enumerate(lines):
+        if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{name} is UTF-16, expected UTF-8; convert it, say with iconv")
+        try:
+            yield line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            yield None
 
 
 def _two_files(source: Path, target: Path) -> Parallel:

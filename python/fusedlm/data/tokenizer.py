@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from fusedlm.errors import CorruptFileError
+from fusedlm.models.files import write_text
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -147,8 +148,8 @@ class Tokenizer:
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json to `path`."""
-        Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
+        """Writes tokenizer.json to `path`, whole or not at all."""
+        write_text(path, self._inner.to_str(pretty=True))
 
     @classmethod
     def load(

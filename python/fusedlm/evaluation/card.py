@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from fusedlm.errors import CorruptFileError
-from fusedlm.models.files import read_json, whole_file
+from fusedlm.models.files import read_json, write_text
 from fusedlm.models.folder import final_name
 
 CARD = "README.md"
@@ -32,8 +32,7 @@ _CLASSIFIERS = {
 def write_card(folder: Path, **given: Any) -> Path:
     """Writes the `model_card` of `folder` into it."""
     text = model_card(folder, **given)
-    with whole_file(folder / CARD) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(folder / CARD, text)
     return folder / CARD
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusedlm.models.files import whole_file
+from fusedlm.models.files import write_text
 
 from .sentence import Walk
 from .text import View
@@ -29,8 +29,7 @@ def write_page(walk: Walk, path: str | os.PathLike[str], view: View | None = Non
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     script = _read("page_maps.js") + _read("page.js")
     page = _read("page.html").replace("@SCRIPT@", script).replace("@DATA@", text)
-    with whole_file(path) as file:
-        file.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return Path(path)
 
 

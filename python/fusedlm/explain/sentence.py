@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.models import Decoder
-from fusedlm.models.files import whole_file, write_json
+from fusedlm.models.files import write_json
 
 from .attribution import integrated_gradients
 from .labels import token_label, token_labels
@@ -75,8 +75,7 @@ class Walk:
             for layer in zip(hidden.tolist(), rounded(scores), strict=True)
         ]  # fmt: skip
         maps = {"weights": rounded(self.weights.double()), "scores": rows}
-        with whole_file(path) as file:
-            write_json(file, {**self.data, "maps": maps})
+        write_json(path, {**self.data, "maps": maps})
         return Path(path)
 
 
@@ -385,6 +384,7 @@ def _part_of(parameter: str) -> str:
         return {
             "token_weight": "embedding", "position_weight": "embedding",
             "type_weight": "embedding", "embedding_norm": "embedding", "final_norm": "last norm",
+            "ngrams": "n-grams",
         }.get(first, first)  # fmt: skip
     _, number, rest = parameter.split(".", 2)
     return f"layer {number}, {'feed-forward' if rest.startswith('ffn') else 'attention'}"

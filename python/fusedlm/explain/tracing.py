@@ -10,6 +10,7 @@ tokens. Nothing is dropped out. Tests hold it to the fused model: logits, loss a
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedlm.models import Decoder, Encoder
+from fusedlm.models import Decoder, Encoder, EncoderConfig
 from fusedlm.models.checks import check_tokens
 from fusedlm.models.lora import merged_state
+from fusedlm.models.ngrams import NGrams
+from fusedlm.models.packed import Packed
 
 from . import plain
 from .plain import Attention, FeedForward, Weights
@@ -104,7 +107,14 @@ def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
     if ids.numel() == 0:
         raise ValueError("explain: tokens is empty, expected at least one")
     ids = ids[None] if ids.dim() == 1 else ids
-    check_tokens(type(model).__name__, ids, model.config.context)
+    config = model.config
+    check_tokens(type(model).__name__, ids, config.context)
+    if isinstance(config, EncoderConfig) and config.ngram_tokens is not None:
+        if ids.shape[1] > config.max_tokens:  # the n-grams read more, but no layer does
+            raise ValueError(
+                f"explain: tokens has {ids.shape[1]} positions, of which the layers read"
+                f" max_tokens={config.max_tokens}; expected at most as many"
+            )
     if not 0 <= int(ids.min()) <= int(ids.max()) < model.config.vocab_size:
         raise ValueError(
             f"explain: tokens holds {int(ids.min())} to {int(ids.max())}, expected"
@@ -202,6 +212,8 @@ def _encoder(
     if config.task and logits:
         classified = pooled if config.task == "sequence" and pooled is not None else x
         found = plain.linear(classified, weights, "classifier.")
+        if model.ngrams is not None:
+            found = found + _ngrams(model.ngrams, packed, ids, weights)
     return Trace(parts, embeddings, first, layers, x, pooled, found)
 
 
@@ -223,12 +235,20 @@ def _encoder_layer(model: Encoder, number: int, x: Tensor, weights: Weights) -> 
     return Layer(x, x, attention, middle, ffn_in, ffn, output)
 
 
+def _ngrams(ngrams: NGrams, packed: Packed, ids: Tensor, weights: Weights) -> Tensor:
+    """[B, K], which goes by the tokens themselves, whatever rows stand in for theirs."""
+    rows = weights["ngrams.weight"][ngrams.buckets(packed).view(len(ids), -1)]
+    return rows.sum(1) * (ngrams.scale / math.sqrt(rows.shape[1]))
+
+
 def _pool(model: Encoder, x: Tensor, weights: Weights) -> Tensor | None:
     """One vector a text: what the classifier of sequences looks at, or what `embed` gives."""
     config = model.config
     if config.task == "token":
         return None
     if config.task == "sequence":
+        if config.head == "mean":
+            return x.mean(1)
         dense = plain.linear(x[:, 0], weights, "pooler.")
         return torch.relu(dense) if config.style == "distilbert" else torch.tanh(dense)
     vectors = x[:, 0] if config.pooling == "cls" else x.mean(1)

@@ -146,12 +146,16 @@ def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
             "",
         )
         return sections
-    what = "the first token" if config.task == "sequence" else "each token"
+    what, also = "each token", ""
+    if config.task == "sequence":
+        what = "the first token" if config.head == "dense" else "the mean of all tokens"
+    if config.ngrams:
+        also = f" Each row of 1 to {config.ngrams} tokens adds a weight of its own for each class."
     sections["logits"] = (
         "Logits and probabilities",
         f"""The classifier gives a logit for each of the {len(config.labels)} classes, of {what};
-        softmax makes probabilities of them.""",
-        "logits = h Wᵀ + b;  p = exp(logit) / Σ exp(logits)",
+        softmax makes probabilities of them.{also}""",
+        f"logits = h Wᵀ + b{' + n-grams' if also else ''};  p = exp(logit) / Σ exp(logits)",
     )
     sections["loss"] = (
         "Loss",

@@ -102,8 +102,9 @@ class LanguageModel:
             refuse_pickles(path)
         model = _core.Model.load(str(path), format=format)
         vocabulary = Vocabulary.load(path, model.config["vocab_size"])
+        name = path.absolute().name if path.is_dir() else path.stem
         return cls(
-            model, vocabulary, name=path.absolute().stem, dtype=dtype or "bfloat16",
+            model, vocabulary, name=name, dtype=dtype or "bfloat16",
             cache_tokens=cache_tokens, most_running=most_running,
         )  # fmt: skip
 

@@ -45,14 +45,26 @@ def attend(
     sliding_window: int | None = None, softcap: float | None = None, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """The attention function of transformers' interface: query [B, H, T, D], key and value [B, G, S, D];
-    returns out [B, T, H, D] and no weights. What the kernels lack goes to torch's attention.
+    returns out [B, T, H, D] and no weights. What the kernels lack goes to torch's attention, or raises
+    NotImplementedError where that lacks it, too.
     """
     if not _fits(query, value, attention_mask, kwargs):
         if attention_mask is not None and attention_mask.dim() != 4:
             raise NotImplementedError(
                 "attention: this layer needs torch's attention (a learned position bias, attention"
-                " sinks or values of another width), which takes no packed or padded rows from"
-                " attn_implementation='fusedlm'; load the model with attn_implementation='sdpa'"
+                f" sinks, values of another width or {query.dtype}), which takes no packed or padded"
+                " rows from attn_implementation='fusedlm'; load the model with"
+                " attn_implementation='sdpa'"
+            )
+        if kwargs.get("s_aux") is not None or softcap is not None:
+            raise NotImplementedError(
+                "attention: this layer has attention sinks, or a softcap that the kernels cannot"
+                " apply to it; load the model with attn_implementation='eager'"
+            )
+        if sliding_window is not None and attention_mask is None:
+            raise NotImplementedError(
+                "attention: this layer needs torch's attention, which takes its sliding window as a"
+                " mask alone; load the model with attn_implementation='sdpa'"
             )
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
@@ -82,14 +94,21 @@ def attend_heads(
         shape = query.shape
         query, key, value = (t.reshape(1, -1, *t.shape[2:]) for t in (query, key, value))
         options["cu_seqlens_q"] = mask
-        return ops.attention(query, key, value, **options).view(shape)
+        return _attention(query, key, value, options).view(shape)
     if mask is not None and mask.dim() == 2:
         options["key_padding_mask"] = mask
     elif mask is not None:
         options.update({"mask": mask, "causal": False, "window": None})
     if position_bias is not None:
         options["mask"] = _with_bias(position_bias, options.get("mask"))
-    return ops.attention(query, key, value, **options)
+    return _attention(query, key, value, options)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+    if query.dtype != torch.float16 or query.is_cuda:
+        return ops.attention(query, key, value, **options)
+    # On the CPU the kernels take no float16.
+    return ops.attention(query.float(), key.float(), value.float(), **options).half()
 
 
 def _with_bias(bias: Tensor, mask: Tensor | None) -> Tensor:
@@ -102,7 +121,7 @@ def _fits(query: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, An
     learned = extra.get("position_bias")
     return (
         query.shape[-1] == value.shape[-1]
-        and query.dtype in FLOATS
+        and query.dtype in (*FLOATS, torch.float16)
         and extra.get("s_aux") is None
         and not (mask is not None and mask.requires_grad)
         and not (learned is not None and learned.requires_grad and torch.is_grad_enabled())

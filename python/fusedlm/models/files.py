@@ -37,8 +37,15 @@ def read_json(file: Path, *, optional: bool = False, kind: type = dict) -> Any:
     return values
 
 
-def write_json(file: Path, values: Any) -> None:
-    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(file: str | os.PathLike[str], values: Any) -> None:
+    """Writes an indented JSON file, whole or not at all."""
+    write_text(file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file, whole or not at all."""
+    with whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

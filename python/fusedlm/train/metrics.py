@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedlm.errors import CorruptFileError
-from fusedlm.models.files import naming, whole_file
+from fusedlm.models.files import naming, write_text
 
 
 class MetricsFile:
@@ -19,8 +19,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         kept = [line for line in _lines(path) if line.get("step", 0) <= step] if step else []
-        with whole_file(path) as partial:
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._path = path
         # Without a buffer: a line that did not fit on the disk is not tried again when it is closed.
         self._file = open(path, "ab", buffering=0)

@@ -20,6 +20,7 @@ from ..options import (
     given,
     set_threads,
 )
+from ..run_json import must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from fusedlm.data import Questions
@@ -141,33 +142,18 @@ def train(
 def _begin(settings: Settings, out: Path, quiet: bool) -> None:
     import torch
 
-    from fusedlm.models.files import write_json
-
     from .model import reader_on
 
-    if (out / "last").exists():
-        raise FileExistsError(
-            f"{out} holds a training run already; go on with it by `fusedlm answer train --resume"
-            f" --out {out}`, or choose another --out"
-        )
+    must_be_free(out, "answer train")
     parts = _read(settings)
     torch.manual_seed(settings.seed)
     model, tokenizer = reader_on(settings.base)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", asdict(settings))
+    remember(out, asdict(settings))
     _fit(settings, model, tokenizer, parts, out, quiet)
 
 
 def _recall(out: Path) -> Settings:
-    from fusedlm.errors import CorruptFileError
-    from fusedlm.models.files import read_json
-
-    if not (out / "last").exists():
-        raise FileNotFoundError(f"{out} holds no training run to resume")
-    try:
-        return Settings(**read_json(out / "run.json"))
-    except TypeError as error:
-        raise CorruptFileError(out / "run.json", str(error)) from error
+    return recall(out, "answer train", lambda values: Settings(**values))
 
 
 def _go_on(settings: Settings, out: Path, quiet: bool) -> None:

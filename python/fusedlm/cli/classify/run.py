@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..run_json import must_be_free, recall, remember
 from .settings import Settings, from_values
 from .source import Source, Splits, read_splits
 
@@ -26,24 +27,14 @@ class Run:
     settings: Settings
 
     def remember(self) -> None:
-        from fusedlm.models.files import write_json
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        values = {"source": asdict(self.source), "settings": asdict(self.settings)}
-        write_json(self.out / "run.json", values)
+        remember(self.out, {"source": asdict(self.source), "settings": asdict(self.settings)})
 
     @classmethod
     def recall(cls, out: Path) -> Run:
-        from fusedlm.errors import CorruptFileError
-        from fusedlm.models.files import read_json
-
-        if not (out / "last").exists():
-            raise FileNotFoundError(f"{out} holds no training run to resume")
-        values = read_json(out / "run.json")
-        try:
-            return cls(out, Source(**values["source"]), from_values(values["settings"]))
-        except (KeyError, TypeError) as error:
-            raise CorruptFileError(out / "run.json", f"bad or missing entry ({error})") from error
+        return recall(
+            out, "classify train",
+            lambda values: cls(out, Source(**values["source"]), from_values(values["settings"])),
+        )  # fmt: skip
 
 
 def start(run: Run, *, progress: bool) -> None:
@@ -52,11 +43,7 @@ def start(run: Run, *, progress: bool) -> None:
 
     from .model import from_base, new_model
 
-    if any((run.out / name).exists() for name in ("last", "best")):
-        raise FileExistsError(
-            f"{run.out} holds a training run already; go on with it by"
-            f" `fusedlm classify train --resume --out {run.out}`, or choose another --out"
-        )
+    must_be_free(run.out, "classify train")
     started = time.perf_counter()
     splits = read_splits(run.source)
     torch.manual_seed(run.settings.seed)

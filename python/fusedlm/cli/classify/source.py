@@ -73,12 +73,10 @@ def read_splits(source: Source) -> Splits:
     data: Labelled | Tagged
     test: Labelled | Tagged | None
     data, test = _read(source, source.data)
-    skipped = data.skipped
+    skipped, found = data.skipped, len(data)
     if source.test is not None:
-        test, _ = _read(source, source.test)
-    if test is not None:
-        skipped.add_all(test.skipped)
-    elif source.test_share:
+        test = _test_half(source, source.test)
+    elif test is None and source.test_share:
         data, test = data.split(source.test_share, "test")
     if isinstance(data, Tagged):
         labels = tag_names(data.tags)
@@ -86,7 +84,8 @@ def read_splits(source: Source) -> Splits:
         labels = label_names(data.labels)
         if isinstance(test, Labelled):
             test = keep_known(test, labels, source.test or source.data)
-            skipped.add_all(test.skipped)
+    if test is not None:
+        skipped.add_all(test.skipped)
     train, validation = data.split(source.validation, "validation")
     for name, part, share in (
         ("train", train, None), ("validation", validation, source.validation),
@@ -96,7 +95,7 @@ def read_splits(source: Source) -> Splits:
             raise ValueError(
                 f"{source.data}: no text is left for {name}"
                 + ("" if share is None else f" with a share of {share:g}")
-                + f"; {len(data)} can be used"
+                + f"; {found} can be used"
             )
     return Splits(train, validation, test, labels, skipped)
 
@@ -105,9 +104,13 @@ def read_test(source: Source, labels: list[str]) -> Labelled | Tagged:
     """The test half of a folder, or all of a file, for a model that knows `labels`."""
     from fusedlm.data.labelled import Labelled, keep_known
 
-    data, test = _read(source, source.data)
-    data = data if test is None else test
+    data = _test_half(source, source.data)
     return keep_known(data, labels, source.data) if isinstance(data, Labelled) else data
+
+
+def _test_half(source: Source, path: str) -> Labelled | Tagged:
+    data, test = _read(source, path)
+    return data if test is None else test
 
 
 def _read(source: Source, path: str) -> tuple[Labelled | Tagged, Labelled | None]:

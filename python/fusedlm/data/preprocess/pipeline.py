@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fusedlm.models.files import whole_file, write_json
+from fusedlm.models.files import write_json
 
 from .duplicates import ExactDuplicates, NearDuplicates
 from .inputs import TEXT, find_files, kind_of, read_rows, shown
@@ -57,8 +57,7 @@ def preprocess(
         **run.as_json(),
     }
     side = side_file(out, ".report.json")
-    with whole_file(side) as partial:
-        write_json(partial, report)
+    write_json(side, report)
     plot_report(report, side_file(out, ".png"))
     return report
 

@@ -1,0 +1,46 @@
+"""run.json in a training run's folder: it says what it is made of, so that --resume can go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+RUN = "run.json"
+Made = TypeVar("Made")
+
+
+def must_be_free(out: Path, command: str) -> None:
+    """Raises FileExistsError where `out` holds a run, or the best model of one, that would be lost."""
+    if any((out / name).exists() for name in ("last", "best")):
+        raise FileExistsError(
+            f"{out} holds a training run already; go on with it by `fusedlm {command} --resume"
+            f" --out {out}`, or choose another --out"
+        )
+
+
+def remember(out: Path, values: dict[str, Any]) -> None:
+    """Makes the folder and writes its run.json."""
+    from fusedlm.models.files import write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RUN, values)
+
+
+def recall(out: Path, command: str, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """What `make` makes of the run.json in `out`.
+
+    Raises FileNotFoundError where nothing can be resumed, and CorruptFileError where `make` misses an
+    entry or gets one that it does not know.
+    """
+    from fusedlm.errors import CorruptFileError
+    from fusedlm.models.files import read_json
+
+    if not (out / "last").exists():
+        raise FileNotFoundError(f"{out} holds no training run to resume")
+    try:
+        return make(read_json(out / RUN))
+    except (KeyError, TypeError) as error:
+        raise CorruptFileError(
+            out / RUN, f"not what `fusedlm {command}` writes: bad or missing entry ({error})"
+        ) from error
