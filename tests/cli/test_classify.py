@@ -134,7 +134,7 @@ def test_rows_left_out_of_the_test_data_are_counted_once(run, data, tmp_path):
         tmp_path / "test.csv", [*reviews(20, 9), ("", "bad"), ("what", "new"), ("who", "new")]
     )
     out = tmp_path / "run"
-    code, stdout, err = run("classify", "train", data, "--test", other, "--out", out, *SMALL)
+    code, _, err = run("classify", "train", data, "--test", other, "--out", out, *SMALL)
     assert code == 0, err
     assert sorted(line.split(" (")[0] for line in report(out)["left_out"]) == [
         "1 left out: no label", "2 left out: no text",
