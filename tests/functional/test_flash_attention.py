@@ -212,8 +212,27 @@ def test_bad_arguments_are_named():
         flash_attn_func(q, q[:, :, :3], q[:, :, :3])
     with pytest.raises(ValueError, match="cu_seqlens_k has 3 elements, expected 5"):
         flash_attn_varlen_func(q[0], q[0], q[0], CU_Q, CU_K[:3], 5, 5, window_size=(3, 1))
+    with pytest.raises(ValueError, match=r"alibi_slopes has shape \[3, 4\], expected \[H\] or"):
+        flash_attn_func(q, q, q, alibi_slopes=torch.ones(3, 4))
 
 
 def test_every_name_of_the_module_is_a_documented_function():
     for name in functional.__all__:
         assert getattr(functional, name).__doc__, name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"window_size": (3, 1)}, {"alibi_slopes": torch.ones(0, 4)}]
+)
+@pytest.mark.parametrize("paged", [False, True])
+def test_no_sequences_give_nothing(options, paged):
+    q, none = torch.empty(0, 4, 8), torch.zeros(1, dtype=torch.int32)
+    k, table = q, None
+    if paged:
+        k, table = torch.empty(0, 16, 4, 8), torch.empty(0, 2, dtype=torch.int32)
+    out, lse, _ = flash_attn_varlen_func(
+        q, k, k, none, none, 0, 0, block_table=table, return_attn_probs=True, **options
+    )
+    assert out.shape == (0, 4, 8) and lse.shape == (4, 0)
+    empty = torch.empty(0, 5, 4, 8)
+    assert flash_attn_func(empty, empty, empty, **options).shape == empty.shape

@@ -192,3 +192,20 @@ def test_bad_arguments_are_named_and_nothing_is_stored():
         flash_attn_with_kvcache(
             q, *stored, cache_batch_idx=torch.arange(3), block_table=torch.zeros(3, 1).int()
         )
+    for wrong, message in (
+        ({"window_size": (1, 2, 3)}, "window_size is"),
+        ({"softcap": -1.0}, "softcap"),
+        ({"alibi_slopes": torch.ones(H + 1)}, "alibi_slopes"),
+        ({"alibi_slopes": torch.ones(2, H)}, r"alibi_slopes has shape \[2, 4\], expected"),
+        ({"cache_batch_idx": torch.tensor([0, 1, 3])}, "cache_batch_idx holds 0 to 3, expected 0 to 2"),
+        ({"cache_batch_idx": torch.tensor([0, 1])}, r"cache_batch_idx has shape \[2\]"),
+        ({"block_table": torch.zeros(2, 1).int()}, r"block_table has shape \[2, 1\]"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            flash_attn_with_kvcache(q, *stored, k, v, cache_seqlens=LENGTHS, **wrong)
+        assert torch.equal(stored[0], caches()[0]) and torch.equal(stored[1], caches()[1])
+    with pytest.raises(ValueError, match=r"v_cache has shape \[3, 31, 2, 16\], expected"):
+        flash_attn_with_kvcache(q, stored[0], stored[1][:, 1:], k, v, cache_seqlens=LENGTHS)
+    with pytest.raises(ValueError, match="key"):
+        flash_attn_with_kvcache(q[:, :, :3], *stored, k, v, cache_seqlens=LENGTHS)
+    assert torch.equal(stored[0], caches()[0]) and torch.equal(stored[1], caches()[1])

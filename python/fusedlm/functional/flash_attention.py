@@ -136,7 +136,12 @@ def flash_attn_varlen_func(
     if block_table is not None:
         k, v = (_gather(pages, block_table, cu_seqlens_k) for pages in (k, v))
     kept, window, mask = window_or_mask(causal, window_size, 1, 1, q.device)
-    if mask is not None or (alibi_slopes is not None and alibi_slopes.dim() == 2):
+    sequences = cu_seqlens_q.numel() - 1
+    for_each = alibi_slopes is not None and alibi_slopes.dim() == 2
+    if alibi_slopes is not None and for_each:
+        _check_slopes(alibi_slopes, sequences)
+        alibi_slopes = alibi_slopes if sequences else None
+    if (mask is not None or for_each) and sequences > 0:
         parts = [
             _windowed(
                 *tokens, dropout_p, softmax_scale, causal, window_size, softcap,
@@ -203,17 +208,25 @@ def flash_attn_varlen_qkvpacked_func(
 def attend(
     q: Tensor, k: Tensor, v: Tensor, alibi_slopes: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """`ops.attention` with its lse; float16 on the CPU by way of float32, slopes [H] or [B, H]."""
-    if q.dtype == torch.float16 and q.is_cpu:
-        out, lse = attend(q.float(), k.float(), v.float(), alibi_slopes, **options)
-        return out.half(), lse
+    """`ops.attention` with its lse; slopes [H] or [B, H]."""
     if alibi_slopes is not None and alibi_slopes.dim() == 2:
+        _check_slopes(alibi_slopes, q.shape[0])
+        if not len(alibi_slopes):
+            return attend(q, k, v, None, **options)
         rows = [attend(q[b : b + 1], k[b : b + 1], v[b : b + 1], alibi_slopes[b],
                        **{name: _row(t, b) for name, t in options.items()})
                 for b in range(q.shape[0])]  # fmt: skip
         out, lse = (torch.cat(parts) for parts in zip(*rows, strict=True))
         return out, lse
     return ops.attention(q, k, v, alibi_slopes=alibi_slopes, return_lse=True, **options)
+
+
+def _check_slopes(alibi_slopes: Tensor, rows: int) -> None:
+    if alibi_slopes.shape[0] != rows:
+        raise ValueError(
+            f"flash_attn: alibi_slopes has shape {list(alibi_slopes.shape)}, expected [H] or"
+            f" [{rows}, H]"
+        )
 
 
 def _row(option: Any, b: int) -> Any:
@@ -288,4 +301,6 @@ def _gather(pages: Tensor, block_table: Tensor, cu_seqlens: Tensor) -> Tensor:
             f"flash_attn_varlen: block_table has shape {list(block_table.shape)} of pages of"
             f" {pages.shape[1]}, too few for the sequences of cu_seqlens_k, {lengths}"
         )
+    if not lengths:
+        return rows.flatten(0, 1)  # of none
     return torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])

@@ -49,13 +49,23 @@ def flash_attn_with_kvcache(
     Returns out [B, T, H, D]; with return_softmax_lse also lse [B, H, T] float32.
     Raises ValueError naming the argument that does not fit; then nothing is stored.
     """
+    if q.dim() != 4 or k_cache.dim() != 4:
+        raise ValueError(
+            f"flash_attn_with_kvcache: q has shape {list(q.shape)} and k_cache"
+            f" {list(k_cache.shape)}, expected [B, T, H, D] and [rows, S, G, D]"
+        )
     B, T = q.shape[:2]
+    if block_table is not None and (block_table.dim() != 2 or block_table.shape[0] != B):
+        raise ValueError(
+            f"flash_attn_with_kvcache: block_table has shape {list(block_table.shape)}, expected"
+            f" [{B}, pages] as q"
+        )
     capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
     lengths = _lengths(cache_seqlens, B, capacity, q.device)
     pad = torch.zeros_like(lengths) if cache_leftpad is None else cache_leftpad.long()
     new = 0 if k is None else k.shape[1]
     _check(
-        q, k_cache, k, v, lengths, new, capacity, rotary_cos, rotary_sin, cache_batch_idx,
+        q, k_cache, v_cache, k, v, lengths, new, capacity, rotary_cos, rotary_sin, cache_batch_idx,
         block_table,
     )  # fmt: skip
     if rotary_cos is not None and rotary_sin is not None and k is not None:
@@ -64,28 +74,33 @@ def flash_attn_with_kvcache(
         local = causal or tuple(window_size) != NO_WINDOW
         at_queries = first + (steps[:T] if local else torch.zeros_like(steps[:T]))
         cos, sin = rotary_cos.float(), rotary_sin.float()
-
-        def turned(x: Tensor, at: Tensor) -> Tensor:
-            wide = x.float() if x.dtype == torch.float16 else x
-            out = ops.rope(wide, cos, sin, positions=at, interleaved=rotary_interleaved)
-            return out.to(x.dtype)
-
-        q, k = turned(q, at_queries), turned(k, first + steps[:new])
+        q, k = (
+            ops.rope(x, cos, sin, positions=at, interleaved=rotary_interleaved)
+            for x, at in ((q, at_queries), (k, first + steps[:new]))
+        )
+    before = None
     if k is not None and v is not None and new:
-        _append(k_cache, v_cache, k, v, lengths, cache_batch_idx, block_table)
+        places = _places(k_cache, lengths, new, cache_batch_idx, block_table)
+        before = k_cache[places], v_cache[places]
+        k_cache[places], v_cache[places] = k.to(k_cache.dtype), v.to(v_cache.dtype)
         lengths = lengths + new
-    keys, values = (_rows(t, cache_batch_idx, block_table, B) for t in (k_cache, v_cache))
-    S = keys.shape[1]
-    positions = lengths[:, None] - T + torch.arange(T, device=q.device)
-    causal, window, mask = window_or_mask(causal, window_size, T, S, q.device, positions)
-    behind_pad = None
-    if cache_leftpad is not None:
-        behind_pad = torch.arange(S, device=q.device) >= pad[:, None]
-    out, lse = attend(
-        q, keys, values, alibi_slopes,
-        causal=causal, window=window, mask=mask, scale=softmax_scale, softcap=softcap,
-        key_padding_mask=behind_pad, kv_lengths=lengths,
-    )  # fmt: skip
+    try:
+        keys, values = (_rows(t, cache_batch_idx, block_table) for t in (k_cache, v_cache))
+        S = keys.shape[1]
+        positions = lengths[:, None] - T + torch.arange(T, device=q.device)
+        causal, window, mask = window_or_mask(causal, window_size, T, S, q.device, positions)
+        behind_pad = None
+        if cache_leftpad is not None:
+            behind_pad = torch.arange(S, device=q.device) >= pad[:, None]
+        out, lse = attend(
+            q, keys, values, alibi_slopes,
+            causal=causal, window=window, mask=mask, scale=softmax_scale, softcap=softcap,
+            key_padding_mask=behind_pad, kv_lengths=lengths,
+        )  # fmt: skip
+    except Exception:
+        if before is not None:
+            k_cache[places], v_cache[places] = before
+        raise
     return (out, lse) if return_softmax_lse else out
 
 
@@ -104,13 +119,15 @@ def _lengths(
 
 
 def _check(
-    q: Tensor, k_cache: Tensor, k: Tensor | None, v: Tensor | None, lengths: Tensor, new: int,
-    capacity: int, rotary_cos: Tensor | None, rotary_sin: Tensor | None,
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, v: Tensor | None,
+    lengths: Tensor, new: int, capacity: int, rotary_cos: Tensor | None, rotary_sin: Tensor | None,
     cache_batch_idx: Tensor | None, block_table: Tensor | None,
 ) -> None:  # fmt: skip
     def fail(message: str) -> NoReturn:
         raise ValueError(f"flash_attn_with_kvcache: {message}")
 
+    if v_cache.shape != k_cache.shape:
+        fail(f"v_cache has shape {list(v_cache.shape)}, expected {list(k_cache.shape)} as k_cache")
     if (k is None) != (v is None):
         fail("k and v belong together, but only one is given")
     if k is None and rotary_cos is not None:
@@ -125,36 +142,38 @@ def _check(
         fail("cache_batch_idx is given along with block_table")
     if block_table is None and cache_batch_idx is None and k_cache.shape[0] != q.shape[0]:
         fail(f"k_cache has {k_cache.shape[0]} rows, expected {q.shape[0]} as q, or cache_batch_idx")
+    if cache_batch_idx is not None and cache_batch_idx.shape != lengths.shape:
+        fail(f"cache_batch_idx has shape {list(cache_batch_idx.shape)}, expected [B] as q")
     if torch.compiler.is_compiling() or not lengths.numel():
         return
+    for name, index in (("cache_batch_idx", cache_batch_idx), ("block_table", block_table)):
+        if index is None or not index.numel():
+            continue
+        least, most = int(index.min()), int(index.max())
+        if least < 0 or most >= k_cache.shape[0]:
+            fail(f"{name} holds {least} to {most}, expected 0 to {k_cache.shape[0] - 1} as k_cache")
     if int(lengths.max()) + new > capacity or int(lengths.min()) < 0:
         fail(
             f"cache_seqlens is {lengths.tolist()} and {new} are new, expected 0 to {capacity} in all"
         )
 
 
-def _append(
-    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, lengths: Tensor,
-    cache_batch_idx: Tensor | None, block_table: Tensor | None,
-) -> None:  # fmt: skip
-    at = lengths[:, None] + torch.arange(k.shape[1], device=k.device)  # [B, new]
+def _places(
+    cache: Tensor, lengths: Tensor, new: int, cache_batch_idx: Tensor | None,
+    block_table: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Row (or page) and place in it of every new token, [B, new] each."""
+    at = lengths[:, None] + torch.arange(new, device=lengths.device)
     if block_table is None:
-        row = (
-            torch.arange(k.shape[0], device=k.device)
-            if cache_batch_idx is None
-            else cache_batch_idx
-        )
-        index = row.long()[:, None].expand_as(at), at
-    else:
-        page_size = k_cache.shape[1]
-        index = block_table.long().gather(1, at // page_size), at % page_size
-    for cache, added in ((k_cache, k), (v_cache, v)):
-        cache[index] = added.to(cache.dtype)
+        row = cache_batch_idx
+        if row is None:
+            row = torch.arange(len(lengths), device=lengths.device)
+        return row.long()[:, None].expand_as(at), at
+    page_size = cache.shape[1]
+    return block_table.long().gather(1, at // page_size), at % page_size
 
 
-def _rows(
-    cache: Tensor, cache_batch_idx: Tensor | None, block_table: Tensor | None, B: int
-) -> Tensor:
+def _rows(cache: Tensor, cache_batch_idx: Tensor | None, block_table: Tensor | None) -> Tensor:
     """[B, S, G, D], a row for each of the batch; a copy unless the cache is just so."""
     if block_table is not None:
         return cache[block_table.long()].flatten(1, 2)

@@ -94,21 +94,14 @@ def attend_heads(
         shape = query.shape
         query, key, value = (t.reshape(1, -1, *t.shape[2:]) for t in (query, key, value))
         options["cu_seqlens_q"] = mask
-        return _attention(query, key, value, options).view(shape)
+        return ops.attention(query, key, value, **options).view(shape)
     if mask is not None and mask.dim() == 2:
         options["key_padding_mask"] = mask
     elif mask is not None:
         options.update({"mask": mask, "causal": False, "window": None})
     if position_bias is not None:
         options["mask"] = _with_bias(position_bias, options.get("mask"))
-    return _attention(query, key, value, options)
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-    if query.dtype != torch.float16 or query.is_cuda:
-        return ops.attention(query, key, value, **options)
-    # On the CPU the kernels take no float16.
-    return ops.attention(query.float(), key.float(), value.float(), **options).half()
+    return ops.attention(query, key, value, **options)
 
 
 def _with_bias(bias: Tensor, mask: Tensor | None) -> Tensor:
