@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fusedlm._rules import check_rows
+
 FLOAT32, INT64, INT32, BOOL = (np.dtype(t) for t in (np.float32, np.int64, np.int32, np.bool_))
 
 
@@ -52,8 +54,7 @@ def strided(op: str, name: str, value: ArrayLike, ndim: int | None = None) -> np
 def as_rows(op: str, name: str, value: ArrayLike) -> tuple[tuple[int, ...], np.ndarray]:
     """The shape [..., C] of the argument, and the argument as [N, C]."""
     array = strided(op, name, value)
-    if array.ndim == 0:
-        raise ValueError(f"{op}: {name} has shape [], expected at least 1 dimension")
+    check_rows(op, name, array)
     return array.shape, array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 

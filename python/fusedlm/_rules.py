@@ -31,6 +31,12 @@ class Array(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+def check_rows(op: str, name: str, x: Array) -> None:
+    """Refuses a scalar where [..., C] is expected."""
+    if x.ndim == 0:
+        raise ValueError(f"{op}: {name} has shape [], expected at least 1 dimension")
+
+
 def linear_activation(activation: str | None) -> str:
     """The kernel's name for the activation of `linear`."""
     if activation is not None and activation not in LINEAR_ACTIVATIONS:
@@ -88,6 +94,8 @@ def check_cross_entropy(
     x_shape: Sequence[int], targets_shape: Sequence[int], reduction: str
 ) -> None:
     check_reduction("linear_cross_entropy", reduction)
+    if not x_shape:
+        raise ValueError("linear_cross_entropy: x has shape [], expected at least 1 dimension")
     if targets_shape != x_shape[:-1]:
         raise ValueError(
             f"linear_cross_entropy: targets has shape {list(targets_shape)}, expected"

@@ -362,6 +362,11 @@ def test_arguments_that_do_not_fit_are_named():
         quantized_linear(x, QuantizedWeight(weight.data, "q4_1", 9, 64))
     with pytest.raises(ValueError, match="has no scales, which int8 needs"):
         quantized_linear(x, QuantizedWeight(make("int8", 8, 64).data, "int8", 8, 64))
+    with pytest.raises(ValueError, match="weights is empty, expected 1 to 3"):
+        quantized_linear(x, [])
+    for biases in ([torch.ones(8)], [None] * 3, torch.ones(8)):
+        with pytest.raises(ValueError, match=r"bias holds \d, expected 2 as weights"):
+            quantized_linear(x, [weight, weight], biases)
     with pytest.raises(ValueError, match="gated takes 2 weights, got 1"):
         quantized_linear(x, weight, gated=True)
     with pytest.raises(ValueError, match=r"gated: weights\[1\] has 9 rows, expected 8"):

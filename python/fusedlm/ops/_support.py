@@ -23,6 +23,7 @@ __all__ = [
     "dense_last",
     "empty",
     "grad_dtype",
+    "rows_of",
     "same_autocast_dtype",
     "widened",
 ]
@@ -168,6 +169,11 @@ def dense_last(x: Tensor) -> Tensor:
 def as_rows(x: Tensor) -> Tensor:
     """x [..., C] as [N, C] with contiguous rows; a view wherever the strides allow."""
     return dense_last(x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x)
+
+
+def rows_of(x: Tensor) -> int:
+    """N of `as_rows`, for fake tensors, too."""
+    return math.prod(x.shape[:-1])
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

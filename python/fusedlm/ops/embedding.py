@@ -127,6 +127,8 @@ def embedding(
         )
     if position_weight is not None:
         if positions is None:
+            if not tokens.dim():
+                raise ValueError("embedding: tokens has shape [] and no positions")
             positions = torch.arange(tokens.shape[-1], device=tokens.device)
         try:
             positions = positions.expand(tokens.shape)

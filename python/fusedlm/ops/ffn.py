@@ -11,7 +11,16 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, as_rows, core, define, empty, grad_dtype, same_autocast_dtype
+from ._support import (
+    Context,
+    as_rows,
+    core,
+    define,
+    empty,
+    grad_dtype,
+    rows_of,
+    same_autocast_dtype,
+)
 
 
 def _dense(parameter: Tensor | None) -> Tensor | None:
@@ -50,7 +59,7 @@ def _forward_fake(
     gate_bias: Tensor | None, down_weight: Tensor, down_bias: Tensor | None,
     residual: Tensor | None, activation: str, weight_grad: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    hidden = (x.numel() // x.shape[-1], up_weight.shape[0])
+    hidden = (rows_of(x), up_weight.shape[0])
     gate = x.new_empty(hidden if gate_weight is not None else (0,))
     return x.new_empty(x.shape), x.new_empty(hidden), gate
 
@@ -184,6 +193,7 @@ def ffn(
     Raises ValueError naming the argument that does not fit.
     """
     kernel = _rules.ffn_activation(activation, gate_weight is not None)
+    _rules.check_rows("ffn", "x", x)
     x, residual = same_autocast_dtype(x, residual)
     y: Tensor = torch.ops.fusedlm.ffn(
         x, up_weight, up_bias, gate_weight, gate_bias, down_weight, down_bias, residual, kernel,

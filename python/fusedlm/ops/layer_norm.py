@@ -7,7 +7,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
+from fusedlm import _rules
+
+from ._support import Context, as_rows, core, define, empty, rows_of, same_autocast_dtype
 
 
 def _forward(
@@ -35,7 +37,7 @@ def _forward(
 def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = x.numel() // x.shape[-1]
+    rows = rows_of(x)
     total = x.new_empty(x.shape if residual is not None else (0,))
     mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape), total, mean, rstd
@@ -134,6 +136,7 @@ def layer_norm(
     `residual` returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
     Raises ValueError naming the argument whose shape or dtype does not fit.
     """
+    _rules.check_rows("layer_norm", "x", x)
     x, residual = same_autocast_dtype(x, residual)
     y, total, _, _ = torch.ops.fusedlm.layer_norm(x, weight, bias, residual, eps)
     return y if residual is None else (y, total)

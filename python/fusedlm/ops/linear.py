@@ -138,6 +138,7 @@ def linear(
     Raises ValueError naming the argument that does not fit.
     """
     kernel = _rules.linear_activation(activation)
+    _rules.check_rows("linear", "x", x)
     x, residual = same_autocast_dtype(x, residual)
     y: Tensor = torch.ops.fusedlm.linear(x, weight, bias, residual, kernel, grad_dtype(weight))[0]
     return y

@@ -58,6 +58,7 @@ def quantize(weight: Tensor, format: str) -> QuantizedWeight:
     of 32 for q8_0, q4_0 and q4_1, of 256 for q4_k and q6_k. Raises ValueError where it is not, and for
     weights that are not finite.
     """
+    _rules.check_rows("quantize", "weight", weight)
     weight = as_rows(weight.detach())
     rows, cols = weight.shape
     data = empty((rows, core.weight_row_bytes(format, cols)), torch.uint8, weight)
@@ -85,7 +86,16 @@ def quantized_linear(
     it were alone. Raises ValueError naming the argument that does not fit.
     """
     weights = [weights] if isinstance(weights, QuantizedWeight) else list(weights)
-    biases = [bias] if bias is None or isinstance(bias, Tensor) else list(bias)
+    if not weights:
+        raise ValueError("quantized_linear: weights is empty, expected 1 to 3")
+    biases: list[Tensor | None] = [None] * len(weights)
+    if bias is not None:
+        biases = [bias] if isinstance(bias, Tensor) else list(bias)
+    if len(biases) != len(weights):
+        raise ValueError(
+            f"quantized_linear: bias holds {len(biases)}, expected {len(weights)} as weights"
+        )
+    _rules.check_rows("quantized_linear", "x", x)
     kernel = _rules.linear_activation(activation)
     columns = weights[0].rows if gated else sum(w.rows for w in weights)
     rows = as_rows(x.detach())
@@ -93,7 +103,7 @@ def quantized_linear(
     core.quantized_linear(
         rows,
         [w._matrix for w in weights],
-        biases[: len(weights)],
+        biases,
         None if residual is None else as_rows(residual),
         y,
         kernel,

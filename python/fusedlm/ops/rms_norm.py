@@ -7,7 +7,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
+from fusedlm import _rules
+
+from ._support import Context, as_rows, core, define, empty, rows_of, same_autocast_dtype
 
 
 def _forward(
@@ -33,7 +35,7 @@ def _forward_fake(
     x: Tensor, weight: Tensor, residual: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     total = x.new_empty(x.shape if residual is not None else (0,))
-    return x.new_empty(x.shape), total, x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
+    return x.new_empty(x.shape), total, x.new_empty(rows_of(x), dtype=torch.float32)
 
 
 def _backward(
@@ -115,6 +117,7 @@ def rms_norm(
     returns (y, sum), where sum = x + residual and the norm is taken of sum; otherwise y.
     Raises ValueError naming the argument whose shape or dtype does not fit.
     """
+    _rules.check_rows("rms_norm", "x", x)
     x, residual = same_autocast_dtype(x, residual)
     y, total, _ = torch.ops.fusedlm.rms_norm(x, weight, residual, eps)
     return y if residual is None else (y, total)

@@ -103,6 +103,8 @@ def sample(
     Raises ValueError naming the argument that does not fit, or the row of logits that holds NaN or
     +inf, or nothing but -inf; on a GPU such a row's token is -1 and its log-probability NaN.
     """
+    if logits.dim() != 2:
+        raise ValueError(f"sample: logits has shape {list(logits.shape)}, expected 2 dimensions")
     options = _rules.sample_options(top_k, top_p, min_p, repetition_penalty, seen, step)
     if seed is None:
         seed = int(torch.randint(2**62, ()))
