@@ -62,6 +62,11 @@ class AdamW(torch.optim.Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """torch's optimizers pickle and copy their state and groups alone."""
+        own = {"max_grad_norm": self.max_grad_norm, "last_grad_norm": self.last_grad_norm}
+        return {**super().__getstate__(), **own}
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters with options of their own. Raises ValueError naming the option that does not fit."""
         _check_options({**self.defaults, **param_group})

@@ -206,6 +206,13 @@ def test_damaged_and_foreign_adapters_name_the_file_and_leave_the_model_alone(tm
         load_lora(model, tmp_path)
 
 
+def test_adapters_on_adapters_are_no_fault_of_the_file(tmp_path):
+    model = add_lora(decoder("llama"))
+    save_lora(model, tmp_path)
+    with pytest.raises(ValueError, match="load_lora: the model has adapters already"):
+        load_lora(model, tmp_path)
+
+
 def test_adapters_under_a_classifier_are_refused_by_the_name_of_its_class():
     model = DecoderClassifier.of(add_lora(decoder("llama")), ["no", "yes"])
     with pytest.raises(ValueError, match="is a DecoderClassifier, expected a Decoder"):

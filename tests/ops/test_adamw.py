@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -149,6 +151,21 @@ def test_a_restored_state_goes_on_bit_for_bit(dtype):
     step(whole, first, 2)
     step(other, second, 2)
     assert torch.equal(whole[0], other[0])
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_goes_on_bit_for_bit_and_clips_alike(again):
+    param = randn(300, seed=0).requires_grad_()
+    optimizer = AdamW([param], lr=0.1, max_grad_norm=0.5)
+    param.grad = randn(300, seed=1)
+    optimizer.step()
+    other = again(optimizer)
+    assert other.last_grad_norm == optimizer.last_grad_norm
+    (copied,) = other.param_groups[0]["params"]
+    param.grad, copied.grad = randn(300, seed=2), randn(300, seed=2)
+    optimizer.step()
+    other.step()
+    assert torch.equal(param, copied) and param is not copied
 
 
 def test_parameters_without_gradient_stay():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fusedlm.data import PackedData, pack_text, train_chars
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import Decoder, ModelConfig, add_lora, load, load_lora
+from fusedlm.models import Decoder, Encoder, EncoderConfig, ModelConfig, add_lora, load, load_lora
 from fusedlm.train import (
     LanguageModelling,
     TrainConfig,
@@ -214,6 +214,10 @@ def test_resuming_another_run_is_refused(tmp_path):
         run(tmp_path / "r", replace(CONFIG, steps=8), resume=True, data=VALIDATION)
     with pytest.raises(ValueError, match="model has width 32, this one 64"):
         run(tmp_path / "r", replace(CONFIG, steps=8), resume=True, model=model(width=64))
+    checkpoint = checkpoints.load_checkpoint(tmp_path / "r" / "last")
+    encoder = Encoder(EncoderConfig(vocab_size=9, context=8, layers=1, width=8, heads=2))
+    with pytest.raises(ValueError, match="model is a Decoder, this one is a Encoder"):
+        checkpoint.restore(encoder, None, "")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class FusedAdamW(torch.optim.AdamW):
     """What a patched torch.optim.AdamW becomes; state and options stay torch's."""
 
     max_grad_norm: float | None = None
-    last_grad_norm: float
+    last_grad_norm: float = math.nan
     _state_of = optim.AdamW._state_of
 
     @torch.no_grad()

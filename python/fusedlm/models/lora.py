@@ -105,6 +105,8 @@ def add_lora(
             site.matrix.shape[1], rows, {_key(n) for n in chosen}, rank=rank,
             alpha=2.0 * rank if alpha is None else float(alpha), dropout=dropout,
         )  # fmt: skip
+        if not site.matrix.is_meta:
+            adapter = adapter.to(site.matrix.device)
         setattr(site.module, site.attribute, adapter)
     return model
 
@@ -195,10 +197,12 @@ def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None
 def load_lora(model: Decoder, folder: str | os.PathLike[str]) -> Decoder:
     """Attaches the adapters of a folder that `save_lora` or PEFT wrote; the rest is frozen.
 
-    Raises FileNotFoundError, `CorruptFileError` for missing, foreign or misshapen tensors, and
-    NotImplementedError for what PEFT knows and we do not (DoRA, biases, modules saved whole) and for
-    pickled weights.
+    Raises ValueError where the model has adapters, FileNotFoundError, `CorruptFileError` for missing,
+    foreign or misshapen tensors, and NotImplementedError for what PEFT knows and we do not (DoRA, biases,
+    modules saved whole) and for pickled weights.
     """
+    if has_lora(model):
+        raise ValueError("load_lora: the model has adapters already; merge or remove them first")
     folder = Path(folder)
     refuse_pickles(folder, WEIGHTS)
     config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)

@@ -56,11 +56,11 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def delta(self) -> Tensor:
         """[sum of rows, inputs] float32: what merging adds to W."""
-        inputs = next(iter(self.a.values())).shape[1]
+        first = next(iter(self.a.values()))
         parts = [
             self.scale * (whole(self.b[name]) @ whole(self.a[name]))
             if name in self.b
-            else torch.zeros(rows, inputs)
+            else torch.zeros(rows, first.shape[1], device=first.device)
             for name, rows in self.rows.items()
         ]
         return torch.cat(parts)

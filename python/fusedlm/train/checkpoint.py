@@ -191,6 +191,11 @@ class Checkpoint:
         Raises ValueError where model or data are not those of the checkpoint.
         """
         if self.model.config != model.config:
+            if type(self.model) is not type(model):
+                raise ValueError(
+                    f"{self.path}: the checkpoint's model is a {type(self.model).__name__}, this"
+                    f" one is a {type(model).__name__}"
+                )
             ours, theirs = model.config.to_dict(), self.model.config.to_dict()
             name = next(n for n in ours if ours[n] != theirs[n])
             raise ValueError(
