@@ -46,6 +46,11 @@ def linear_activation(activation: str | None) -> str:
     return activation or "none"
 
 
+def is_gated(activation: str) -> bool:
+    """Whether the feed-forward layer with this activation of `FFN_ACTIVATIONS` has a gate."""
+    return FFN_ACTIVATIONS[activation][1]
+
+
 def ffn_activation(activation: str, has_gate: bool) -> str:
     """The kernel's name for the activation of `ffn`."""
     if activation not in FFN_ACTIVATIONS:

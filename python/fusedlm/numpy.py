@@ -222,8 +222,8 @@ def ffn(
     """Feed-forward block: activation(x up_weight^T + up_bias) down_weight^T + down_bias + residual.
 
     x, residual [..., C]; up_weight, gate_weight [F, C]; down_weight [C, F]; up_bias, gate_bias [F];
-    down_bias [C]; activation "relu", "gelu" (erf), "gelu_tanh", or with gate_weight "swiglu" or
-    "geglu" (arXiv:2002.05202). Returns [..., C].
+    down_bias [C]; activation "relu", "gelu" (erf), "gelu_tanh", or with gate_weight "swiglu",
+    "geglu" or "geglu_tanh" (arXiv:2002.05202). Returns [..., C].
     Raises ValueError naming the argument that does not fit.
     """
     op, kernel = "ffn", _rules.ffn_activation(activation, gate_weight is not None)

@@ -28,6 +28,7 @@ DECODERS = {
         **SHAPE, kv_heads=1, activation="geglu", bias=True, head_width=16, ffn_width=40,
         rope_scaling={"rope_type": "linear", "factor": 3.0},
     ),
+    "llama with geglu_tanh": ModelConfig.llama(**SHAPE, activation="geglu_tanh", ffn_width=40),
     "mistral": ModelConfig.llama(**SHAPE, kv_heads=2, windows=[5, 5], ffn_width=40),
 }  # fmt: skip
 LABELS = ["no", "perhaps", "yes"]

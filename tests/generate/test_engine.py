@@ -28,6 +28,9 @@ CONFIGS = {
     "llama": ModelConfig.llama(**SHAPE, kv_heads=2),
     "llama tied, scaled": ModelConfig.llama(**SHAPE, kv_heads=1, tied=True, rope_scaling=SCALING),
     "interleaved": ModelConfig.llama(**SHAPE, rope_interleaved=True, head_width=24),
+    "geglu_tanh, layer norm": ModelConfig.llama(
+        **SHAPE, kv_heads=2, activation="geglu_tanh", norm="layer_norm", ffn_width=96
+    ),
     "geglu, layer norm, biases": ModelConfig.llama(
         **SHAPE, kv_heads=2, activation="geglu", norm="layer_norm", bias=True, ffn_width=100
     ),

@@ -21,6 +21,9 @@ VARIANTS = {
     "llama with one kv head, geglu, bias": ModelConfig.llama(
         **SHAPE, kv_heads=1, activation="geglu", bias=True, head_width=16, ffn_width=40
     ),
+    "llama with geglu_tanh": ModelConfig.llama(
+        **SHAPE, kv_heads=2, activation="geglu_tanh", ffn_width=40
+    ),
     "qwen2: bias on query, key and value only": ModelConfig.llama(
         **SHAPE, kv_heads=2, qkv_bias=True, tied=True, ffn_width=40
     ),

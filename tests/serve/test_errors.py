@@ -29,6 +29,7 @@ def server():
         ("top_p", 0, "top_p is 0.0, expected a number in (0, 1]"),
         ("max_tokens", 0, "max_tokens is 0, expected at least 1"),
         ("max_tokens", 41, "max_tokens is 41, this server allows 40"),
+        ("max_completion_tokens", 41, "max_completion_tokens is 41, this server allows 40"),
         ("n", 129, "n is 129, expected 1 to 128"),
         ("n", 100, "100 texts at once, this server takes 80"),
         ("stop", ["a", ""], "stop is not up to 16 strings, none empty"),
@@ -69,6 +70,11 @@ def test_a_prompt_beyond_the_context_is_refused_by_its_length(server):
     status, error = server.error("/v1/completions", {"prompt": "x" * 64})
     assert status == 400 and error["code"] == "context_length_exceeded"
     assert "context is 64 tokens, and the prompt has 64" in error["message"]
+    assert error["param"] == "prompt"
+    status, error = server.error(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 99}]}
+    )
+    assert status == 400 and error["param"] == "messages"
     status, error = server.error("/v1/completions", {"prompt": "x" * 65})
     assert status == 400 and error["code"] == "context_length_exceeded"
 
@@ -85,6 +91,15 @@ def test_prompts_that_do_not_fit_are_named(server):
     assert server.error("/v1/completions", {"prompt": []})[0] == 400
     status, error = server.error("/v1/completions", {"prompt": "a", "logprobs": 2})
     assert status == 400 and error["param"] == "logprobs"
+
+
+def test_too_many_prompts_and_best_of_are_named(server):
+    status, error = server.error("/v1/completions", {"prompt": ["a"] * 81})
+    assert status == 400 and error["param"] == "prompt" and "81 texts at once" in error["message"]
+    body = {"prompt": "a", "best_of": 1, "n": None, "max_tokens": 1}
+    assert server.send("/v1/completions", body)[0] == 200
+    status, error = server.error("/v1/completions", {**body, "n": 2})
+    assert status == 400 and error["param"] == "best_of"
 
 
 def test_fields_that_change_nothing_are_taken(server):

@@ -56,6 +56,27 @@ def test_a_request_that_takes_too_long_is_503_and_leaves_the_engine():
         assert server.service.admission.in_flight == 0
 
 
+def test_embeddings_that_take_too_long_are_503_and_the_next_wait_for_their_end():
+    ends, running = threading.Event(), []
+
+    class Slow:
+        name = "slow"
+
+        def embed(self, texts):
+            running.append(texts)
+            assert ends.wait(30)
+            return [[1.0]] * len(texts), 1
+
+    with serving(Held().model, Slow(), timeout=0.2) as server:
+        for _ in range(2):
+            status, error = server.error("/v1/embeddings", {"input": "a"})
+            assert status == 503 and error["code"] == "timeout"
+        assert running == [["a"]] and server.service.admission.in_flight == 0
+        ends.set()
+        assert server.send("/v1/embeddings", {"input": "b"})[0] == 200
+        assert running == [["a"], ["b"]]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_cancels_its_request(stream):
     held = Held()
@@ -138,7 +159,13 @@ def test_the_engines_thread_sleeps_where_there_is_nothing_to_do():
 def test_settings_that_do_not_fit_are_named():
     from fusedlm.serve import Settings
 
-    for field, value in (("max_running", 0), ("timeout", -1.0), ("port", -1), ("api_key", " ")):
+    for field, value in (
+        ("max_running", 0),
+        ("timeout", -1.0),
+        ("port", -1),
+        ("port", 65536),
+        ("api_key", " "),
+    ):
         with pytest.raises(ValueError, match=f"serve: {field} is"):
             Settings(**{field: value})
     assert Settings(host="::1").loopback and not Settings(host="0.0.0.0").loopback

@@ -107,6 +107,7 @@ class Twin:
             "relu": F.relu,
             "swiglu": F.silu,
             "geglu": F.gelu,
+            "geglu_tanh": lambda h: F.gelu(h, approximate="tanh"),
         }[self.config.activation]
         up = self._linear(x, at + "up", "_")
         hidden = (

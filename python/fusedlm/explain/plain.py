@@ -18,6 +18,7 @@ _ACTIVATIONS = {
     "relu": F.relu,
     "swiglu": F.silu,
     "geglu": F.gelu,
+    "geglu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 

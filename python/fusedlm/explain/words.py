@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from fusedlm._rules import FFN_ACTIVATIONS
 from fusedlm.models import Decoder, Encoder
 
 from .tracing import Model
@@ -208,9 +209,9 @@ def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, s
 
 
 def _feed_forward(activation: str, width: int, *, norm: str, of: str) -> tuple[str, str, str]:
-    act = {"gelu": "GELU", "gelu_tanh": "GELU", "relu": "ReLU", "swiglu": "SiLU", "geglu": "GELU"}
-    name = act[activation]
-    if activation in ("swiglu", "geglu"):
+    kernel, gated = FFN_ACTIVATIONS[activation]
+    name = {"gelu": "GELU", "gelu_tanh": "GELU", "relu": "ReLU", "silu": "SiLU"}[kernel]
+    if gated:
         how = f"two products up to {width} numbers, one of which, through {name}, gates the other"
         formula = f"x ← x + ({name}({of} Wgateᵀ) ⊙ {of} Wupᵀ) Wdownᵀ"
     else:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fusedlm._rules import FFN_ACTIVATIONS, is_gated
+
 from .fields import TO_FILL, CheckedFields, Filled
 
 NORMS = ("layer_norm", "rms_norm")
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "swiglu", "geglu")
+ACTIVATIONS = tuple(FFN_ACTIVATIONS)
 POSITIONS = ("learned", "rope")
 LLAMA3_SCALING = (
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
@@ -37,6 +39,11 @@ _LLAMA_SIZES: dict[str, dict[str, Any]] = {
         "kv_heads": 4, "ffn_width": 5632,
     },
 }  # fmt: skip
+
+
+def usual_ffn_width(width: int, activation: str) -> int:
+    """4 times the width; with a gate two thirds of that, as many parameters, up to whole 64s."""
+    return 64 * math.ceil(8 * width / 3 / 64) if is_gated(activation) else 4 * width
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class ModelConfig(CheckedFields):
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layers have a gate (SwiGLU, GEGLU)."""
-        return self.activation in ("swiglu", "geglu")
+        return is_gated(self.activation)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "layers", "width", "heads"):
@@ -109,14 +116,13 @@ class ModelConfig(CheckedFields):
         if derived and self.width % self.heads:
             self._bad("heads", f"a divisor of width={self.width} (or a head_width)")
         self._fill("head_width", self.width // self.heads)
-        gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
-        self._fill("ffn_width", gated_width if self.gated else 4 * self.width)
+        self._choice("activation", ACTIVATIONS)
+        self._fill("ffn_width", usual_ffn_width(self.width, self.activation))
         for name in ("kv_heads", "head_width", "ffn_width"):
             self._count(name, 1)
         if self.heads % self.kv_heads:
             self._bad("kv_heads", f"a divisor of heads={self.heads}")
         self._choice("norm", NORMS)
-        self._choice("activation", ACTIVATIONS)
         self._choice("position", POSITIONS)
         self._positive("norm_eps")
         self._positive("rope_base")

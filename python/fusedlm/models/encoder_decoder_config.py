@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from .config import ACTIVATIONS, NORMS, POSITIONS
+from fusedlm._rules import is_gated
+
+from .config import ACTIVATIONS, NORMS, POSITIONS, usual_ffn_width
 from .fields import TO_FILL, CheckedFields, Filled
 
 
@@ -48,22 +49,21 @@ class EncoderDecoderConfig(CheckedFields):
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layers have a gate (SwiGLU, GEGLU)."""
-        return self.activation in ("swiglu", "geglu")
+        return is_gated(self.activation)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "layers", "width", "heads"):
             self._count(name, 1)
         if self.width % self.heads:
             self._bad("heads", f"a divisor of width={self.width}")
-        gated_width = 64 * math.ceil(8 * self.width / 3 / 64)
+        self._choice("activation", ACTIVATIONS)
         for name, value in (
             ("decoder_layers", self.layers),
-            ("ffn_width", gated_width if self.gated else 4 * self.width),
+            ("ffn_width", usual_ffn_width(self.width, self.activation)),
         ):
             self._fill(name, value)
             self._count(name, 1)
         self._choice("norm", NORMS)
-        self._choice("activation", ACTIVATIONS)
         self._choice("position", POSITIONS)
         if self.position == "rope" and self.head_width % 2:
             self._bad("heads", "so many that width / heads is even, with position='rope'")

@@ -23,7 +23,10 @@ ARCHITECTURES = {
 }  # fmt: skip
 MOST_LAYERS = 10_000
 _PLAIN = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-_GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
+_GATED = {
+    "silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
+}  # fmt: skip
 
 
 class Fields:
@@ -184,7 +187,7 @@ def family_for(config: ModelConfig) -> str:
         return "gpt2"
     _only("Llama", config, position="rope", norm="rms_norm")
     if not config.gated:
-        raise _nothing_like("activation", config.activation, "Llama", "swiglu or geglu")
+        raise _nothing_like("activation", config.activation, "Llama", "one with a gate")
     if len({window for window in config.windows or () if window}) > 1:
         raise _nothing_like("windows", config.windows, "Qwen and Mistral", "windows of one size")
     if config.qk_norm:
@@ -235,7 +238,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_width, "intermediate_size": config.ffn_width,
         "rms_norm_eps": config.norm_eps, "attention_dropout": config.dropout,
-        "hidden_act": {"swiglu": "silu", "geglu": "gelu"}[config.activation],
+        "hidden_act": next(act for act, ours in _GATED.items() if ours == config.activation),
         # Both as transformers 4 and as 5 have it.
         "rope_theta": config.rope_base, "rope_scaling": config.rope_scaling,
         "rope_parameters": {

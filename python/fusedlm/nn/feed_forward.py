@@ -14,7 +14,6 @@ from fusedlm import _rules, ops
 from .adapter import Adapter
 from .basic import normal
 
-GATED = ("swiglu", "geglu")
 # By the names of the kernels.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -32,7 +31,12 @@ class FeedForward(nn.Module):
         out_std: float = 0.02,
     ) -> None:  # fmt: skip
         super().__init__()
-        gated = activation in GATED
+        if activation not in _rules.FFN_ACTIVATIONS:
+            raise ValueError(
+                f"FeedForward: activation is {activation!r}, expected one of"
+                f" {tuple(_rules.FFN_ACTIVATIONS)}"
+            )
+        gated = _rules.is_gated(activation)
 
         def zeros(n: int, wanted: bool = True) -> nn.Parameter | None:
             return nn.Parameter(torch.zeros(n)) if bias and wanted else None

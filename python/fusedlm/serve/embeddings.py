@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .endpoint import endpoint, read_json
-from .errors import ApiError, invalid
+from .errors import ApiError, invalid, timed_out
 from .requests import Fields
 
 if TYPE_CHECKING:
@@ -74,11 +74,13 @@ async def embeddings(service: Service, request: Request) -> Response:
     service.check_model(body.get("model"), service.embedder.name)
     texts, packed = _read(body)
     with service.admission.enter(1):
-        async with service.embedding_lock:  # one at a time: it uses all threads as it is
-            try:
-                vectors, tokens = await asyncio.to_thread(service.embedder.embed, texts)
-            except ValueError as error:
-                raise invalid(str(error), "input") from error
+        try:
+            async with asyncio.timeout(service.settings.timeout):
+                vectors, tokens = await _embed(service, service.embedder, texts)
+        except TimeoutError:
+            raise timed_out(service.settings.timeout) from None
+        except ValueError as error:
+            raise invalid(str(error), "input") from error
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(v) if packed else v}
         for index, v in enumerate(vectors)
@@ -87,6 +89,24 @@ async def embeddings(service: Service, request: Request) -> Response:
     return JSONResponse(
         {"object": "list", "data": data, "model": service.embedder.name, "usage": usage}
     )
+
+
+async def _embed(
+    service: Service, embedder: Embedder, texts: list[str]
+) -> tuple[list[list[float]], int]:
+    """One call at a time, since each uses all threads as it is.
+
+    A thread cannot be stopped: where nobody waits for it any more, the next call still waits for its end.
+    """
+    await service.embedding_lock.acquire()
+    work = asyncio.ensure_future(asyncio.to_thread(embedder.embed, texts))
+
+    def done(work: asyncio.Future[Any]) -> None:
+        service.embedding_lock.release()
+        work.cancelled() or work.exception()  # seen, also where nobody waits for it
+
+    work.add_done_callback(done)
+    return await asyncio.shield(work)
 
 
 def _read(body: dict[str, Any]) -> tuple[list[str], bool]:

@@ -46,5 +46,9 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param=param, code=code)
 
 
+def timed_out(seconds: float) -> ApiError:
+    return ApiError(503, f"The request took longer than {seconds:g} seconds", code="timeout")
+
+
 def unsupported(param: str, what: str) -> ApiError:
     return ApiError(400, f"{param} is not supported: {what}", param=param, code="unsupported_value")

@@ -33,6 +33,11 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "echo": ((False,), "the client has the prompt"),
     "suffix": (("",), "text is continued, not filled in"),
 }
+# What errors of the library begin with where one of these does not fit.
+_OPTIONS = {
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "seed", "guess_tokens",
+    "regex", "grammar",
+}  # fmt: skip
 _MOST_CHOICES, _MOST_STOPS, _MOST_PROMPTS = 128, 16, 256
 
 
@@ -116,7 +121,9 @@ def read_chat(body: Mapping[str, Any], model: LanguageModel, settings: Settings)
     logprobs = fields.take("logprobs", bool, False)
     older = fields.integer("max_tokens", 1)
     limit = fields.integer("max_completion_tokens", 1, default=older)
-    return _request(fields, [prompt], limit, logprobs, model, settings)
+    newer = body.get("max_completion_tokens") is not None
+    names = ("messages", "max_completion_tokens" if newer else "max_tokens")
+    return _request(fields, [prompt], limit, logprobs, model, settings, names)
 
 
 def read_completion(
@@ -137,33 +144,36 @@ def read_completion(
     if logprobs:
         raise unsupported("logprobs", "only those of the tokens that were drawn are kept: give 0")
     best_of = fields.integer("best_of", 1)
-    if best_of is not None and best_of != body.get("n", 1):
+    if best_of is not None and best_of != (1 if body.get("n") is None else body["n"]):
         raise unsupported("best_of", "every choice is returned")
     limit = fields.integer("max_tokens", 1, default=16)
-    return _request(fields, ids, limit, logprobs is not None, model, settings)
+    names = ("prompt", "max_tokens")
+    return _request(fields, ids, limit, logprobs is not None, model, settings, names)
 
 
 def _request(
     fields: Fields, prompts: list[list[int]], limit: int | None, logprobs: bool,
-    model: LanguageModel, settings: Settings,
+    model: LanguageModel, settings: Settings, names: tuple[str, str],
 ) -> TextRequest:  # fmt: skip
+    """`names` are those of the fields that the prompts and the limit came in."""
     for prompt in prompts:
         if len(prompt) >= model.context:
             raise invalid(
                 f"This model's context is {model.context} tokens, and the prompt has "
                 f"{len(prompt)}; shorten it",
-                "prompt",
+                names[0],
                 "context_length_exceeded",
             )
     room = model.context - min(len(prompt) for prompt in prompts)
     most = settings.max_new_tokens
     if limit is not None and most is not None and limit > most:
-        raise invalid(f"max_tokens is {limit}, this server allows {most}", "max_tokens")
+        raise invalid(f"{names[1]} is {limit}, this server allows {most}", names[1])
     wanted = min(room, limit or room, most or room)
     n = fields.integer("n", 1, _MOST_CHOICES, 1)
     if n * len(prompts) > settings.capacity:
         raise invalid(
-            f"{n * len(prompts)} texts at once, this server takes {settings.capacity}", "n"
+            f"{n * len(prompts)} texts at once, this server takes {settings.capacity}",
+            "n" if n > 1 else names[0],
         )
     stream = fields.take("stream", bool, False)
     include_usage = Fields(fields.take("stream_options", dict, {})).take("include_usage", bool)
@@ -245,9 +255,10 @@ def _checked(make: Any, param: str | None) -> Any:
         return make()
     except ValueError as error:
         message = str(error).removeprefix("generate: ").removeprefix("chat: ")
-        field = message.split(" ", 1)[0] if param is None else param
-        if field == "schema":
-            field = "response_format"
+        field = param
+        if param is None:
+            first = message.split(" ", 1)[0]
+            field = "response_format" if first == "schema" else first if first in _OPTIONS else None
         code = "context_length_exceeded" if "context is" in message else None
         raise invalid(message, field, code) from error
     except NotImplementedError as error:

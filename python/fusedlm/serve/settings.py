@@ -30,6 +30,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 self._bad(name, f"an integer of at least {least}")
+        if self.port > 65535:
+            self._bad("port", "at most 65535")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             self._bad("max_new_tokens", "at least 1")
         for name in ("timeout", "grace"):

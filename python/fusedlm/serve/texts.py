@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from fusedlm.generate.batch import Piece
 
-from .errors import ApiError
+from .errors import ApiError, timed_out
 from .metrics import Metrics
 from .requests import TextRequest
 from .settings import Settings
@@ -127,10 +127,7 @@ class Texts:
             async with asyncio.timeout_at(self._deadline):
                 index, item = await self._queue.get()
         except TimeoutError:
-            raise ApiError(
-                503, f"The request took longer than {self._settings.timeout:g} seconds",
-                code="timeout",
-            ) from None  # fmt: skip
+            raise timed_out(self._settings.timeout) from None
         if isinstance(item, ValueError):
             raise ApiError(400, str(item))
         if isinstance(item, Exception):
