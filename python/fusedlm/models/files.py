@@ -61,8 +61,18 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a name to write to; on leaving, that file, flushed, takes the place of `path`, or none does."""
-    path = Path(path)
+    """Yields a name to write to; on leaving, that file, flushed, takes the place of `path`, or none does.
+
+    Of a link, what it points to is replaced. A pipe or a device cannot be: it is written to as it is.
+    """
+    if _written_directly(Path(path)):
+        yield Path(path)
+        return
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file or nothing", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
         with naming(path):
@@ -72,3 +82,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _written_directly(path: Path) -> bool:
+    """Of /dev/stdout, too, where it is a file, since the shell writes on into that."""
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    return special or path.parent == Path("/dev")

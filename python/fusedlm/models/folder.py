@@ -22,7 +22,7 @@ def atomic_folder(path: str | os.PathLike[str], marker: str = "config.json") -> 
     is not empty and has no file named `marker` is somebody else's: FileExistsError. Files of an
     old folder that the new one does not have are gone afterwards.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
     recover_folder(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, expected a folder or nothing")
@@ -48,6 +48,7 @@ def final_name(folder: Path) -> str:
 
 def recover_folder(path: Path) -> None:
     """Puts back a folder that a crash left under its backup name (see `_take_place`)."""
+    path = Path(os.path.realpath(path))
     backup = _backup(path)
     if not path.exists() and backup.is_dir():
         backup.rename(path)
@@ -55,6 +56,7 @@ def recover_folder(path: Path) -> None:
 
 def clear_up(path: Path) -> None:
     """Puts right what a killed `atomic_folder` of `path` has left. Not while another one may be at it."""
+    path = Path(os.path.realpath(path))
     recover_folder(path)
     for leftover in path.parent.glob(f"{glob.escape(_new(path))}*"):
         shutil.rmtree(leftover, ignore_errors=True)
