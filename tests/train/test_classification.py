@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from fusedlm.models import (
     ModelConfig,
     load,
 )
+from fusedlm.models.tagging import Piece
 from fusedlm.models.texts import encode_texts, over_batches
 from fusedlm.train import (
     Classification,
@@ -35,6 +37,7 @@ from fusedlm.train import loop as loops
 from fusedlm.train.classification import freeze
 from fusedlm.train.length_batches import LengthBatches
 from fusedlm.train.linear_probe import _features
+from fusedlm.train.token_classification import with_targets
 
 WORDS = "the film was a story of a man and a woman in town with music".split()
 GOOD, BAD = "good great fine".split(), "bad poor dull".split()
@@ -234,6 +237,43 @@ def test_a_tagger_learns_entities_of_more_than_one_word(tmp_path, make):
     lines = [m for m in read_metrics(result.metrics) if "val_f1" in m]
     assert [m["step"] for m in lines] == [40, 80, 120]
     assert load(result.best_checkpoint)[0].config.labels == labels
+
+
+def test_a_sentence_whose_words_have_no_token_is_left_out():
+    pieces = [Piece(0, 0, [4, 5], [0, 1]), Piece(1, 0, [6], [-1])]
+    found = with_targets(pieces, [["O", "B-X"], ["O"]], ["O", "B-X"])
+    assert found.rows == [[4, 5]] and found.targets == [[0, 1]]
+
+
+def test_targets_beyond_the_labels_are_refused_before_training():
+    data = sequences(encoder(), 6, 0)
+    wrong = replace(data, targets=[0, 1, 2, 0, 1, 0])
+    for pair, name in (((wrong, data), "train_data"), ((data, wrong), "val_data")):
+        with pytest.raises(ValueError, match=rf"{name} has the target 2, expected 0 to 1"):
+            Classification(encoder(), TOKENIZER, *pair, CONFIG)
+
+
+def test_numpys_integers_are_targets_too():
+    numbers = np.asarray([0, 1, 1, 0])
+    batches = LengthBatches(Sequences([[1], [2], [3], [4]], list(numbers)), 4)
+    assert sorted(batches.next()[1].tolist()) == [0, 0, 1, 1]
+
+
+def test_other_smoothing_or_types_are_another_run(tmp_path):
+    fit(task(), CONFIG, tmp_path, progress=False)
+    longer = replace(CONFIG, steps=10)
+    with pytest.raises(ValueError, match="trained on other data"):
+        fit(task(label_smoothing=0.5), longer, tmp_path, progress=False, resume=True)
+    data = sequences(encoder(), 4, 0)
+    types = [[0] * len(row) for row in data.rows]
+    assert replace(data, types=types).fingerprint() != data.fingerprint()
+
+
+def test_a_probe_needs_two_texts():
+    data = sequences(encoder(), 4, 0)
+    one = Sequences(data.rows[:1], data.targets[:1])
+    with pytest.raises(ValueError, match="train_data has 1 row, expected at least 2"):
+        fit_probe(encoder(), one, data)
 
 
 def test_rows_and_targets_must_be_as_many():

@@ -86,9 +86,11 @@ def test_pairs_that_cannot_be_used_are_counted(tmp_path):
         ' "chosen": [{"role": "assistant", "content": "b"}], "rejected": "c"}\n'
         '{"prompt": "a", "chosen": "b", "rejected": "b"}\n'
         '{"prompt": "a", "chosen": "b"}\n{"prompt": "a", "chosen": "", "rejected": "c"}\n[\n'
+        '{"prompt": "a", "chosen": [{"role": "user", "content": "b"}], "rejected": "c"}\n'
     )
     skipped = Skipped()
     rows = read_preferences(str(file), skipped)
     assert rows == [([{"role": "user", "content": "a"}], "b", "c")] * 2
     assert skipped.first["chosen and rejected are the same"].endswith("p.jsonl:3")
-    assert sum(skipped.counts.values()) == 4
+    assert skipped.first["chosen ends with a message that is not the assistant's"].endswith(":7")
+    assert sum(skipped.counts.values()) == 5

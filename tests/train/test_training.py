@@ -138,6 +138,25 @@ def test_the_schedule_rises_then_falls_along_a_cosine():
     assert learning_rate(replace(config, warmup=0), 1) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_tokens_that_are_ignored_weigh_nothing_and_a_step_of_them_alone_is_refused(tmp_path):
+    task = LanguageModelling(model(ignore_index=3), TOKENIZER, TRAIN, VALIDATION, CONFIG)
+    tokens = torch.tensor([[1, 2, 3, 3]])
+    assert task.weight((tokens, torch.tensor([[2, 3, 3, 5]]))) == 2
+    nothing = PackedData.of(torch.full((200,), 3), TOKENIZER.vocab_size)
+    with pytest.raises(ValueError, match="step 1: nothing is to be learned of its batches"):
+        run(tmp_path, model=model(ignore_index=3), data=nothing)
+
+
+def test_validation_data_is_looked_at_before_the_first_step(tmp_path):
+    for data, message in (
+        (PackedData.of([1], TOKENIZER.vocab_size), "val_data has 1 tokens, expected at least 2"),
+        (PackedData.of([1, 2], 999), "val_data has a vocabulary of 999, the model one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(model(), TOKENIZER, TRAIN, data, CONFIG, tmp_path, progress=False)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     run(tmp_path / "r")
     before = contents(tmp_path / "r/last")
@@ -223,6 +242,21 @@ def test_resuming_another_run_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("best", 5), ("best", {"x": 1.0}), ("best", {"val_loss": "x"}), ("step", -1), ("step", 2**70),
+        ("tokens", 1.5), ("data", 3), ("batches", []), ("batches", {}),
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_named(tmp_path, field, value):
+    run(tmp_path, replace(CONFIG, steps=2))
+    file = tmp_path / "last" / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises((CorruptFileError, ValueError), match=rf"state.json.*{field}|the state has"):
+        run(tmp_path, replace(CONFIG, steps=4), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
         ("steps", 0), ("batch", 1.5), ("lr", -1.0), ("lr", math.nan), ("betas", (0.9,)),
         ("betas", (0.9, 1.0)), ("clip", 0), ("precision", "float16"), ("min_lr_ratio", 2.0),
         ("eval_batches", 0), ("weight_decay", -0.1),
@@ -277,6 +311,19 @@ def test_a_run_with_adapters_resumes_bit_for_bit_and_leaves_a_merged_model(tmp_p
     beside = load_lora(model(), tmp_path / "whole" / "best" / "adapter").eval()
     tokens = torch.zeros(1, 5, dtype=torch.int64)
     torch.testing.assert_close(best(tokens), beside(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_resuming_with_other_adapters_is_refused(tmp_path):
+    config = replace(CONFIG, steps=2)
+    run(tmp_path, config, model=add_lora(model(), rank=2, alpha=4))
+    for other, message in (
+        (add_lora(model(), rank=2, alpha=400), r"adapters of alpha 4.0, this one of 400.0"),
+        (add_lora(model(), rank=4, alpha=4), "adapters of rank 2, this one of 4"),
+        (add_lora(model(), rank=2, alpha=4, targets=["q_proj"]), "adapters of targets"),
+        (model(), "adapters of rank 2, this one of None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, CONFIG, model=other, resume=True)
 
 
 class _Ragged(LanguageModelling):

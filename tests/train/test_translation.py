@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -196,6 +197,20 @@ def test_pairs_too_long_for_the_model_are_counted_and_none_left_is_an_error():
 def test_settings_that_do_not_fit_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         task(**options)
+
+
+def test_a_missing_sacrebleu_shows_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(NotImplementedError, match="need sacrebleu"):
+        task(objective="chrf")
+
+
+def test_resuming_by_another_objective_is_refused(tmp_path):
+    pytest.importorskip("sacrebleu")
+    fit(task(), CONFIG, tmp_path, progress=False)
+    longer = replace(CONFIG, steps=CONFIG.steps + 1)
+    with pytest.raises(ValueError, match=r"chosen among val_loss, this run's by chrf"):
+        fit(task(objective="chrf"), longer, tmp_path, progress=False, resume=True)
 
 
 def test_chrf_decides_which_model_is_best_where_it_is_asked_to(tmp_path):

@@ -188,7 +188,9 @@ def _carry_out(
     from fusedlm.train.answer_tokens import AnswerTokens
 
     skipped = Skipped()
-    answers = AnswerTokens(tokenizer, min(run.context, model.config.context))
+    answers = AnswerTokens(
+        tokenizer, min(run.context, model.config.context), model.config.ignore_index
+    )
     make = _chat_task if run.kind == "chat" else _preference_task
     task, held, count = make(run, out, settings, model, tokenizer, answers, skipped)
     for line in skipped.lines():

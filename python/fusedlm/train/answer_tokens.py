@@ -11,9 +11,8 @@ from fusedlm.data.labelled import Skipped
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.generate.vocabulary import Vocabulary
 
-from .length_batches import Sequences
+from .length_batches import IGNORED, Sequences
 
-IGNORED = -100
 # For a model that brings none: what was said, by whom, and the end token after each answer.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}"
@@ -25,18 +24,19 @@ PLAIN_TEMPLATE = (
 class AnswerTokens:
     """(tokens, targets) of conversations as the model's chat template writes them.
 
-    targets are the next tokens where these are the assistant's, its end token included, and -100
-    elsewhere. A conversation is cut where `LanguageModel.chat` has the model begin and end an answer, so
-    that what is trained is what it will be asked for.
+    targets are the next tokens where these are the assistant's, its end token included, and `ignored`
+    (the config's ignore_index) elsewhere. A conversation is cut where `LanguageModel.chat` has the model
+    begin and end an answer, so that what is trained is what it will be asked for.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: int, ignored: int = IGNORED) -> None:
         template = Vocabulary.of(tokenizer, Path("tokenizer")).template
         if template is None:
             raise ValueError("the model has no chat template; give the tokenizer one first")
         if not tokenizer.end_ids:
             raise ValueError("the model has no token that ends an answer")
         self._tokenizer, self._template, self._context = tokenizer, template, context
+        self._ignored = ignored
         self._ends = [t for t in map(tokenizer.token, tokenizer.end_ids) if t]
 
     def encode(self, messages: Conversation, *, last: bool = False) -> tuple[list[int], list[int]]:
@@ -58,7 +58,7 @@ class AnswerTokens:
                 raise ValueError("the chat template ends an answer without an end token")
         if len(tokens) - 1 > self._context:
             raise ValueError(f"more than {self._context} tokens, the context")
-        targets = [IGNORED] * len(tokens)
+        targets = [self._ignored] * len(tokens)
         for first, end in answered[-1:] if last else answered:
             for place in range(first, end):
                 targets[place] = tokens[place]

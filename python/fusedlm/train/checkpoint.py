@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fusedlm._sharded import part_like, rank, sharded_like
+from fusedlm._sharded import part_like, rank, ranks, sharded_like
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 from fusedlm.models.decoder import Decoder
@@ -37,6 +37,7 @@ from fusedlm.models.folder import atomic_folder
 from fusedlm.models.io import Model, load, write_model
 from fusedlm.models.lora import adapted, has_lora, load_lora, write_lora
 from fusedlm.models.weights import Tensors, write_tensors
+from fusedlm.nn.adapter import Adapter
 from fusedlm.optim import AdamW
 
 from .config import TrainConfig
@@ -202,6 +203,13 @@ class Checkpoint:
                 f"{self.path}: the checkpoint's model has {name} {theirs[name]!r}, this one"
                 f" {ours[name]!r}"
             )
+        ours, theirs = _adapters_of(model), _adapters_of(self.model)
+        if ours != theirs:
+            name = next(n for n in ours if ours[n] != theirs[n])
+            raise ValueError(
+                f"{self.path}: the checkpoint's model has adapters of {name} {theirs[name]!r}, this"
+                f" one of {ours[name]!r}"
+            )
         if self.state["data"] != data:
             raise ValueError(
                 f"{self.path}: the checkpoint was trained on other data; give the same text and"
@@ -209,7 +217,12 @@ class Checkpoint:
             )
         if not any(p.is_meta for p in self.model.parameters()):
             model.load_state_dict(self.model.state_dict())
-        batches.load_state_dict(self.state["batches"])
+        try:
+            batches.load_state_dict(self.state["batches"])
+        except (KeyError, TypeError) as error:
+            raise CorruptFileError(
+                self.path / "state.json", f"batches lacks what the data needs ({error!r})"
+            ) from error
 
     def restore_optimizer(self, model: Model, optimizer: AdamW) -> None:
         """Gives the optimizer of `model`, or of this rank's part of it, the state of each parameter."""
@@ -232,21 +245,16 @@ def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint
     folder = Path(path)
     state = read_json(folder / "state.json")
     try:
-        progress = Progress(
-            int(state["step"]),
-            state["best"],
-            int(state["best_step"]),
-            int(state["tokens"]),
-        )
-        float(progress.step)  # as the optimizer holds it: OverflowError
+        progress = _progress(state)
         config = TrainConfig.from_dict(state["config"])
-        assert isinstance(state["data"], str) and isinstance(state["batches"], dict)
-    except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
+        if not isinstance(state["data"], str) or not isinstance(state["batches"], dict):
+            raise TypeError("data or batches")
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(
             folder / "state.json", f"bad or missing entry ({error!r})"
         ) from error
-    model, tokenizer = load(folder, weights=False)
-    if not gets_parts(model, parallel or config.parallel):
+    model, tokenizer = load(folder, weights=ranks() == 1)
+    if ranks() > 1 and not gets_parts(model, parallel or config.parallel):
         model, tokenizer = load(folder)
     if (folder / ADAPTER).is_dir():
         if not isinstance(model, Decoder):
@@ -255,6 +263,31 @@ def load_checkpoint(path: str | Path, parallel: str | None = None) -> Checkpoint
         load_lora(model, folder / ADAPTER)
     tensors = Tensors(folder / "optimizer.safetensors")
     return Checkpoint(folder, model, tokenizer, config, progress, state, tensors)
+
+
+def _progress(state: dict[str, Any]) -> Progress:
+    best = state["best"]
+    if best is not None and not (
+        isinstance(best, dict)
+        and "val_loss" in best
+        and all(isinstance(number, (int, float)) for number in best.values())
+    ):
+        raise TypeError(f"best is {best!r}")
+    for name in ("step", "best_step", "tokens"):
+        if type(state[name]) is not int or not 0 <= state[name] < 2**63:
+            raise TypeError(f"{name} is {state[name]!r}")
+    return Progress(state["step"], best, state["best_step"], state["tokens"])
+
+
+def _adapters_of(model: Model) -> dict[str, Any]:
+    """What says which adapters a model has: two with the same compute the same."""
+    found = {n: m for n, m in model.named_modules() if isinstance(m, Adapter)}
+    first = next(iter(found.values()), None)
+    return {
+        "rank": first and first.rank, "alpha": first and first.alpha,
+        "dropout": first and first.dropout,
+        "targets": sorted(f"{name}.{target}" for name, m in found.items() for target in m.b),
+    }  # fmt: skip
 
 
 def check_same_settings(checkpoint: Checkpoint, config: TrainConfig) -> None:

@@ -13,7 +13,7 @@ from fusedlm.models.packed import Packed
 from fusedlm.models.texts import Classifier, class_names, over_batches
 
 from .config import TrainConfig
-from .length_batches import LengthBatches, Sequences
+from .length_batches import IGNORED, LengthBatches, Sequences, flat
 from .task import Task
 
 Batch = tuple[Packed, Tensor]
@@ -31,12 +31,21 @@ class Classification(Task):
         self, model: Classifier, tokenizer: Tokenizer, train_data: Sequences, val_data: Sequences,
         config: TrainConfig, *, label_smoothing: float = 0.0,
     ) -> None:  # fmt: skip
+        for name, data in (("train_data", train_data), ("val_data", val_data)):
+            self._check_targets(name, flat(data.targets), len(class_names(model)))
         self.model, self.tokenizer = model, tokenizer
         self.batches = LengthBatches(
             train_data, config.batch, config.seed, first_position=model.config.first_position
         )
         self.validation = val_data
         self._smoothing = label_smoothing
+
+    def _check_targets(self, name: str, targets: list[int], classes: int) -> None:
+        wrong = next((t for t in targets if not 0 <= t < classes and t != IGNORED), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{type(self).__name__}: {name} has the target {wrong}, expected 0 to {classes - 1}"
+            )
 
     def loss(self, batch: Batch) -> Tensor:
         return self.model.classify_packed(*batch, label_smoothing=self._smoothing)
@@ -45,7 +54,7 @@ class Classification(Task):
         return len(batch[0].tokens)
 
     def weight(self, batch: Batch) -> float:
-        return int((batch[1] != -100).sum())
+        return int((batch[1] != IGNORED).sum())
 
     def evaluate(self) -> dict[str, float]:
         targets = torch.tensor(self.validation.targets)
@@ -58,7 +67,7 @@ class Classification(Task):
         return {"val_loss": loss, "val_accuracy": right}
 
     def fingerprint(self) -> str:
-        return self.batches.data.fingerprint()
+        return f"{self.batches.data.fingerprint()}-{self._smoothing}"
 
     def about_data(self) -> dict[str, int]:
         return {

@@ -41,6 +41,13 @@ class LanguageModelling(Task):
                 f"train: train_data has a vocabulary of {train_data.vocab_size}, the model one of"
                 f" {model.config.vocab_size}"
             )
+        if val_data.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"train: val_data has a vocabulary of {val_data.vocab_size}, the model one of"
+                f" {model.config.vocab_size}"
+            )
+        if len(val_data) < 2:
+            raise ValueError(f"train: val_data has {len(val_data)} tokens, expected at least 2")
         self.model, self.tokenizer = model, tokenizer
         self.batches = Batches(train_data, config.batch, context, config.seed)
         self._validation = (val_data, config.batch, context, config.eval_batches)
@@ -59,6 +66,9 @@ class LanguageModelling(Task):
 
     def tokens(self, batch: Batch) -> int:
         return batch[0].numel()
+
+    def weight(self, batch: Batch) -> float:
+        return int((batch[1] != self.model.config.ignore_index).sum())
 
     def evaluate(self) -> dict[str, float]:
         return {"val_loss": evaluate(self.model, validation_batches(*self._validation))}

@@ -16,6 +16,7 @@ from fusedlm.models.packed import Packed
 # Sequences are sorted by length within so many batches: enough for batches of like length, few enough
 # to leave chance its part in which sequences meet.
 _SORTED = 32
+IGNORED = -100  # the target of a token that counts for nothing
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,25 @@ class Sequences:
             )
 
     def fingerprint(self) -> str:
-        """A hash of rows and targets, to know the data again."""
+        """A hash of rows, targets and types, to know the data again."""
         digest = hashlib.sha256()
         for row, target in zip(self.rows, self.targets, strict=True):
             digest.update(np.asarray([len(row), *row], dtype=np.int64).data)
             digest.update(np.asarray(target, dtype=np.int64).data)
+        for row in self.types or ():
+            digest.update(np.asarray(row, dtype=np.int64).data)
         return digest.hexdigest()[:32]
 
 
 def flat(targets: Sequence[int | Sequence[int]]) -> list[int]:
     """Classes as they are; the targets of rows one behind the other."""
-    return [t for each in targets for t in ((each,) if isinstance(each, int) else each)]
+    found: list[int] = []
+    for each in targets:
+        if isinstance(each, Sequence):
+            found.extend(each)
+        else:
+            found.append(int(each))
+    return found
 
 
 class LengthBatches(Drawn):

@@ -26,6 +26,8 @@ def fit_probe(
     classes, head = len(class_names(model)), model.classifier
     if head is None or head.bias is None:
         raise ValueError("fit_probe: the model has no classifier with a bias")
+    if len(train_data.rows) < 2:
+        raise ValueError("fit_probe: train_data has 1 row, expected at least 2")
     train, held = (_features(model, data.rows, progress) for data in (train_data, val_data))
     # To mean 0 and spread 1, so that one penalty fits all features; undone in the weights afterwards.
     mean, spread = train.mean(0), train.std(0).clamp(min=1e-6)

@@ -118,6 +118,11 @@ def _fit(
         check_same_settings(checkpoint, config)
         checkpoint.restore(model, task.batches, fingerprint)
         at = checkpoint.progress
+        if at.best is not None and task.objective not in at.best:
+            raise ValueError(
+                f"{last}: the checkpoint's best model was chosen among {', '.join(at.best)}, this"
+                f" run's by {task.objective}; resume with the same objective, or start a new run"
+            )
     at.record = Record(task, fingerprint, last if resume else None)
     parallel.check_same(**config.to_dict(), data=fingerprint, step=at.step)
     ranks = parallel.Parallel(task, config)
@@ -220,6 +225,9 @@ def _step(
     mine: list[tuple[float, ...]] = [(task.weight(b), task.tokens(b)) for b in batches]
     counts = parallel.collect(mine)
     weight = sum(w for w, _ in counts)
+    if not weight:
+        where = task.where(first, task.batches.drawn)
+        raise ValueError(f"train: step {step}: nothing is to be learned of its batches ({where})")
     losses = []
     for turn, (batch, (own, _)) in enumerate(zip(batches, mine, strict=True)):
         torch.manual_seed(_noise_seed(config, step, turn * _sharded.ranks() + rank()))

@@ -74,6 +74,8 @@ def _pair(row: Any) -> tuple[list[Any], str, str]:
         if isinstance(answer, list):  # messages: the last is the answer, the others are the prompt
             if not answer or answer[:-1] not in ([], asked) or not isinstance(answer[-1], dict):
                 raise BadRow(f"{name} is no answer to the prompt")
+            if answer[-1].get("role") != "assistant":
+                raise BadRow(f"{name} ends with a message that is not the assistant's")
             answer = answer[-1].get("content")
         messages = checked([*asked, {"role": "assistant", "content": answer}])
         answers.append(messages[-1]["content"])
@@ -211,7 +213,7 @@ class PreferenceTuning(Task):
             yield *_pack(self._held[chosen]), self._held_reference[chosen]
 
     def fingerprint(self) -> str:
-        return fingerprint(self.batches.pairs)
+        return f"{fingerprint(self.batches.pairs)}-{self._beta}"
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:

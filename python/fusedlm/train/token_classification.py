@@ -14,9 +14,7 @@ from fusedlm.models.texts import Classifier, class_names
 
 from .classification import Classification
 from .config import TrainConfig
-from .length_batches import Sequences, flat
-
-IGNORED = -100
+from .length_batches import IGNORED, Sequences, flat
 
 
 class TokenClassification(Classification):
@@ -58,13 +56,18 @@ class TokenClassification(Classification):
 def with_targets(
     pieces: Sequence[Piece], tags: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> Sequences:
-    """Tokens with the class of the word that each begins; other tokens count for nothing."""
+    """Tokens with the class of the word that each begins; other tokens count for nothing.
+
+    Pieces in which no word begins are left out.
+    """
     number = {label: i for i, label in enumerate(labels)}
-    targets = []
+    rows, targets = [], []
     for piece in pieces:
         row = [IGNORED] * len(piece.ids)
         for place, token in enumerate(piece.firsts, piece.first_word):
             if token >= 0:
                 row[token] = number[tags[piece.sentence][place]]
-        targets.append(row)
-    return Sequences([piece.ids for piece in pieces], targets)
+        if any(target != IGNORED for target in row):
+            rows.append(piece.ids)
+            targets.append(row)
+    return Sequences(rows, targets)

@@ -15,6 +15,7 @@ from .config import TrainConfig
 from .evaluation import mean_loss
 from .pair_batches import PairBatch, PairBatches, Rows, all_pairs, size
 from .task import Task
+from .translation_scores import chrf, sacrebleu
 
 Pair = tuple[str, str]
 CHRF_PAIRS = 300  # translated after each evaluation, where chrF decides which model is best
@@ -55,6 +56,8 @@ class Translation(Task):
             )
         if objective not in ("val_loss", "chrf"):
             raise ValueError(f"Translation: objective is {objective!r}, expected val_loss or chrf")
+        if objective == "chrf":
+            sacrebleu()  # where it is missing, that is said now
         self.model, self.tokenizer, self.objective = model, tokenizer, objective
         self.higher_is_better = objective == "chrf"
         self.label_smoothing, self._tokens = label_smoothing, config.batch
@@ -115,8 +118,6 @@ class Translation(Task):
         return found
 
     def _chrf(self) -> float:
-        from .translation_scores import chrf
-
         sources = [source for source, _ in self._shown]
         made = translate(self.model, self.tokenizer, sources, memory=self._memory, beam=1)
         return chrf([text or "" for text in made], [t for _, t in self._shown])

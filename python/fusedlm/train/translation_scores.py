@@ -19,13 +19,13 @@ def bleu(translations: Sequence[str], references: Sequence[str], *, tokenize: st
 
     `tokenize` is sacreBLEU's: 13a for languages with spaces, zh, ja-mecab or char for others.
     """
-    found = _sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize)
+    found = sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize)
     return float(found.score)
 
 
 def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
     """chrF2 of a corpus, 0 to 100 (Popović 2015): n-grams of characters, so no tokenizer matters."""
-    return float(_sacrebleu().corpus_chrf(translations, [references]).score)
+    return float(sacrebleu().corpus_chrf(translations, [references]).score)
 
 
 def placeholders(text: str) -> Counter[str]:
@@ -54,7 +54,7 @@ def scores(
     }
 
 
-def _sacrebleu() -> ModuleType:
+def sacrebleu() -> ModuleType:
     try:
         import sacrebleu
     except ImportError as error:
