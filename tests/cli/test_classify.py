@@ -166,7 +166,7 @@ def test_a_decoder_is_a_backbone_new_and_already_trained(run, data, tmp_path, ba
     assert code == 0 and "penalty" in stdout, err
     assert report(tmp_path / "probe")["accuracy"] > 0.7
     code, _, err = run("generate", first, "x")
-    assert code == 1 and "writes no text" in err
+    assert code == 1 and "holds a classifier" in err and "expected a language model" in err
 
 
 def test_the_classic_preset_is_the_small_model_of_tutorials(run, data, tmp_path):

@@ -237,7 +237,7 @@ def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
     code, _, err = run("embed", tmp_path / "encoder", "-", stdin=b"the fox\nthe \xff\n")
     assert code == 1 and "stdin: line 2 is not UTF-8" in err
     code, _, err = run("embed", trained, tmp_path / "lines.txt")
-    assert code == 1 and "holds a decoder, expected an encoder" in err
+    assert code == 1 and "holds a decoder (see `fusedlm generate`), expected an encoder" in err
     code, _, err = run("generate", tmp_path / "encoder", "x")
     assert code == 1 and "holds an encoder" in err
 

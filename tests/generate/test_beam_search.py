@@ -124,6 +124,8 @@ def test_the_model_stays_in_the_mode_that_it_was_in():
         ([[1] * 24], {}, "source 0 has 24 tokens, the model's context is 23"),
         ([[37]], {}, "source 0 holds token 37, expected ids from 0 to 36"),
         ([[1]], {"beam": 0}, "beam is 0, expected at least 1"),
+        ([1, 2], {}, "sources is flat, expected a list of lists"),
+        ([[1], [2]], {"examples": [[]]}, "examples has 1 rows, expected 2 as sources"),
         ([[1]], {"length_penalty": -1.0}, "length_penalty is -1.0"),
         ([[1]], {"max_length": 0}, "max_length is 0"),
     ],

@@ -38,7 +38,19 @@ CHAT = [
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-@pytest.mark.parametrize("source", [CHATML, LLAMA2])
+MARKED = """\
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}{{ message.content }}{% endgeneration %}
+    {%- else %}
+        {{- message | tojson(separators=(',', ':'), sort_keys=true) }}
+        {{- {'b': 1, 'a': message.content} | tojson(indent=2) }}{{ message | tojson(true) }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+
+@pytest.mark.parametrize("source", [CHATML, LLAMA2, MARKED])
 @pytest.mark.parametrize("prompt", [True, False])
 def test_the_text_is_that_of_transformers(source, prompt):
     utils = pytest.importorskip("transformers.utils.chat_template_utils")

@@ -192,3 +192,8 @@ def test_bad_arguments_are_named():
     assert generate(model, [[1]], max_new_tokens=0) == [[]]
     with pytest.raises(TypeError, match="unknown argument 'temprature'"):
         generate_text(text_model(), ByteTokenizer(), "a", temprature=1.0)
+
+
+def test_a_flat_prompt_is_refused_by_name():
+    with pytest.raises(ValueError, match="tokens is empty or flat, expected"):
+        generate(small_model("llama"), [1, 2], max_new_tokens=1)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fusedlm.errors import EXPECTED
 
@@ -91,9 +90,3 @@ def memory_limit(room: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def resident() -> int:
-    """Bytes of memory in use now."""
-    pages: Any = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()

@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .attempt import Finding, attempt, memory_limit, resident
+from tools.memory import resident
+
+from .attempt import Finding, attempt, memory_limit
 from .case import Case, Target, damaged
 
 STANDSTILL = 30.0  # seconds in which a worker must come to its next input, busy machine or not

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 import fusedlm
+from tools.memory import resident
 
 from . import generations, training
-from .meter import MB, Limits, Meter, Verdict, resident
+from .meter import MB, Limits, Meter, Verdict
 
 SECONDS = 15.0  # from one line of progress to the next
 

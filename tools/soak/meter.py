@@ -6,20 +6,15 @@ import os
 import time
 from array import array
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from tools.memory import resident
+
 MB = 1e6
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # The allocator keeps what is freed, in pieces: a run of a few seconds may end so much above its start.
 NOISE = 8 * MB
 _BLOCKS = 200  # a median of each takes the peaks of the longest shapes out of the line
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
 
 
 def open_files() -> int:

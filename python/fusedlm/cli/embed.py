@@ -15,6 +15,7 @@ from .options import (
     Threads,
     choose_precision,
     lines_of,
+    load_as,
     model_folder,
     set_threads,
 )
@@ -45,7 +46,7 @@ def embed(
     import torch
     from tqdm import tqdm
 
-    from fusedlm.models import Encoder, load
+    from fusedlm.models import Encoder
     from fusedlm.models import embed as vectors_of
     from fusedlm.models.files import whole_file
 
@@ -59,11 +60,7 @@ def embed(
     if not lines:
         raise ValueError(f"{name} is empty, expected one text a line")
     folder = model_folder(model)
-    loaded, tokenizer = load(folder)
-    if not isinstance(loaded, Encoder):
-        raise ValueError(f"{folder} holds a decoder, expected an encoder such as MiniLM")
-    if tokenizer is None:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    loaded, tokenizer = load_as(folder, Encoder, "an encoder such as MiniLM")
     loaded.compute_dtype = getattr(torch, choose_precision(precision))
     with tqdm(total=len(lines), unit="text", disable=quiet or out is None) as bar:
         vectors = vectors_of(loaded, tokenizer, lines, progress=bar.update).numpy()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Threads, model_folder, set_threads
+from .options import ConfigFile, Threads, load_with_tokenizer, model_folder, set_threads
 
 if TYPE_CHECKING:
     from fusedlm.data import Tokenizer
-    from fusedlm.models import Decoder, Encoder
+    from fusedlm.models import Decoder
 
 
 def explain(
@@ -111,7 +111,7 @@ def explain(
         name = "the lesson's model"
     else:
         found = model_folder(model)
-        loaded, tokenizer = _load(found)
+        loaded, tokenizer = load_with_tokenizer(found)
         path = found.resolve()
         name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
     # What does not fit is said before anything is computed.
@@ -162,12 +162,3 @@ def _small(sentence: str, steps: int, seed: int, quiet: bool) -> tuple[Decoder, 
     if steps and new:
         note += f" It has never seen {' '.join(repr(c) for c in new)}: their rows are as drawn."
     return loaded, tokenizer, note
-
-
-def _load(path: Path) -> tuple[Decoder | Encoder, Tokenizer]:
-    from fusedlm.models import load
-
-    loaded, tokenizer = load(path)
-    if tokenizer is None:
-        raise FileNotFoundError(f"{path / 'tokenizer.json'} is missing")
-    return loaded, tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fusedlm.data import Tokenizer
     from fusedlm.generate import LanguageModel
     from fusedlm.models import Decoder
+
+Loaded = TypeVar("Loaded")
 
 
 def read_options(context: typer.Context, file: Path | None) -> Path | None:
@@ -190,10 +192,18 @@ def model_folder(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds neither a model (config.json) nor a training run")
 
 
+# What people read of a model, by its class, with the command that it is for.
+_CLASSES = {
+    "Decoder": "a decoder (see `fusedlm generate`)",
+    "Encoder": "an encoder (see `fusedlm embed` and `fusedlm classify`)",
+    "DecoderClassifier": "a classifier (see `fusedlm classify`)",
+    "EncoderDecoder": "an encoder-decoder (see `fusedlm translate`)",
+}
+# By the kind that its config.json says.
 _OTHERS = {
-    "encoder": "{} holds an encoder, which writes no text; see `fusedlm embed`",
-    "decoder-classifier": "{} holds a classifier, which writes no text; see `fusedlm classify predict`",
-    "encoder-decoder": "{} holds an encoder-decoder; see `fusedlm translate`",
+    "encoder": _CLASSES["Encoder"],
+    "decoder-classifier": _CLASSES["DecoderClassifier"],
+    "encoder-decoder": _CLASSES["EncoderDecoder"],
 }
 
 
@@ -209,7 +219,7 @@ def load_language_model(
 
         kind = read_json(found / "config.json").get("kind")
         if kind in list(_OTHERS):
-            raise ValueError(_OTHERS[kind].format(found))
+            raise ValueError(f"{found} holds {_OTHERS[kind]}, expected a language model")
     if format is None and dtype == "bfloat16" and found.is_dir():
         format = "bfloat16"  # half the memory to read, and as computed anyway
     return LanguageModel.load(found, format=format, dtype=dtype, **options)
@@ -219,15 +229,27 @@ def load_model(path: Path, precision: str) -> tuple[Decoder, Tokenizer]:
     """(decoder, tokenizer) of a folder, with its compute dtype set."""
     import torch
 
-    from fusedlm.models import Decoder, load
-    from fusedlm.models.files import read_json
+    from fusedlm.models import Decoder
 
-    folder = model_folder(path)
+    model, tokenizer = load_as(model_folder(path), Decoder, "a language model")
+    model.compute_dtype = getattr(torch, choose_precision(precision))
+    return model, tokenizer
+
+
+def load_as(folder: Path, kind: type[Loaded], wanted: str) -> tuple[Loaded, Tokenizer]:
+    """(model, tokenizer) of a model folder. ValueError where the model is no `kind`, which people know
+    as `wanted`, FileNotFoundError where there is no tokenizer."""
+    model, tokenizer = load_with_tokenizer(folder)
+    if not isinstance(model, kind):
+        what = _CLASSES.get(type(model).__name__, "another model")
+        raise ValueError(f"{folder} holds {what}, expected {wanted}")
+    return model, tokenizer
+
+
+def load_with_tokenizer(folder: Path) -> tuple[Any, Tokenizer]:
+    from fusedlm.models import load
+
     model, tokenizer = load(folder)
-    if not isinstance(model, Decoder):
-        kind = read_json(folder / "config.json").get("kind", "encoder")
-        raise ValueError(_OTHERS[kind].format(folder))
     if tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
-    model.compute_dtype = getattr(torch, choose_precision(precision))
     return model, tokenizer

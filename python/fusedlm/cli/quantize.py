@@ -49,7 +49,7 @@ def quantize(
     folder = model_folder(model)
     loaded, tokenizer = load(folder)
     if not isinstance(loaded, Decoder):
-        raise ValueError(f"{folder} holds an encoder; GGUF files are written of decoders alone")
+        raise ValueError(f"{folder} holds no decoder; GGUF files are written of decoders alone")
     if check is not None and tokenizer is None:
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing, which --check needs")
     total = sum(value.numel() for value in loaded.state_dict().values())

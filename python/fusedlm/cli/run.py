@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,17 +82,12 @@ def begin(recipe: Recipe, seed: int) -> Prepared:
 def _from_base(recipe: Recipe, text: str, seed: int) -> Prepared:
     import torch
 
-    from fusedlm.models import Decoder, add_lora, load
+    from fusedlm.models import Decoder, add_lora
 
-    from .options import model_folder
+    from .options import load_as, model_folder
 
     assert recipe.base is not None
-    folder = model_folder(recipe.base)
-    model, tokenizer = load(folder)
-    if not isinstance(model, Decoder):
-        raise ValueError(f"{folder} is an encoder, expected a language model")
-    if tokenizer is None:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    model, tokenizer = load_as(model_folder(recipe.base), Decoder, "a language model")
     torch.manual_seed(seed)
     if recipe.lora is not None:
         add_lora(model, **recipe.lora)
@@ -184,10 +178,12 @@ def report(result: TrainResult, bigram: float, out: Path) -> None:
     if result.interrupted:
         typer.echo(f"stopped and saved at step {result.step}; go on with")
         typer.echo(f"  fusedlm train --resume --out {out}")
+    from fusedlm.evaluation.perplexity import perplexity_of
+
     best = result.best["val_loss"]
     typer.echo(
-        f"\nvalidation loss {best:.3f} nats per token (perplexity {math.exp(best):.1f});"
-        f" a bigram model reaches {bigram:.3f} ({math.exp(bigram):.1f})\n"
+        f"\nvalidation loss {best:.3f} nats per token (perplexity {perplexity_of(best):.1f});"
+        f" a bigram model reaches {bigram:.3f} ({perplexity_of(bigram):.1f})\n"
         f"speed           {result.tokens_per_second:,.0f} tokens/s, evaluations included\n"
         f"best model      {result.best_checkpoint}\n"
         f"last checkpoint {result.last_checkpoint}\n"

@@ -15,6 +15,7 @@ from .options import (
     Threads,
     choose_precision,
     lines_of,
+    load_as,
     model_folder,
     set_threads,
 )
@@ -174,18 +175,12 @@ def _load(path: Path, precision: str) -> tuple[Any, Any, dict[str, Any]]:
     """The model, its tokenizer, and what its training run remembers."""
     import torch
 
-    from fusedlm.models import EncoderDecoder, load
+    from fusedlm.models import EncoderDecoder
     from fusedlm.models.files import read_json
 
     folder = model_folder(path)
-    model, tokenizer = load(folder)
-    if not isinstance(model, EncoderDecoder):
-        raise ValueError(
-            f"{folder} holds a {type(model).__name__.lower()}, expected a model that"
-            " `fusedlm translate train` wrote"
-        )
-    if tokenizer is None:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    wanted = "a model that `fusedlm translate train` wrote"
+    model, tokenizer = load_as(folder, EncoderDecoder, wanted)
     model.compute_dtype = getattr(torch, choose_precision(precision))
     at = _run_of(path)
     return model, tokenizer, {} if at is None else read_json(at / RUN)

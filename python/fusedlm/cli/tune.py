@@ -157,17 +157,13 @@ def tune(
 def _start(run: Run, seed: int) -> tuple[Any, Any]:
     import torch
 
-    from fusedlm.models import Decoder, add_lora, load
+    from fusedlm.models import Decoder, add_lora
     from fusedlm.train.answer_tokens import with_template
 
-    from .options import model_folder
+    from .options import load_as, model_folder
 
     folder = model_folder(Path(run.base))
-    model, tokenizer = load(folder)
-    if not isinstance(model, Decoder):
-        raise ValueError(f"{folder} is a {type(model).__name__}, expected a language model")
-    if tokenizer is None:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
+    model, tokenizer = load_as(folder, Decoder, "a language model")
     if not tokenizer.settings.get("chat_template"):
         tokenizer = with_template(tokenizer)
         typer.echo(f"{folder} has no chat template; a plain one is kept with the new model")

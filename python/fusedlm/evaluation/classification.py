@@ -112,4 +112,4 @@ def _shortened(text: str) -> str:
     line = " ".join(text[: 4 * _SHOWN].split()) if len(text) <= 4 * _SHOWN else " ".join(
         (text[:_SHOWN] + " " + text[-_SHOWN:]).split()
     )  # fmt: skip
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN // 2]} ... {line[-_SHOWN // 2 :]}"
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN // 2]} ... {line[-(_SHOWN // 2) :]}"

@@ -74,6 +74,8 @@ def text_loss(
     """
     from fusedlm.train import evaluate
 
+    if batch < 1:
+        raise ValueError(f"text_loss: batch is {batch}, expected at least 1")
     if len(data) < 2:
         raise ValueError(f"the text has {len(data)} tokens, expected at least 2")
     context = model.config.context
@@ -89,9 +91,9 @@ def text_loss(
     nats = loss * predicted
     return {
         "loss": loss,
-        "perplexity": _exp(loss),
+        "perplexity": perplexity_of(loss),
         "bits_per_byte": nats / math.log(2) / size,
-        "word_perplexity": _exp(nats / words),
+        "word_perplexity": perplexity_of(nats / words),
         "tokens": predicted,
         "bytes": size,
         "words": words,
@@ -100,6 +102,6 @@ def text_loss(
     }
 
 
-def _exp(value: float) -> float:
-    """Huge instead of an overflow, which JSON could not hold."""
+def perplexity_of(value: float) -> float:
+    """e to the power of nats; huge instead of an overflow, which JSON could not hold."""
     return math.exp(min(value, 700.0))

@@ -13,7 +13,7 @@ from fusedlm.models.encoder_decoder import EncoderDecoder, Source
 from fusedlm.models.fields import is_number
 from fusedlm.nn.modes import evaluating
 
-from .generate import check_prompt
+from .generate import as_lists, check_prompt
 from .target_state import FEWEST, TargetState
 
 _BATCH_ROWS = 512  # hypotheses that grow together: enough to fill the cores
@@ -70,11 +70,17 @@ def beam_search(
     if max_length is not None and max_length < 1:
         raise ValueError(f"beam_search: max_length is {max_length}, expected at least 1 or None")
     config = model.config
-    rows = [list(source) for source in sources]
+    rows = as_lists(sources)
+    if rows is None:
+        raise ValueError("beam_search: sources is flat, expected a list of lists of tokens")
     for number, row in enumerate(rows):
         check_prompt(row, f"source {number}", config.context - 1, config.vocab_size)
     if examples is None:
         examples = [[] for _ in rows]
+    if len(examples) != len(rows):
+        raise ValueError(
+            f"beam_search: examples has {len(examples)} rows, expected {len(rows)} as sources"
+        )
     whole: list[Source] = [[row, *given] for row, given in zip(rows, examples, strict=True)]
     _check_examples(model, examples)
     found: list[list[Hypothesis]] = [[] for _ in rows]

@@ -84,12 +84,20 @@ def _read(
 
 def check_prompts(model: Decoder, prompts: Prompts) -> list[list[int]]:
     """The prompts as lists of ids, or an error that names the prompt and what is wrong."""
-    rows = prompts.tolist() if isinstance(prompts, Tensor) else [list(row) for row in prompts]
+    rows = prompts.tolist() if isinstance(prompts, Tensor) else as_lists(prompts)
     if not rows or not all(isinstance(row, list) for row in rows):
         raise ValueError("generate: tokens is empty or flat, expected [B, T] or a list of lists")
     for number, row in enumerate(rows):
         check_prompt(row, f"prompt {number}", model.config.context, model.config.vocab_size)
     return rows
+
+
+def as_lists(rows: object) -> list[list[int]] | None:
+    """Each row as a list; None where these are no rows, as of a flat list."""
+    try:
+        return [list(row) for row in rows]  # type: ignore[attr-defined]  # what is asked here
+    except TypeError:
+        return None
 
 
 def check_prompt(row: list[int], name: str, context: int, vocab_size: int) -> None:

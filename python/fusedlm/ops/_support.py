@@ -20,6 +20,7 @@ __all__ = [
     "autocast_dtype",
     "core",
     "define",
+    "dense",
     "dense_last",
     "empty",
     "grad_dtype",
@@ -169,6 +170,11 @@ def dense_last(x: Tensor) -> Tensor:
 def as_rows(x: Tensor) -> Tensor:
     """x [..., C] as [N, C] with contiguous rows; a view wherever the strides allow."""
     return dense_last(x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x)
+
+
+def dense(t: Tensor | None) -> Tensor | None:
+    """Contiguous, where it is there."""
+    return None if t is None else t.contiguous()
 
 
 def rows_of(x: Tensor) -> int:

@@ -11,7 +11,7 @@ from torch.nn import _reduction
 
 from fusedlm import _rules
 
-from ._support import Context, as_rows, autocast_dtype, core, define, empty
+from ._support import Context, as_rows, autocast_dtype, core, define, dense, empty
 
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
@@ -26,13 +26,9 @@ def _forward(
     loss = empty((rows.shape[0] if reduction == "none" else 1,), torch.float32, logits)
     lse = empty((rows.shape[0],), torch.float32, logits)
     core.cross_entropy_forward(
-        rows, targets.reshape(-1).contiguous(), _dense(class_weight), loss, lse, reduction, *options
+        rows, targets.reshape(-1).contiguous(), dense(class_weight), loss, lse, reduction, *options
     )
     return loss.view(targets.shape if reduction == "none" else ()), lse
-
-
-def _dense(class_weight: Tensor | None) -> Tensor | None:
-    return None if class_weight is None else class_weight.contiguous()
 
 
 def _forward_fake(
@@ -52,7 +48,7 @@ def _backward(
         dloss.reshape(-1).contiguous(),
         rows,
         targets.reshape(-1).contiguous(),
-        _dense(class_weight),
+        dense(class_weight),
         lse,
         dlogits.view(rows.shape),
         *options,

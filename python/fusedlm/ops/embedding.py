@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._support import Context, as_rows, autocast_dtype, core, define, empty
+from ._support import Context, as_rows, autocast_dtype, core, define, dense, empty
 
 
 def _forward(
@@ -20,7 +20,7 @@ def _forward(
         flat,
         weight.contiguous(),
         None if positions is None else positions.reshape(-1).contiguous(),
-        None if position_weight is None else position_weight.contiguous(),
+        dense(position_weight),
         out.view(flat.shape[0], weight.shape[1]),
     )
     return out

@@ -16,15 +16,12 @@ from ._support import (
     as_rows,
     core,
     define,
+    dense,
     empty,
     grad_dtype,
     rows_of,
     same_autocast_dtype,
 )
-
-
-def _dense(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
 
 
 def _forward(
@@ -39,12 +36,12 @@ def _forward(
     gate = empty(hidden if gate_weight is not None else (0,), x.dtype, x)
     core.ffn_forward(
         rows,
-        _dense(up_weight),
-        _dense(up_bias),
-        _dense(gate_weight),
-        _dense(gate_bias),
-        _dense(down_weight),
-        _dense(down_bias),
+        dense(up_weight),
+        dense(up_bias),
+        dense(gate_weight),
+        dense(gate_bias),
+        dense(down_weight),
+        dense(down_bias),
         None if residual is None else as_rows(residual),
         up,
         None if gate_weight is None else gate,
@@ -88,9 +85,9 @@ def _backward(
     core.ffn_backward(
         as_rows(dy),
         rows,
-        _dense(up_weight),
-        _dense(gate_weight),
-        _dense(down_weight),
+        dense(up_weight),
+        dense(gate_weight),
+        dense(down_weight),
         up,
         None if gate_weight is None else gate,
         dx.view(rows.shape),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, core, define, empty, same_autocast_dtype
+from ._support import Context, core, define, dense, empty, same_autocast_dtype
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -26,8 +26,8 @@ def _forward(
     mean, rstd = (empty((x.shape[0], groups), torch.float32, x) for _ in range(2))
     core.group_norm_forward(
         planes,
-        None if weight is None else weight.contiguous(),
-        None if bias is None else bias.contiguous(),
+        dense(weight),
+        dense(bias),
         y.view(planes.shape),
         mean,
         rstd,
@@ -53,7 +53,7 @@ def _backward(
     core.group_norm_backward(
         _planes(dy),
         planes,
-        None if weight is None else weight.contiguous(),
+        dense(weight),
         mean,
         rstd,
         dx.view(planes.shape),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, as_rows, core, define, empty, rows_of, same_autocast_dtype
+from ._support import Context, as_rows, core, define, dense, empty, rows_of, same_autocast_dtype
 
 
 def _forward(
@@ -24,7 +24,7 @@ def _forward(
         rows,
         None if residual is None else as_rows(residual),
         weight.contiguous(),
-        None if bias is None else bias.contiguous(),
+        dense(bias),
         y.view(rows.shape),
         None if residual is None else total.view(rows.shape),
         mean,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, as_rows, core, define, empty, grad_dtype, same_autocast_dtype
+from ._support import Context, as_rows, core, define, dense, empty, grad_dtype, same_autocast_dtype
 
 
 def _forward(
@@ -22,7 +22,7 @@ def _forward(
     core.linear_forward(
         rows,
         weight.contiguous(),
-        None if bias is None else bias.contiguous(),
+        dense(bias),
         None if residual is None else as_rows(residual),
         y.view(-1, weight.shape[0]) if y.numel() else y.reshape(rows.shape[0], weight.shape[0]),
         None if activation == "none" else pre.view(rows.shape[0], weight.shape[0]),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, as_rows, core, define, empty, same_autocast_dtype
+from ._support import Context, as_rows, core, define, dense, empty, same_autocast_dtype
 
 _OPTIONS = (
     "Tensor? class_weight, str reduction, int ignore_index, float label_smoothing, float z_loss,"
@@ -30,9 +30,9 @@ def _compute(
     core.linear_cross_entropy(
         rows,
         weight.contiguous(),
-        None if bias is None else bias.contiguous(),
+        dense(bias),
         targets.reshape(-1).contiguous(),
-        None if class_weight is None else class_weight.contiguous(),
+        dense(class_weight),
         row_grad,
         loss,
         dx.view(rows.shape) if need_dx else None,

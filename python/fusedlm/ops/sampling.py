@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import core, define, dense_last
+from ._support import core, define, dense, dense_last
 
 
 class SampleOptions(TypedDict, total=False):
@@ -35,7 +35,7 @@ def _forward(
     core.sample(
         dense_last(logits),
         None if seen is None else dense_last(seen),
-        None if rows is None else rows.contiguous(),
+        dense(rows),
         tokens,
         log_probs,
         temperature,

@@ -16,7 +16,6 @@ def plot_curve(
     *,
     baselines: dict[str, float] | None = None,
     unit: str = "nats per token",
-    title: str = "",
 ) -> Path:
     """Writes a PNG of training and validation loss over steps, with a line for each baseline."""
     figure = new_figure(8, 5)
@@ -35,7 +34,7 @@ def plot_curve(
         )
     for name, value in (baselines or {}).items():
         axes.axhline(value, color="gray", linestyle="--", linewidth=1, label=f"{name} {value:.3f}")
-    axes.set(xlabel="step", ylabel=f"loss, {unit}", title=title)
+    axes.set(xlabel="step", ylabel=f"loss, {unit}")
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, path)

