@@ -2,7 +2,7 @@
 
     python -m benchmarks.report [--seconds 2] [--only ops training curves]
 
-Writes docs/benchmarks.md and the plots beside it, with machine, versions and date.
+Writes docs/benchmarks.md and the plots beside it; each section says machine, versions and date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import datetime
 import multiprocessing
 import platform
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ from benchmarks.timing import Times, alternate, bandwidth, roof
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DTYPES = (torch.bfloat16, torch.float32)
 PARTS = ("ops", "training", "curves")
+TITLES = ("Training step", "Ops", "Against length, width, vocabulary and threads")
+INTRODUCTION = """# Benchmarks
+
+`python -m benchmarks.report` measures all of this. Candidates ran in turn in one process, each op in a\
+ process of its own. `best` and `median` are torch's time over ours, above 1 where ours is faster. `roof` is\
+ the share of what multiply-adds reach that never leave the registers."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,13 @@ def machine() -> str:
     )
 
 
+def read_sections(file: Path) -> dict[str, str]:
+    """The sections of an earlier report by title, which `--only` others leave as they are."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return {title: body.strip() for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each line of the ops")
@@ -140,35 +154,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of the report")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    file = given.out / "benchmarks.md"
     roofs = {str(d)[6:]: roof(d == torch.bfloat16) for d in DTYPES}
     memory = bandwidth()
-    parts = [
-        "# Benchmarks",
-        f"Measured by `python -m benchmarks.report`: {machine()}.",
-        "Candidates ran in turn in one process, each op in a process of its own. `best` and `median`"
-        " are torch's time over ours, above 1 where ours is faster. `roof` is the share of what"
-        " multiply-adds reach here that never leave the registers: "
+    measured = (
+        f"Measured: {machine()}. Roofs: "
         + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in roofs.items())
-        + f"; memory copies at {memory / 1e9:.0f} GB/s.",
-    ]
+        + f"; memory copies at {memory / 1e9:.0f} GB/s."
+    )
 
-    def write() -> None:  # after each part: a long run that is cut off leaves what it has
-        (given.out / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
+    def write(title: str, *text: str) -> None:  # after each: what a run that is cut off has, stays
+        sections = read_sections(file) | {title: "\n\n".join((measured, *text))}
+        parts = [f"## {name}\n\n{sections[name]}" for name in TITLES if name in sections]
+        file.write_text("\n\n".join((INTRODUCTION, *parts)) + "\n", encoding="utf-8")
 
     if "training" in given.only:
         rows = measure_training(10 * given.seconds)
-        parts += ["## Training step", "Forward, backward, clipping and AdamW.", table(rows)]
-        write()
+        write("Training step", "Forward, backward, clipping and AdamW.", table(rows))
     if "ops" in given.only:
         rows, points = measure_ops(given.seconds)
         plots.roofline(points, roofs, memory, given.out / "roofline.png")
-        parts += ["## Ops", table(rows), "![roofline](roofline.png)"]
-        write()
+        write("Ops", table(rows), "![roofline](roofline.png)")
     if "curves" in given.only:
         curves.measure(given.out / "curves.png", given.seconds)
-        parts += ["## Against length, width, vocabulary and threads", "![curves](curves.png)"]
-        write()
-    print(f"wrote {given.out / 'benchmarks.md'}")
+        write(TITLES[2], "![curves](curves.png)")
+    print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import torch
 
-from benchmarks import scaling
+from benchmarks import report, scaling
 from benchmarks.cases import cases
 from benchmarks.report import HEADER, Row, table
 from benchmarks.timing import Times, alternate
@@ -28,6 +29,25 @@ WITHOUT_CASE = {
     "quantized_linear",
     "scaled_dot_product_attention",
 }
+
+
+def test_a_report_of_one_part_leaves_the_others(tmp_path, monkeypatch):
+    for name, found in (
+        ("roof", 2e9),
+        ("bandwidth", 3e9),
+        ("measure_training", []),
+        ("table", "| t |"),
+    ):
+        monkeypatch.setattr(report, name, lambda *_, found=found: found)
+    monkeypatch.setattr(report.curves, "measure", lambda *_: None)
+    for only in ("curves", "training", "curves"):
+        arguments = ["report", "--only", only, "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        report.main()
+    sections = report.read_sections(tmp_path / "benchmarks.md")
+    assert list(sections) == ["Training step", "Against length, width, vocabulary and threads"]
+    assert "| t |" in sections["Training step"] and "curves.png" in list(sections.values())[1]
+    assert all(text.startswith("Measured: 20") for text in sections.values())
 
 
 def test_every_op_has_a_case_and_names_are_unique():

@@ -36,7 +36,7 @@ def real_dtype(op: str, name: str, array: np.ndarray) -> np.dtype:
     if array.dtype.name == "bfloat16":
         return np.dtype(array.dtype.type)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{op}: {name} has dtype {array.dtype}, expected a real floating array")
+        raise ValueError(f"{op}: {name} has dtype {array.dtype}, expected real numbers")
     return FLOAT32
 
 
