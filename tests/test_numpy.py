@@ -306,7 +306,7 @@ def test_many_dimensions_are_rows():
     np.testing.assert_array_equal(fnp.linear(x, UP).reshape(3, 7, 40), fnp.linear(X, UP))
 
 
-REAL = "expected a real floating array"
+REAL = "expected real numbers"
 BAD = {
     "complex": (lambda: fnp.linear(X.astype(complex), UP), f"linear: x has dtype complex128, {REAL}"),
     "boolean": (lambda: fnp.linear(X > 0, UP), f"linear: x has dtype bool, {REAL}"),

@@ -11,7 +11,7 @@ Names, arguments and results are those of `fusedlm.ops`, the same bits on float3
 
 Booleans in place of numbers, complex, text, objects and masked arrays are refused. All errors of
 shape, dtype and value are ValueErrors that name op and argument: "linear: x has dtype complex64,
-expected a real floating array". An option of the wrong type, such as eps None, is a TypeError.
+expected real numbers". An option of the wrong type, such as eps None, is a TypeError.
 """
 
 from __future__ import annotations
