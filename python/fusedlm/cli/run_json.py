@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
+
+from .options import given
+
 RUN = "run.json"
 Made = TypeVar("Made")
 
@@ -16,6 +20,15 @@ def must_be_free(out: Path, command: str) -> None:
         raise FileExistsError(
             f"{out} holds a training run already; go on with it by `fusedlm {command} --resume"
             f" --out {out}`, or choose another --out"
+        )
+
+
+def check_resumed(context: typer.Context, free: set[str]) -> None:
+    """Raises ValueError for an option beside --resume that is none of the `free` ones, which may change."""
+    if fixed := sorted(given(context) - free):
+        raise ValueError(
+            f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with the"
+            " settings it began with"
         )
 
 

@@ -34,6 +34,7 @@ from .options import (
     given,
     set_threads,
 )
+from .run_json import check_resumed
 
 # What may be given with --resume.
 _ON_RESUME = {
@@ -159,12 +160,8 @@ def train(
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     restarted = restarted and (out / "last").exists()
     if resume or restarted:
-        fixed = sorted(given(context) - _ON_RESUME)
-        if fixed and not restarted:
-            raise ValueError(
-                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
-                " the settings it began with"
-            )
+        if not restarted:
+            check_resumed(context, _ON_RESUME)
         how = parallel if "parallel" in given(context) else None
         prepared, settings = again(out, text, how)
         values: dict[str, Any] = {

@@ -33,7 +33,7 @@ from .options import (
     given,
     set_threads,
 )
-from .run_json import must_be_free, recall, remember
+from .run_json import check_resumed, must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from fusedlm.data.parallel import Pair
@@ -139,12 +139,7 @@ def train(
     set_threads(threads)
     context.with_resource(hold(out))
     if resume:
-        fixed = sorted(given(context) - _ON_RESUME)
-        if fixed:
-            raise ValueError(
-                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
-                " the settings it began with"
-            )
+        check_resumed(context, _ON_RESUME)
         task, settings = _again(out, not quiet)
         values = {"steps": steps, "eval_every": eval_every, "save_every": save_every}
         values |= {"log_every": log_every}

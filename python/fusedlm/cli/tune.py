@@ -20,10 +20,9 @@ from .options import (
     Threads,
     WeightDecay,
     choose_precision,
-    given,
     set_threads,
 )
-from .run_json import must_be_free, recall, remember
+from .run_json import check_resumed, must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,11 +122,7 @@ def tune(
     set_threads(threads)
     context.with_resource(hold(out))
     if resume:
-        if fixed := sorted(given(context) - _ON_RESUME):
-            raise ValueError(
-                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
-                " the settings it began with"
-            )
+        check_resumed(context, _ON_RESUME)
         run = recall(out, "tune", lambda values: Run(**values))
         checkpoint = load_checkpoint(out / "last")
         _carry_out(run, out, checkpoint.config, checkpoint.model, checkpoint.tokenizer, not quiet)

@@ -20,7 +20,7 @@ from ..options import (
     given,
     set_threads,
 )
-from ..run_json import must_be_free, recall, remember
+from ..run_json import check_resumed, must_be_free, recall, remember
 
 if TYPE_CHECKING:
     from fusedlm.data import Questions
@@ -118,11 +118,7 @@ def train(
     set_threads(threads)
     context.with_resource(hold(out))
     if resume:
-        if fixed := sorted(given(context) - _ON_RESUME):
-            raise ValueError(
-                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
-                " the settings it began with"
-            )
+        check_resumed(context, _ON_RESUME)
         settings = _recall(out)
         _go_on(
             replace(settings, epochs=epochs) if "epochs" in given(context) else settings, out, quiet

@@ -20,6 +20,7 @@ from ..options import (
     given,
     set_threads,
 )
+from ..run_json import check_resumed
 from .source import Format, Label, TestShare, Text, Where
 
 _ON_RESUME = {"out", "resume", "epochs", "threads", "quiet", "config"}
@@ -134,11 +135,7 @@ def train(
     set_threads(threads)
     context.with_resource(hold(out))
     if resume:
-        if fixed := sorted(given(context) - _ON_RESUME):
-            raise ValueError(
-                f"--{fixed[0].replace('_', '-')} cannot be given with --resume: a run goes on with"
-                " the settings it began with"
-            )
+        check_resumed(context, _ON_RESUME)
         run = Run.recall(out)
         if epochs is not None:
             run = replace(run, settings=replace(run.settings, epochs=epochs))
