@@ -85,6 +85,24 @@ def test_the_scores_sum_to_what_the_text_changes(name, baseline):
     assert found.gap == pytest.approx(found.scores.sum().item() - (found.after - found.before))
 
 
+def test_what_n_grams_say_is_their_tokens():
+    model = small_encoder(ENCODERS["bert, sequence, mean and n-grams"])
+    found = integrated_gradients(model, TOKENS, target=1)
+    torch.testing.assert_close(found.scores, found.numbers.sum(-1) + found.ngrams)
+    assert found.relative_gap < 0.02 and found.ngrams.abs().min() > 0
+    assert found.after == pytest.approx(
+        model.classify(TOKENS[None])[0].log_softmax(-1)[1].item(), abs=1e-4
+    )
+    pair = model.ngrams.buckets(model.pack(TOKENS[None])[0])[4, 1]  # tokens 3 and 4 as a pair
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.ngrams.weight.zero_()[pair, 1] = 1.0
+    found = integrated_gradients(model, TOKENS, target=1)
+    assert found.numbers.abs().max() == 0
+    assert found.scores[3] == pytest.approx(found.scores[4].item(), rel=1e-9)
+    assert found.scores[3] > 0.1
+
+
 def test_tokens_that_are_not_seen_get_nothing():
     model = small_model(
         ModelConfig.llama(vocab_size=61, context=24, layers=1, width=32, heads=4, windows=[2])

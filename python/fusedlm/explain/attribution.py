@@ -15,7 +15,7 @@ from torch import Tensor
 from fusedlm.models import Decoder, Encoder
 
 from .plain import Weights
-from .tracing import Model, as_tokens, dtype_for, trace, weights_of
+from .tracing import Model, as_tokens, dtype_for, ngram_shares, trace, weights_of
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -28,7 +28,8 @@ class Attribution:
     """How much each token moved log p(target), in nats.
 
     `scores` [T] sum up to what the way from the baseline to the text changes: from `before` to `after`.
-    `numbers` [T, C] are the same for each number of an embedding. `gap` is what the sum is off by
+    `numbers` [T, C] are the same for each number of an embedding, `ngrams` [T] (or None) for the n-grams
+    that a token is part of; scores is the sum of both. `gap` is what the sum is off by
     (completeness, the paper's check): it vanishes with more steps; `relative_gap` is its share of
     after - before. `steps` gradients were computed.
     """
@@ -39,6 +40,7 @@ class Attribution:
     steps: int
     scores: Tensor
     numbers: Tensor
+    ngrams: Tensor | None
     before: float
     after: float
 
@@ -62,7 +64,8 @@ def integrated_gradients(
     Of a decoder target is the token after position (by default the last), of a classifier a class,
     of one of tokens that of position; None takes the likeliest. The gradient of log p(target) is
     averaged over the straight line from a baseline, the same row for every token, to the embeddings;
-    positions and types stay. baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
+    positions and types stay, and n-grams, each shared out evenly among its tokens, come from nothing.
+    baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
     number the row of that token.
 
     At most `steps` gradients are computed (32 at least), where they are needed: what a piece of the
@@ -82,6 +85,10 @@ def integrated_gradients(
     table = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"]
     start = _baseline(table, baseline).expand(ids.shape[1], -1)
     end = table[ids[0]]
+    C = table.shape[1]
+    if isinstance(model, Encoder) and model.ngrams is not None:  # more numbers of each token
+        said = ngram_shares(model, ids, weights)[0]
+        start, end = torch.cat((start, torch.zeros_like(said)), 1), torch.cat((end, said), 1)
 
     def log_shares(rows: Tensor) -> Tensor:
         return _log_shares(model, ids, rows, weights, position)
@@ -98,7 +105,8 @@ def integrated_gradients(
     path = _Path(start, end, lambda rows: log_shares(rows)[:, target])
     used, numbers = path.integrate(steps)
     return Attribution(
-        target, position, str(baseline), used, numbers.sum(-1), numbers,
+        target, position, str(baseline), used, numbers.sum(-1), numbers[:, :C],
+        numbers[:, C:].sum(-1) if numbers.shape[1] > C else None,
         before=ends[0, target].item(), after=ends[1, target].item(),
     )  # fmt: skip
 
@@ -203,10 +211,16 @@ def _baseline(table: Tensor, baseline: str | int) -> Tensor:
 def _log_shares(
     model: Model, ids: Tensor, rows: Tensor, weights: Weights, position: int | None
 ) -> Tensor:
-    """Log-probabilities [B, K] at the position, of B versions of the token rows."""
+    """Log-probabilities [B, K] at the position, of B versions of the token rows.
+
+    Behind each row stands what the token has of the n-grams' logits, where there are some.
+    """
     ids = ids.expand(rows.shape[0], -1)
     if isinstance(model, Encoder):
-        logits = trace(model, ids, token_rows=rows, weights=weights).known_logits
+        C = model.config.width
+        ngrams = rows[..., C:].sum(1) if model.ngrams is not None else None
+        found = trace(model, ids, token_rows=rows[..., :C], ngrams=ngrams, weights=weights)
+        logits = found.known_logits
         return (logits if position is None else logits[:, position]).log_softmax(-1)
     # Of the whole vocabulary one row will do.
     final = trace(model, ids, token_rows=rows, weights=weights, logits=False).final

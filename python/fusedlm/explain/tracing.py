@@ -23,8 +23,6 @@ from torch import Tensor
 from fusedlm.models import Decoder, Encoder, EncoderConfig
 from fusedlm.models.checks import check_tokens
 from fusedlm.models.lora import merged_state
-from fusedlm.models.ngrams import NGrams
-from fusedlm.models.packed import Packed
 
 from . import plain
 from .plain import Attention, FeedForward, Weights
@@ -79,13 +77,15 @@ class Trace:
 
 def trace(
     model: Model, tokens: Sequence[int] | Tensor, *, token_rows: Tensor | None = None,
-    dtype: torch.dtype = torch.float32, weights: Weights | None = None, logits: bool = True,
+    ngrams: Tensor | None = None, dtype: torch.dtype = torch.float32,
+    weights: Weights | None = None, logits: bool = True,
 ) -> Trace:  # fmt: skip
     """Computes `model` on tokens [T] or [B, T] in plain torch and records what comes up.
 
     token_rows [B, T, C] stand in for the rows of the token embedding, to differentiate by them or to
-    put others there. `weights` (by the names of the model's parameters) stand in for the model's own,
-    which are read without gradients. Raises ValueError naming the argument that does not fit.
+    put others there; `ngrams` [B, K] for what the n-grams of an encoder add to its logits. `weights` (by
+    the names of the model's parameters) stand in for the model's own, which are read without gradients.
+    Raises ValueError naming the argument that does not fit.
     """
     ids = as_tokens(model, tokens)
     if weights is None:
@@ -93,8 +93,9 @@ def trace(
     shape = [*ids.shape, model.config.width]
     if token_rows is not None and list(token_rows.shape) != shape:
         raise ValueError(f"trace: token_rows has shape {list(token_rows.shape)}, expected {shape}")
-    run = _decoder if isinstance(model, Decoder) else _encoder
-    return run(model, ids, token_rows, weights, logits)
+    if isinstance(model, Decoder):
+        return _decoder(model, ids, token_rows, weights, logits)
+    return _encoder(model, ids, token_rows, ngrams, weights, logits)
 
 
 def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
@@ -192,8 +193,9 @@ def _decoder_layer(model: Decoder, number: int, x: Tensor, weights: Weights) -> 
 
 
 def _encoder(
-    model: Encoder, ids: Tensor, token_rows: Tensor | None, weights: Weights, logits: bool
-) -> Trace:
+    model: Encoder, ids: Tensor, token_rows: Tensor | None, ngrams: Tensor | None, weights: Weights,
+    logits: bool,
+) -> Trace:  # fmt: skip
     config = model.config
     rows = F.embedding(ids, weights["token_weight"]) if token_rows is None else token_rows
     packed, _ = model.pack(ids)  # which says where RoBERTa's positions begin
@@ -213,7 +215,7 @@ def _encoder(
         classified = pooled if config.task == "sequence" and pooled is not None else x
         found = plain.linear(classified, weights, "classifier.")
         if model.ngrams is not None:
-            found = found + _ngrams(model.ngrams, packed, ids, weights)
+            found = found + (ngram_shares(model, ids, weights).sum(1) if ngrams is None else ngrams)
     return Trace(parts, embeddings, first, layers, x, pooled, found)
 
 
@@ -235,10 +237,23 @@ def _encoder_layer(model: Encoder, number: int, x: Tensor, weights: Weights) -> 
     return Layer(x, x, attention, middle, ffn_in, ffn, output)
 
 
-def _ngrams(ngrams: NGrams, packed: Packed, ids: Tensor, weights: Weights) -> Tensor:
-    """[B, K], which goes by the tokens themselves, whatever rows stand in for theirs."""
-    rows = weights["ngrams.weight"][ngrams.buckets(packed).view(len(ids), -1)]
-    return rows.sum(1) * (ngrams.scale / math.sqrt(rows.shape[1]))
+def ngram_shares(model: Encoder, ids: Tensor, weights: Weights) -> Tensor:
+    """What each token has of the logits that the n-grams add, [B, T, K]: each n-gram's is shared out
+    evenly among its tokens. All zeros of an encoder without n-grams."""
+    if model.ngrams is None:
+        return weights["token_weight"].new_zeros(*ids.shape, len(model.config.labels or ()))
+    packed, _ = model.pack(ids)
+    longest, T = model.ngrams.longest, ids.shape[1]
+    buckets = model.ngrams.buckets(packed).view(*ids.shape, longest)
+    said = weights["ngrams.weight"][buckets]  # [B, T, longest, K], of those that end in each token
+    place = torch.arange(T, device=ids.device)
+    shares: Tensor = torch.zeros_like(said[:, :, 0])
+    for more in range(longest):  # tokens before the last; those before the text's begin are nothing
+        own = said[:, :, more] / (place.clamp(max=more) + 1)[:, None]
+        for back in range(min(more + 1, T)):
+            shares = shares + F.pad(own[:, back:], (0, 0, 0, back))
+    factor: float = model.ngrams.scale / math.sqrt(T * longest)
+    return shares * factor
 
 
 def _pool(model: Encoder, x: Tensor, weights: Weights) -> Tensor | None:

@@ -163,7 +163,7 @@ def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
         "−log of the probability of the right class: 0 for certainty.",
         "loss = mean(−log p(class))",
     )
-    sections.update(_end("the class"))
+    sections.update(_end("the class", ngrams=config.ngrams > 0))
     return sections
 
 
@@ -221,7 +221,8 @@ def _feed_forward(activation: str, width: int, *, norm: str, of: str) -> tuple[s
     return "Feed-forward", text, formula
 
 
-def _end(target: str) -> dict[str, tuple[str, str, str]]:
+def _end(target: str, ngrams: bool = False) -> dict[str, tuple[str, str, str]]:
+    start = " and no n-grams (what one says is its tokens' alike)" if ngrams else ""
     return {
         "gradients": (
             "Gradients",
@@ -242,8 +243,8 @@ def _end(target: str) -> dict[str, tuple[str, str, str]]:
         "attribution": (
             "Which tokens did it",
             f"""Integrated gradients (Sundararajan et al. 2017): how much each token moved log p of
-            {target}, on the way from an average token in every place to this text. The numbers sum up to
-            the whole change.""",
+            {target}, on the way from an average token in every place{start} to this text. The numbers sum
+            up to the whole change.""",
             "score of a token = (e − e₀) · mean over the way of ∂ log p / ∂ e",
         ),
     }
