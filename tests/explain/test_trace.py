@@ -45,7 +45,7 @@ ENCODERS = {
 # What `classify train` makes.
 ENCODERS["bert, sequence, mean"] = replace(ENCODERS["bert, sequence"], head="mean")
 ENCODERS["bert, sequence, mean and n-grams"] = replace(
-    ENCODERS["bert, sequence"], head="mean", ngrams=2, ngram_buckets=50, cut="middle",
+    ENCODERS["bert, sequence"], head="mean", ngrams=2, ngram_buckets=5003, cut="middle",
     max_tokens=20, ngram_tokens=24,
 )  # fmt: skip
 
