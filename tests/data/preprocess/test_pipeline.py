@@ -175,6 +175,22 @@ def test_parquet_out_keeps_types_and_what_has_none_becomes_json(tmp_path):
     assert (tmp_path / "c.report.json").exists()
 
 
+@pytest.mark.parametrize("large", [2**53 + 1, -(2**53) - 1, 2**63])
+def test_parquet_keeps_every_digit_of_large_integers_beside_other_numbers(tmp_path, large):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lines = [
+        {"text": "a", "x": large, "n": large},
+        {"text": "b", "x": 0.5, "n": 2**53},
+        {"text": "c", "x": 1, "n": 1},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    preprocess([tmp_path / "a.jsonl"], tmp_path / "b.parquet")
+    rows = parquet.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [row["x"] for row in rows] == [str(large), "0.5", "1"]
+    numbers = [large, 2**53, 1]
+    assert [row["n"] for row in rows] == (numbers if large < 2**63 else [*map(str, numbers)])
+
+
 @pytest.mark.parametrize("out", ["b.parquet", "b.jsonl", "b.txt"])
 def test_half_a_surrogate_pair_in_another_field_does_not_end_the_run(tmp_path, out):
     if out == "b.parquet":

@@ -120,7 +120,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "json"
+        if -(2**53) <= value <= 2**53:
+            return "int"
+        return "wide" if -(2**63) <= value < 2**63 else "json"
     if isinstance(value, float):
         return "float"
     if value is None:
@@ -140,7 +142,9 @@ def _write_parquet(rows: Path, out: Path, types: dict[str, set[str]]) -> None:
     chosen: dict[str, str] = {}
     for name, kinds in types.items():
         kinds = kinds - {"none"}
-        if kinds == {"int", "float"}:
+        if "wide" in kinds and "float" not in kinds:
+            kinds = kinds - {"wide"} | {"int"}
+        if kinds == {"int", "float"}:  # a float has each of these integers, but no wide one
             kinds = {"float"}
         kind = kinds.pop() if len(kinds) == 1 else "string" if not kinds else "json"
         chosen[name] = kind if kind in columns else "json"
