@@ -45,6 +45,7 @@ def read_questions(path: str | os.PathLike[str]) -> Questions:
 
     In JSON lines "answers" are {"text": [...], "answer_start": [...]}, as the hub has SQuAD, or a list
     of {"text": ..., "answer_start": ...}; without "answer_start" the first place where the text stands.
+    What has no "id" goes by its place, as "file.jsonl:3".
     A question whose answer is not where it should be is left out and counted. Raises
     FileNotFoundError, and ValueError naming file and place for what has another form.
     """
@@ -53,7 +54,7 @@ def read_questions(path: str | os.PathLike[str]) -> Questions:
     seen: set[str] = set()
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
     for values, context, place in _lines(path) if lines else _articles(path):
-        question = _question(values, context, place, len(seen))
+        question = _question(values, context, place)
         if question.id in seen:
             found.skipped.add("its id is there already", place)
             continue
@@ -109,7 +110,7 @@ def _list(values: Any, name: str, place: str) -> list[Any]:
     return found
 
 
-def _question(values: dict[str, Any], context: Any, place: str, number: int) -> Question:
+def _question(values: dict[str, Any], context: Any, place: str) -> Question:
     for name, value in (("question", values.get("question")), ("context", context)):
         if not isinstance(value, str):
             raise ValueError(f"{place}: {name} is {value!r}, expected a string")
@@ -118,7 +119,8 @@ def _question(values: dict[str, Any], context: Any, place: str, number: int) -> 
         answers = _columns(answers, place)
     if not isinstance(answers, list):
         raise ValueError(f"{place}: answers is {answers!r}, expected a list")
-    identity = str(values.get("id", number))
+    given = values.get("id")
+    identity = place if given is None else str(given)
     return Question(
         identity, values["question"], context, [_answer(a, context, place) for a in answers]
     )
