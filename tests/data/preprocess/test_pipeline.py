@@ -256,6 +256,7 @@ def test_the_output_may_not_be_read_again(raw):
         (Settings(similarity=2), "similarity is 2, expected 0.3 to 1"),
         (Settings(workers=0), "workers is 0, expected at least 1"),
         (Settings(ReadSettings(encoding="utf-9")), "encoding is 'utf-9'"),
+        (Settings(ReadSettings(encoding="undefined")), "encoding is 'undefined'"),
         (Settings(ReadSettings(delimiter=",,")), "delimiter is ',,', expected one character"),
         (Settings(stop_words="xx"), "stop words: xx is neither a file nor one of en, zh"),
     ],
