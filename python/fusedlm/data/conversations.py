@@ -212,7 +212,8 @@ def _chatterbot(file: Path, text: str) -> Iterator[tuple[Any, str]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         values = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    # Of a date like 2001-99-99 or an empty `!!int` the parser raises what its conversion did.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     rows = values.get("conversations") if isinstance(values, dict) else None
     if not isinstance(rows, list):
