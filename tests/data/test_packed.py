@@ -125,6 +125,20 @@ def test_validation_covers_everything_once_in_order():
     assert tokens.tolist() == [list(range(8))] and targets[0, -1] == 8
 
 
+@pytest.mark.parametrize("sizes", [(0, 16), (2, 0), (-1, 16)])
+def test_batches_without_rows_or_tokens_are_refused(sizes):
+    message = f": batch is {sizes[0]}, context {sizes[1]}, expected at least 1"
+    for make in (Batches, lambda *given: next(validation_batches(*given))):
+        with pytest.raises(ValueError, match=message):
+            make(numbered(100), *sizes)
+
+
+def test_bigram_loss_of_another_vocabulary_is_refused():
+    train, other = PackedData.of([0, 1] * 50, 2), PackedData.of([0, 4], 5)
+    with pytest.raises(ValueError, match="validation has a vocabulary of 5 tokens, train of 2"):
+        bigram_loss(train, other)
+
+
 def test_bigram_loss_of_known_chains():
     train = PackedData.of([0, 1] * 500, 2)
     assert bigram_loss(train, PackedData.of([0, 1] * 50, 2)) < 0.02
