@@ -19,7 +19,7 @@ from .preprocess.lines import check_encoding
 SUFFIXES = (".mo", ".po")
 _CONTEXT, _PLURAL = "\x04", "\x00"  # msgctxt EOT msgid, and NUL between singular and plural
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
-# Bytes of the file's charset, of which several in a row may be one character; as msgfmt, "\\x" takes
+# Bytes of the file's charset, of which several in a row may be one character; as msgfmt, "\x" takes
 # all the digits there are.
 _BYTE = re.compile(r"\\(?:x([0-9A-Fa-f]+)|([0-7]{1,3}))")
 _ESCAPE = re.compile(rf"(?:{_BYTE.pattern})+|\\(?P<other>.)", re.DOTALL)
