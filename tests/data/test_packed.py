@@ -41,6 +41,47 @@ def test_a_failed_writer_leaves_the_old_file_and_no_other(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_a_file_that_cannot_take_its_place_is_not_left_behind(tmp_path):
+    (tmp_path / "a.bin" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"a\.bin"):
+        with PackedWriter(tmp_path / "a.bin", 300) as writer:
+            writer.add([1])
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_two_writers_at_once_do_not_write_into_one_file(tmp_path, monkeypatch):
+    with PackedWriter(tmp_path / "a.bin", 300) as first:
+        first.add([1, 2])
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        with PackedWriter(tmp_path / "a.bin", 300) as second:
+            second.add([3])
+        assert PackedData(tmp_path / "a.bin").ids.tolist() == [3]
+        first.add([4])
+    assert PackedData(tmp_path / "a.bin").ids.tolist() == [1, 2, 4]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1.5, 2.0], "ids are float64, expected integers"),
+        (np.array([True]), "ids are bool, expected integers"),
+        (["1"], "ids are <U1, expected integers"),
+        ([[1, 2], [3, 4]], r"ids have the shape \[2, 2\], expected one dimension"),
+        (3, r"ids have the shape \[\], expected one dimension"),
+        ([-1, 2], "ids holds -1, expected 0 to 299"),
+        (np.array([2**64 - 1], np.uint64), f"ids holds {2**64 - 1}, expected 0 to 299"),
+    ],
+)
+def test_tokens_are_integers_of_the_vocabulary_in_one_row(tmp_path, ids, message):
+    with pytest.raises(ValueError, match="PackedData: " + message):
+        PackedData.of(ids, 300)
+    with pytest.raises(ValueError, match="PackedWriter: " + message):
+        with PackedWriter(tmp_path / "a.bin", 300) as writer:
+            writer.add(ids)
+    assert len(PackedData.of([], 300)) == 0
+
+
 @pytest.mark.parametrize("damage", ["cut", "long", "magic", "empty"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     file = tmp_path / "a.bin"
