@@ -94,6 +94,8 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted_with_its_place(tmp_
     [
         ("[1]", "expected an object with a list 'data'"),
         ("{", "not JSON"),
+        ("[" * 10**5, "not JSON"),
+        ('{"data": [], "by": "\\ud800"}', "holds half of a surrogate pair"),
         (squad(3), r"data\[0\].paragraphs\[0\].qas\[0\] is 3, expected an object"),
         (squad({"question": 3}), r"qas\[0\]: question is 3, expected a string"),
         (squad({"question": "?"}, context=None), "context is None, expected a string"),

@@ -3,14 +3,13 @@ al. 2018, arXiv:1806.03822)."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_lines import is_unicode, read_objects
+from .json_lines import parsed_text, read_objects
 from .labelled import Skipped, sides
 
 
@@ -82,13 +81,9 @@ def _articles(path: Path) -> Iterator[tuple[dict[str, Any], Any, str]]:
         raise FileNotFoundError(f"{path} is missing")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        whole = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not is_unicode(text, whole):
-        raise ValueError(
-            f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error})") from None
+    whole = parsed_text(text, str(path))
     for a, article in enumerate(_list(whole, "data", str(path))):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}: data[{a}]")):
             place = f"{path}: data[{a}].paragraphs[{p}]"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+from ..json_lines import parsed
 from .lines import BROKEN, bounded_lines, open_text
 from .optional import needed
 from .rows import Bad, Row
@@ -193,8 +193,8 @@ def _json_lines(stream: TextIO, file: str, settings: ReadSettings) -> Iterator[R
             yield Bad(*place, "too long", f"a line of more than {limit:,} characters (--max-chars)")
         elif not line.isspace():
             try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                fields = parsed(line)
+            except ValueError as error:
                 yield Bad(*place, "not JSON", f"not JSON ({error})")
                 continue
             if isinstance(fields, dict):
