@@ -62,6 +62,15 @@ def test_a_bad_row_is_counted_with_its_place(tmp_path, line, reason):
     assert reason in found and skipped.first[found].endswith("a.jsonl:2")
 
 
+@pytest.mark.parametrize(
+    "value", ["2001-99-99", "!!int ''", "!!bool x", "!!timestamp x", "!!float x", "[a"]
+)
+def test_a_value_that_yaml_cannot_make_is_an_error_that_names_the_file(tmp_path, value):
+    (tmp_path / "a.yml").write_text(f"conversations:\n- [Hi, Hello]\n- {value}\n")
+    with pytest.raises(ValueError, match=r"a\.yml is not YAML: "):
+        read_conversations(tmp_path / "a.yml")
+
+
 def test_all_answers_to_a_question_are_on_one_side():
     talks = [
         [{"role": "user", "content": f"Q{i % 10}"}, {"role": "assistant", "content": f"A{i}"}]

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import tokenizers
 
-from fusedlm.data import CORPORA, Tokenizer, load_corpus, train_bpe, train_chars
+from fusedlm.data import CORPORA, Tokenizer, load_corpus, pack_text, train_bpe, train_chars
 from fusedlm.errors import CorruptFileError
 
 HARD = "Zoë naïve ☃ 你好\r\n\t  two  spaces 👩‍👩‍👧 \x00 end"
@@ -83,6 +84,33 @@ def test_bad_arguments_and_files_are_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(CorruptFileError, match=r"tokenizer\.json: not a valid tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_what_is_no_text_is_named():
+    tokenizer = train_chars("ab")
+    for other, kind in ((5, "int"), (None, "NoneType"), (["a"], "list")):
+        with pytest.raises(ValueError, match=f"a text is of type {kind}, expected str"):
+            tokenizer.encode(other)
+    with pytest.raises(ValueError, match="a text is of type float, expected str"):
+        tokenizer.encode_batch(["a", 0.5])
+    with pytest.raises(ValueError, match="holds half of a surrogate pair"):
+        tokenizer.encode_batch(["a", "\ud800"])
+
+
+@pytest.mark.parametrize("longest", [None, 2, 50])
+def test_an_unknown_way_to_cut_is_named(longest):
+    with pytest.raises(ValueError, match="cut is 'start', expected end or middle"):
+        train_chars("abc").encode_batch(["abcabc"], longest=longest, cut="start")
+
+
+def test_ids_may_have_gaps():
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 5}, unk_token="a"))
+    tokenizer = Tokenizer(inner)
+    assert tokenizer.vocab_size == 6
+    assert tokenizer.decode(tokenizer.encode("b")) == "b"
+    assert pack_text("b", tokenizer).ids.tolist() == [5]
+    with pytest.raises(ValueError, match="ids holds 6, expected 0 to 5"):
+        tokenizer.decode([6])
 
 
 def test_what_surrounds_a_text_stays_where_a_long_one_is_cut():

@@ -41,6 +41,47 @@ def test_a_failed_writer_leaves_the_old_file_and_no_other(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_a_file_that_cannot_take_its_place_is_not_left_behind(tmp_path):
+    (tmp_path / "a.bin" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"a\.bin"):
+        with PackedWriter(tmp_path / "a.bin", 300) as writer:
+            writer.add([1])
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_two_writers_at_once_do_not_write_into_one_file(tmp_path, monkeypatch):
+    with PackedWriter(tmp_path / "a.bin", 300) as first:
+        first.add([1, 2])
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        with PackedWriter(tmp_path / "a.bin", 300) as second:
+            second.add([3])
+        assert PackedData(tmp_path / "a.bin").ids.tolist() == [3]
+        first.add([4])
+    assert PackedData(tmp_path / "a.bin").ids.tolist() == [1, 2, 4]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1.5, 2.0], "ids are float64, expected integers"),
+        (np.array([True]), "ids are bool, expected integers"),
+        (["1"], "ids are <U1, expected integers"),
+        ([[1, 2], [3, 4]], r"ids have the shape \[2, 2\], expected one dimension"),
+        (3, r"ids have the shape \[\], expected one dimension"),
+        ([-1, 2], "ids holds -1, expected 0 to 299"),
+        (np.array([2**64 - 1], np.uint64), f"ids holds {2**64 - 1}, expected 0 to 299"),
+    ],
+)
+def test_tokens_are_integers_of_the_vocabulary_in_one_row(tmp_path, ids, message):
+    with pytest.raises(ValueError, match="PackedData: " + message):
+        PackedData.of(ids, 300)
+    with pytest.raises(ValueError, match="PackedWriter: " + message):
+        with PackedWriter(tmp_path / "a.bin", 300) as writer:
+            writer.add(ids)
+    assert len(PackedData.of([], 300)) == 0
+
+
 @pytest.mark.parametrize("damage", ["cut", "long", "magic", "empty"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     file = tmp_path / "a.bin"
@@ -123,6 +164,20 @@ def test_validation_covers_everything_once_in_order():
     assert len(list(validation_batches(numbered(1000), 2, 16, limit=3))) == 3
     ((tokens, targets),) = validation_batches(numbered(9), 2, 16)
     assert tokens.tolist() == [list(range(8))] and targets[0, -1] == 8
+
+
+@pytest.mark.parametrize("sizes", [(0, 16), (2, 0), (-1, 16)])
+def test_batches_without_rows_or_tokens_are_refused(sizes):
+    message = f": batch is {sizes[0]}, context {sizes[1]}, expected at least 1"
+    for make in (Batches, lambda *given: next(validation_batches(*given))):
+        with pytest.raises(ValueError, match=message):
+            make(numbered(100), *sizes)
+
+
+def test_bigram_loss_of_another_vocabulary_is_refused():
+    train, other = PackedData.of([0, 1] * 50, 2), PackedData.of([0, 4], 5)
+    with pytest.raises(ValueError, match="validation has a vocabulary of 5 tokens, train of 2"):
+        bigram_loss(train, other)
 
 
 def test_bigram_loss_of_known_chains():

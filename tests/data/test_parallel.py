@@ -130,12 +130,38 @@ def test_a_damaged_catalogue_is_named(tmp_path, data, message):
         ('msgid "a\nmsgstr "b"', "line 1: the quotes do not close"),
         ('msgid "a"\nnonsense', "line 2 is 'nonsense', expected msgid"),
         ('"Content-Type: text/plain; charset=klingon\\n"', "unknown charset 'klingon'"),
+        ('"Content-Type: text/plain; charset=hex\\n"', "unknown charset 'hex'"),
+        ('"Content-Type: text/plain; charset=undefined\\n"', "unknown charset 'undefined'"),
+        ('"Content-Type: text/plain; charset=punycode\\n"\n# é', "is not punycode"),
+        ('msgid "a"\nmsgstr "\\303"', "line 2: an escape gives bytes that are not utf-8"),
     ],
 )
 def test_a_damaged_text_catalogue_is_named_with_its_line(tmp_path, text, message):
-    (tmp_path / "a.po").write_text(text)
+    (tmp_path / "a.po").write_text(text, encoding="utf-8")
     with pytest.raises(CorruptFileError, match=message):
         read_parallel([tmp_path / "a.po"])
+
+
+@pytest.mark.parametrize("charset", ["hex", "punycode"])
+def test_a_compiled_catalogue_in_what_is_no_charset_is_named(tmp_path, charset):
+    write_mo(tmp_path / "a.mo", {"a": "é"}, "iso-8859-1")
+    data = (tmp_path / "a.mo").read_bytes()
+    (tmp_path / "a.mo").write_bytes(data.replace(b"iso-8859-1", charset.ljust(10).encode()))
+    with pytest.raises(CorruptFileError, match=r"a\.mo: .*(unknown charset 'hex'|is not punycode)"):
+        read_parallel([tmp_path / "a.mo"])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_line_ends_end_the_lines_of_a_text_catalogue(tmp_path, end):
+    text = "one\u2028two\x85three\x0cfour"
+    (tmp_path / "a.po").write_bytes(f'msgid "a"{end}msgstr "{text}"{end}'.encode())
+    assert read_parallel([tmp_path / "a.po"]).pairs == [("a", text)]
+
+
+def test_escapes_of_bytes_are_read_as_gettext_reads_them(tmp_path):
+    (tmp_path / "a.po").write_text(r'''msgid "a"
+msgstr "\x41\101\303\266 \1012 \\101 \x4z"''')
+    assert read_parallel([tmp_path / "a.po"]).pairs == [("a", "AAö A2 \\101 \x04z")]
 
 
 def test_two_text_files_are_read_line_by_line(tmp_path):

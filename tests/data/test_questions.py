@@ -57,6 +57,19 @@ def test_json_lines_hold_the_same_in_columns_or_as_a_list_and_may_leave_places_o
     assert len({row.id for row in found}) == 4
 
 
+def test_questions_without_an_id_go_by_their_place(tmp_path):
+    rows = [
+        {"id": "1", "question": "?", "context": CONTEXT},
+        *({"id": None, "question": f"{i}", "context": CONTEXT} for i in range(2)),
+        {"question": "no id at all", "context": CONTEXT},
+        {"id": 0, "question": "?", "context": CONTEXT},
+    ]
+    file = written(tmp_path / "q.jsonl", "\n".join(map(json.dumps, rows)))
+    found = read_questions(file)
+    assert [row.id for row in found.rows] == ["1", *(f"{file}:{n}" for n in (2, 3, 4)), "0"]
+    assert not found.skipped.counts
+
+
 def test_what_cannot_be_learned_from_is_left_out_and_counted_with_its_place(tmp_path):
     def qa(name, text, start, question="?"):
         return {
@@ -81,6 +94,8 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted_with_its_place(tmp_
     [
         ("[1]", "expected an object with a list 'data'"),
         ("{", "not JSON"),
+        ("[" * 10**5, "not JSON"),
+        ('{"data": [], "by": "\\ud800"}', "holds half of a surrogate pair"),
         (squad(3), r"data\[0\].paragraphs\[0\].qas\[0\] is 3, expected an object"),
         (squad({"question": 3}), r"qas\[0\]: question is 3, expected a string"),
         (squad({"question": "?"}, context=None), "context is None, expected a string"),

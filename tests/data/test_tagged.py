@@ -28,6 +28,21 @@ def test_words_and_tags_come_from_the_first_and_last_column(tmp_path):
     assert chunks.tags[0] == ["B-NP", "I-NP", "B-VP"]
 
 
+def test_the_word_for_a_number_sign_is_no_comment_where_the_tag_is_not_last(tmp_path):
+    (tmp_path / "a.conll").write_text("# O NN\n1 O CD\n# id = 7\n")
+    data = read_tagged(tmp_path / "a.conll", tag=1)
+    assert (data.sentences, data.tags) == ([["#", "1"]], [["O", "O"]])
+    (tmp_path / "b.conll").write_text("# NN O\n1 CD O\n# id = 7\n#\n")
+    assert read_tagged(tmp_path / "b.conll").sentences == [["#", "1"]]
+
+
+@pytest.mark.parametrize("columns", [{"tag": -3}, {"word": -3}, {"tag": 2}, {"word": 1}])
+def test_columns_that_are_not_there_are_words_without_tags(tmp_path, columns):
+    (tmp_path / "a.bio").write_text("O\tO\n")
+    with pytest.raises(ValueError, match=r"a\.bio holds no tagged .*: a word without a tag"):
+        read_tagged(tmp_path / "a.bio", **columns)
+
+
 def test_sentences_that_cannot_be_used_are_counted(tmp_path):
     lines = b"a\tO\n\nb\n\nc\tB-X\n\xff\tO\n\nd\tPER\n\ne f\tB-X"
     (tmp_path / "a.bio").write_bytes(lines)

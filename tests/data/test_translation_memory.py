@@ -46,6 +46,14 @@ def test_the_nearest_come_first_and_no_more_than_asked_for():
     assert memory.look_up("Save the documents")[0] == found[0]
 
 
+@pytest.mark.parametrize("count", [1, 32, 50])
+def test_as_many_as_are_asked_for_are_found(count):
+    memory = TranslationMemory([(f"Save document {i}", str(i)) for i in range(60)])
+    found = memory.look_up("Save document 7", count)
+    assert len(found) == count and found[0].target == "7"
+    assert found[:1] == memory.look_up("Save document 7")
+
+
 def test_others_are_those_of_another_source():
     memory = TranslationMemory([*PAIRS, ("Save the document:", "Dokument speichern:")])
     found = memory.look_up("save the document", others=True)[0]

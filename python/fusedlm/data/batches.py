@@ -23,8 +23,7 @@ class Batches(Drawn):
     fixed = ("seed", "batch", "context")
 
     def __init__(self, data: PackedData, batch: int, context: int, seed: int = 0) -> None:
-        if batch < 1 or context < 1:
-            raise ValueError(f"Batches: batch is {batch}, context {context}, expected at least 1")
+        _must_hold_something("Batches", batch, context)
         if len(data) < context + 1:
             raise ValueError(
                 f"Batches: the data has {len(data)} tokens, expected at least context + 1 ="
@@ -36,11 +35,6 @@ class Batches(Drawn):
         self.windows = max(1, whole - 1)
         self._room = len(data) - 1 - self.windows * context
         self._epoch = -1
-
-    @property
-    def epoch(self) -> float:
-        """Epochs done."""
-        return self.drawn / self.windows
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -74,6 +68,7 @@ def validation_batches(
     """All windows of the data once, in order, the last ones in a smaller batch; at most `limit`
     batches, spread evenly. Data shorter than context + 1 gives one shorter window.
     """
+    _must_hold_something("validation_batches", batch, context)
     if len(data) < 2:
         raise ValueError(
             f"validation_batches: the data has {len(data)} tokens, expected at least 2"
@@ -87,3 +82,8 @@ def validation_batches(
         rows = np.stack([data.ids[s : s + context + 1].astype(np.int64) for s in group])
         both = torch.from_numpy(rows)
         yield both[:, :-1], both[:, 1:]
+
+
+def _must_hold_something(who: str, batch: int, context: int) -> None:
+    if batch < 1 or context < 1:
+        raise ValueError(f"{who}: batch is {batch}, context {context}, expected at least 1")

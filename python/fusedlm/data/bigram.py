@@ -17,6 +17,10 @@ def bigram_loss(train: PackedData, validation: PackedData) -> float:
     flatters the bigram model: what beats it here has beaten any such model.
     """
     V = train.vocab_size
+    if validation.vocab_size != V:
+        raise ValueError(
+            f"bigram_loss: validation has a vocabulary of {validation.vocab_size} tokens, train of {V}"
+        )
     ids = train.ids.astype(np.int64)
     held = validation.ids.astype(np.int64)
     if len(ids) < 2 or len(held) < 2:

@@ -14,9 +14,17 @@ from pathlib import Path
 
 from fusedlm.errors import CorruptFileError
 
+from .preprocess.lines import check_encoding
+
 SUFFIXES = (".mo", ".po")
 _CONTEXT, _PLURAL = "\x04", "\x00"  # msgctxt EOT msgid, and NUL between singular and plural
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+# Bytes of the file's charset, of which several in a row may be one character; as msgfmt, "\x" takes
+# all the digits there are.
+_BYTE = re.compile(r"\\(?:x([0-9A-Fa-f]+)|([0-7]{1,3}))")
+_ESCAPE = re.compile(rf"(?:{_BYTE.pattern})+|\\(?P<other>.)", re.DOTALL)
+# Not all that ends a line elsewhere: a message may hold U+2028 or a form feed.
+_LINE_END = re.compile("\r\n?|\n")
 _KEYWORD = re.compile(r"(msgctxt|msgid_plural|msgid|msgstr(?:\[(\d+)\])?)\s*(\".*)")
 
 Pair = tuple[str, str]
@@ -68,7 +76,7 @@ def _read_mo(file: Path) -> Iterator[tuple[str, list[str], bool]]:
     for number, (key, value) in enumerate(entries):
         try:
             yield key.decode(charset), value.decode(charset).split(_PLURAL), False
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise CorruptFileError(file, f"message {number} is not {charset}: {error}") from None
 
 
@@ -78,8 +86,8 @@ def _charset(file: Path, header: str) -> str:
     if name == "CHARSET":  # a template that nobody has filled in
         return "utf-8"
     try:
-        return codecs.lookup(name).name
-    except LookupError:
+        return codecs.lookup(check_encoding(name)).name
+    except ValueError:
         raise CorruptFileError(file, f"has the unknown charset {name!r}") from None
 
 
@@ -87,13 +95,15 @@ def _read_po(file: Path) -> Iterator[tuple[str, list[str], bool]]:
     data = file.read_bytes()
     charset = _charset(file, data[:4096].decode("ascii", "replace"))
     try:
-        lines = data.decode("utf-8-sig" if charset == "utf-8" else charset).splitlines()
+        text = data.decode("utf-8-sig" if charset == "utf-8" else charset)
     except UnicodeDecodeError as error:
         place = data[: error.start].count(b"\n") + 1
         raise CorruptFileError(file, f"line {place} is not {charset}") from None
+    except UnicodeError as error:  # codecs that do not say where
+        raise CorruptFileError(file, f"is not {charset}: {error}") from None
     entry: dict[str, str] = {}
     at, fuzzy = "", False
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         line = line.strip()
         found = _KEYWORD.fullmatch(line)
         # What follows the translation begins the next entry.
@@ -105,9 +115,9 @@ def _read_po(file: Path) -> Iterator[tuple[str, list[str], bool]]:
             fuzzy = fuzzy or "fuzzy" in line
         elif found:
             at = found[1]
-            entry[at] = _unquoted(file, number, found[3])
+            entry[at] = _unquoted(file, number, found[3], charset)
         elif line.startswith('"') and at:
-            entry[at] += _unquoted(file, number, line)
+            entry[at] += _unquoted(file, number, line, charset)
         elif line and not line.startswith("#"):
             raise CorruptFileError(
                 file, f"line {number} is {line[:60]!r}, expected msgid, msgstr or text in quotes"
@@ -124,7 +134,18 @@ def _entry(entry: dict[str, str], fuzzy: bool) -> tuple[str, list[str], bool]:
     return message, forms or [""], fuzzy
 
 
-def _unquoted(file: Path, number: int, text: str) -> str:
+def _unquoted(file: Path, number: int, text: str, charset: str) -> str:
     if len(text) < 2 or not text.endswith('"'):
         raise CorruptFileError(file, f"line {number}: the quotes do not close")
-    return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1])
+
+    def meant(escape: re.Match[str]) -> str:
+        if escape["other"]:
+            return _ESCAPES.get(escape["other"], escape["other"])
+        values = (int(x, 16) if x else int(octal, 8) for x, octal in _BYTE.findall(escape[0]))
+        return bytes(value & 0xFF for value in values).decode(charset)
+
+    try:
+        return _ESCAPE.sub(meant, text[1:-1])
+    except UnicodeError:
+        what = f"line {number}: an escape gives bytes that are not {charset}"
+        raise CorruptFileError(file, what) from None

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .json_lines import parsed
 from .labelled import Skipped, is_text
 
 Message = dict[str, str]
@@ -190,15 +190,17 @@ def _lines(file: Path, text: str, skipped: Skipped) -> Iterator[tuple[Any, str]]
         if not line.strip():
             continue
         try:
-            yield json.loads(line), f"{file}:{number}"
-        except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError
+            row = parsed(line)
+        except ValueError:
             skipped.add("a line that is not JSON", f"{file}:{number}")
+        else:
+            yield row, f"{file}:{number}"
 
 
 def _list(file: Path, text: str) -> Iterator[tuple[Any, str]]:
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        rows = parsed(text)
+    except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(rows, list):
         raise ValueError(f"{file} holds a {type(rows).__name__}, expected a list of rows")
@@ -212,7 +214,8 @@ def _chatterbot(file: Path, text: str) -> Iterator[tuple[Any, str]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         values = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    # Of a date like 2001-99-99 or an empty `!!int` the parser raises what its conversion did.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     rows = values.get("conversations") if isinstance(values, dict) else None
     if not isinstance(rows, list):

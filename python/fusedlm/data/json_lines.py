@@ -1,4 +1,4 @@
-"""Objects out of a .jsonl file of which every line has to be right."""
+"""JSON, and objects out of a .jsonl file of which every line has to be right."""
 
 from __future__ import annotations
 
@@ -27,6 +27,27 @@ def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any],
             raise ValueError(f"{file} is not UTF-8 ({error})") from None
 
 
+def parsed(text: str) -> Any:
+    """What JSON makes of `text`; ValueError for what is none, or is nested too deeply for Python."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def parsed_text(text: str, place: str) -> Any:
+    """`parsed`, for what is to be UTF-8 again; the ValueError names `place`."""
+    try:
+        values = parsed(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: not JSON ({error})") from None
+    if not is_unicode(text, values):
+        raise ValueError(
+            f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+        )
+    return values
+
+
 def is_unicode(source: str, values: Any) -> bool:
     """Whether what JSON made of `source` can be written as UTF-8: an escape may be half a character."""
     if "\\ud" not in source and "\\uD" not in source:
@@ -39,14 +60,7 @@ def is_unicode(source: str, values: Any) -> bool:
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-        raise ValueError(f"{place}: not JSON ({error})") from None
-    if not is_unicode(line, values):
-        raise ValueError(
-            f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-        )
+    values = parsed_text(line, place)
     if not isinstance(values, dict):
         raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")
     return values

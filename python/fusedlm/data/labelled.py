@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+from .json_lines import parsed
 
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
@@ -194,8 +195,8 @@ def _json_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Itera
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError
+            values = parsed(line)
+        except ValueError:
             values = None
         if not isinstance(values, dict):
             yield _Row(place, bad="not a JSON object")

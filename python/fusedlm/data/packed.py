@@ -6,16 +6,19 @@ and the tokens, little-endian uint16 or uint32.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
 from fusedlm.errors import CorruptFileError
 
+from .large_file import large_file
 from .tokenizer import Tokenizer
 
 _MAGIC = b"FLMTOKEN"
@@ -25,6 +28,21 @@ _VERSION = 1
 
 def _dtype_for(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def _checked(who: str, ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.ndim != 1:
+        raise ValueError(f"{who}: ids have the shape {list(array.shape)}, expected one dimension")
+    if not array.size:  # NumPy calls an empty list one of float64
+        return array
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{who}: ids are {array.dtype}, expected integers")
+    least, most = int(array.min()), int(array.max())
+    if least < 0 or most >= vocab_size:
+        bad = least if least < 0 else most
+        raise ValueError(f"{who}: ids holds {bad}, expected 0 to {vocab_size - 1}")
+    return array
 
 
 class PackedWriter:
@@ -39,39 +57,32 @@ class PackedWriter:
         self.vocab_size = vocab_size
         self.count = 0
         self._dtype = _dtype_for(vocab_size)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> PackedWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._partial, "wb")
-        self._file.write(bytes(_HEADER.size))
+        with contextlib.ExitStack() as stack:
+            partial = stack.enter_context(large_file(self.path))
+            self._file = stack.enter_context(open(partial, "wb"))
+            self._file.write(bytes(_HEADER.size))
+            self._ends = stack.pop_all()
         return self
 
     def add(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Appends tokens. Raises ValueError for one outside the vocabulary."""
-        array = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
-            bad = int(array.min()) if int(array.min()) < 0 else int(array.max())
-            raise ValueError(f"PackedWriter: ids holds {bad}, expected 0 to {self.vocab_size - 1}")
+        """Appends tokens. Raises ValueError for what is no row of integers of the vocabulary."""
+        array = _checked("PackedWriter", ids, self.vocab_size)
         self._file.write(array.astype(self._dtype).tobytes())
         self.count += array.size
 
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        written = False
-        try:
-            if kind is None:
-                header = (_MAGIC, _VERSION, self._dtype.itemsize, self.vocab_size, self.count)
-                self._file.seek(0)
-                self._file.write(_HEADER.pack(*header))
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                written = True
-        finally:
-            self._file.close()
-            if written:
-                os.replace(self._partial, self.path)
-            else:
-                self._partial.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if kind is not None:
+            self._ends.__exit__(kind, raised, trace)
+            return
+        with self._ends:
+            header = (_MAGIC, _VERSION, self._dtype.itemsize, self.vocab_size, self.count)
+            self._file.seek(0)
+            self._file.write(_HEADER.pack(*header))
 
 
 class PackedData:
@@ -102,11 +113,9 @@ class PackedData:
 
     @classmethod
     def of(cls, ids: Sequence[int] | np.ndarray, vocab_size: int) -> PackedData:
-        """Tokens in memory. Raises ValueError for one outside 0 to vocab_size - 1."""
+        """Tokens in memory. Raises ValueError for what is no row of integers of the vocabulary."""
         self = cls.__new__(cls)
-        array = np.asarray(ids)
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:
-            raise ValueError(f"PackedData: ids holds tokens outside 0 to {vocab_size - 1}")
+        array = _checked("PackedData", ids, vocab_size)
         self.vocab_size = vocab_size
         self.ids = array.astype(_dtype_for(vocab_size), copy=False)
         return self

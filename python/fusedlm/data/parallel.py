@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fusedlm.models.files import write_text
 
 from . import catalogues
+from .json_lines import parsed
 from .labelled import is_text
 
 Pair = tuple[str, str]
@@ -161,8 +162,8 @@ def _jsonl(path: Path, source: str, target: str) -> Parallel:
 
 def _object(path: Path, number: int, line: str, source: str, target: str) -> Pair:
     try:
-        value: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+        value = parsed(line)
+    except ValueError as error:
         raise ValueError(f"{path}: line {number} is not JSON ({error})") from None
     if isinstance(value, dict) and isinstance(value.get("translation"), dict):
         value = value["translation"]

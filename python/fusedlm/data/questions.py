@@ -3,14 +3,13 @@ al. 2018, arXiv:1806.03822)."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_lines import is_unicode, read_objects
+from .json_lines import parsed_text, read_objects
 from .labelled import Skipped, sides
 
 
@@ -45,6 +44,7 @@ def read_questions(path: str | os.PathLike[str]) -> Questions:
 
     In JSON lines "answers" are {"text": [...], "answer_start": [...]}, as the hub has SQuAD, or a list
     of {"text": ..., "answer_start": ...}; without "answer_start" the first place where the text stands.
+    What has no "id" goes by its place, as "file.jsonl:3".
     A question whose answer is not where it should be is left out and counted. Raises
     FileNotFoundError, and ValueError naming file and place for what has another form.
     """
@@ -53,7 +53,7 @@ def read_questions(path: str | os.PathLike[str]) -> Questions:
     seen: set[str] = set()
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
     for values, context, place in _lines(path) if lines else _articles(path):
-        question = _question(values, context, place, len(seen))
+        question = _question(values, context, place)
         if question.id in seen:
             found.skipped.add("its id is there already", place)
             continue
@@ -81,13 +81,9 @@ def _articles(path: Path) -> Iterator[tuple[dict[str, Any], Any, str]]:
         raise FileNotFoundError(f"{path} is missing")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        whole = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not is_unicode(text, whole):
-        raise ValueError(
-            f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error})") from None
+    whole = parsed_text(text, str(path))
     for a, article in enumerate(_list(whole, "data", str(path))):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}: data[{a}]")):
             place = f"{path}: data[{a}].paragraphs[{p}]"
@@ -109,7 +105,7 @@ def _list(values: Any, name: str, place: str) -> list[Any]:
     return found
 
 
-def _question(values: dict[str, Any], context: Any, place: str, number: int) -> Question:
+def _question(values: dict[str, Any], context: Any, place: str) -> Question:
     for name, value in (("question", values.get("question")), ("context", context)):
         if not isinstance(value, str):
             raise ValueError(f"{place}: {name} is {value!r}, expected a string")
@@ -118,7 +114,8 @@ def _question(values: dict[str, Any], context: Any, place: str, number: int) -> 
         answers = _columns(answers, place)
     if not isinstance(answers, list):
         raise ValueError(f"{place}: answers is {answers!r}, expected a list")
-    identity = str(values.get("id", number))
+    given = values.get("id")
+    identity = place if given is None else str(given)
     return Question(
         identity, values["question"], context, [_answer(a, context, place) for a in answers]
     )

@@ -51,8 +51,8 @@ def read_tagged(path: str | os.PathLike[str], *, word: int = 0, tag: int = -1) -
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     data = Tagged()
-    for place, lines in _sentences(path):
-        rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    for place, lines in _sentences(path, tag):
+        rows = [_columns(line) for line in lines]
         reason = _reason(lines, rows, word, tag)
         if reason is not None:
             data.skipped.add(reason, place)
@@ -65,7 +65,15 @@ def read_tagged(path: str | os.PathLike[str], *, word: int = 0, tag: int = -1) -
     return data
 
 
-def _sentences(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _columns(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _is_tagged(row: list[str], tag: int) -> bool:
+    return -len(row) <= tag < len(row) and _TAG.fullmatch(row[tag].strip()) is not None
+
+
+def _sentences(path: Path, tag: int) -> Iterator[tuple[str, list[str]]]:
     """(where it begins, its lines) of every sentence."""
     lines: list[str] = []
     first = 1
@@ -76,7 +84,7 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[str]]]:
             if blank and lines:
                 yield f"{path.name}:{first}", lines
                 lines = []
-            comment = line.startswith("#") and not _TAG.fullmatch(line.split()[-1])
+            comment = line.startswith("#") and not _is_tagged(_columns(line), tag)
             if blank or comment:
                 continue
             if not lines:
@@ -87,10 +95,11 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[str]]]:
 def _reason(lines: list[str], rows: list[list[str]], word: int, tag: int) -> str | None:
     if not all(map(is_text, lines)):
         return "not UTF-8"
-    needed = max(word, tag, 1 if tag < 0 else 0) + 1
-    if any(len(row) < needed for row in rows):
+    needed = max(n + 1 if n >= 0 else -n for n in (word, tag))
+    # In a row of one column, say, the first is the last.
+    if any(len(row) < needed or (word - tag) % len(row) == 0 for row in rows):
         return "a word without a tag"
-    if any(not _TAG.fullmatch(row[tag].strip()) for row in rows):
+    if any(not _is_tagged(row, tag) for row in rows):
         return "a tag that is neither O nor like B-..."
     return "an empty word" if any(not row[word].strip() for row in rows) else None
 

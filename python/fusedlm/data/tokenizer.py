@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,21 @@ class Tokenizer:
         ends = [*([] if self.eos_id is None else [self.eos_id]), *end_ids]
         self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, those that were added among them."""
-        size: int = self._inner.get_vocab_size(with_added_tokens=True)
-        return size
+        """The highest id + 1, of tokens that were added too: their number, but where ids have gaps."""
+        ids: Iterable[int] = self._inner.get_vocab(with_added_tokens=True).values()
+        return max(ids, default=-1) + 1
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """`add_special`: with what the tokenizer puts around a text, a token of its beginning say."""
-        ids: list[int] = _of_unicode(self._inner.encode, text, add_special).ids
+        ids: list[int] = _of_unicode(self._inner.encode, text, [text], add_special).ids
         return ids
 
     def _encoded(self, texts: Sequence[str], add_special: bool) -> list[tokenizers.Encoding]:
+        texts = list(texts)
         encoded: list[tokenizers.Encoding] = _of_unicode(
-            self._inner.encode_batch, list(texts), add_special
+            self._inner.encode_batch, texts, texts, add_special
         )
         return encoded
 
@@ -78,6 +80,8 @@ class Tokenizer:
 
         What is left out is the "end" of the text or, by `cut`, its "middle".
         """
+        if cut not in ("end", "middle"):
+            raise ValueError(f"Tokenizer: cut is {cut!r}, expected end or middle")
         if longest is None:
             return [encoded.ids for encoded in self._encoded(texts, add_special)]
         added = self._inner.num_special_tokens_to_add(False) if add_special else 0
@@ -171,10 +175,18 @@ class Tokenizer:
         return cls(inner, settings, end_ids)
 
 
-def _of_unicode(encode: Callable[..., Any], given: str | list[str], add_special: bool) -> Any:
+def _of_unicode(
+    encode: Callable[..., Any], given: str | list[str], texts: list[str], add_special: bool
+) -> Any:
+    """`encode` of what is given; `texts` are all texts in it."""
     try:
         return encode(given, add_special_tokens=add_special)
     except TypeError:  # the library takes nothing that UTF-8 cannot write
+        for kind in map(type, texts):
+            if not issubclass(kind, str):
+                raise ValueError(
+                    f"Tokenizer: a text is of type {kind.__name__}, expected str"
+                ) from None
         raise ValueError(
             "Tokenizer: a text holds half of a surrogate pair, expected Unicode"
         ) from None

@@ -29,8 +29,9 @@ class Match:
 class TranslationMemory:
     """Finds the nearest of `pairs` by its source, without case.
 
-    The _CANDIDATES best by the cosine of tf-idf vectors of character n-grams are compared by the sum
-    of three similarities, each from 0 to 1: that cosine, and `similarity` by characters and by words.
+    The _CANDIDATES best (or as many as are asked for) by the cosine of tf-idf vectors of character
+    n-grams are compared by the sum of three similarities, each from 0 to 1: that cosine, and
+    `similarity` by characters and by words.
     On held-out program messages the sum found better translations than each of the three alone.
     """
 
@@ -64,9 +65,10 @@ class TranslationMemory:
         memory itself is to be found without.
         """
         scores = self._cosines(source)
-        least = np.partition(scores, -_CANDIDATES)[-_CANDIDATES] if len(scores) > _CANDIDATES else 0
+        most = max(count, _CANDIDATES)
+        least = np.partition(scores, -most)[-most] if len(scores) > most else 0
         best = np.flatnonzero((scores >= least) & (scores > 0))
-        best = best[np.argsort(-scores[best], kind="stable")][:_CANDIDATES]
+        best = best[np.argsort(-scores[best], kind="stable")][:most]
         text, same = source.casefold(), source_key(source)
         found = []
         for number in best.tolist():

@@ -127,6 +127,12 @@ def test_bad_rows_of_csv_are_told_apart_and_reading_goes_on(tmp_path):
     assert items[0].text == "ok" and items[-1].text == "fine"
 
 
+def test_quotes_in_a_tsv_are_text(tmp_path):
+    rows = ["text\tlabel", 'say "hi"\t1', '"open\t2', '"a" b\t3']
+    (tmp_path / "a.tsv").write_text("\n".join(rows) + "\n")
+    assert texts(read(tmp_path / "a.tsv")) == ['say "hi"', '"open', '"a" b']
+
+
 def test_an_open_quote_costs_a_bounded_part_of_the_file(tmp_path):
     rows = ["text,label", '"open,1', *(f"row {i},1" for i in range(1000))]
     (tmp_path / "a.csv").write_text("\n".join(rows))

@@ -75,3 +75,8 @@ def test_iban_checks_digits_and_length():
     assert iban("DE89370400440532013000") and iban("NO9386011117947")
     assert not iban("DE89370400440532013001") and not iban("DE8937040044053201300")
     assert not iban("XX89370400440532013000")
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="mask: kinds holds 'mail', expected some of email, iban"):
+        mask("a@b.com", ("ip", "mail"))

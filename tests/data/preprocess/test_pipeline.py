@@ -175,6 +175,22 @@ def test_parquet_out_keeps_types_and_what_has_none_becomes_json(tmp_path):
     assert (tmp_path / "c.report.json").exists()
 
 
+@pytest.mark.parametrize("large", [2**53 + 1, -(2**53) - 1, 2**63])
+def test_parquet_keeps_every_digit_of_large_integers_beside_other_numbers(tmp_path, large):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lines = [
+        {"text": "a", "x": large, "n": large},
+        {"text": "b", "x": 0.5, "n": 2**53},
+        {"text": "c", "x": 1, "n": 1},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    preprocess([tmp_path / "a.jsonl"], tmp_path / "b.parquet")
+    rows = parquet.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [row["x"] for row in rows] == [str(large), "0.5", "1"]
+    numbers = [large, 2**53, 1]
+    assert [row["n"] for row in rows] == (numbers if large < 2**63 else [*map(str, numbers)])
+
+
 @pytest.mark.parametrize("out", ["b.parquet", "b.jsonl", "b.txt"])
 def test_half_a_surrogate_pair_in_another_field_does_not_end_the_run(tmp_path, out):
     if out == "b.parquet":
@@ -209,6 +225,21 @@ def test_an_older_result_survives_a_run_that_fails(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("fails", ["plot_report", "write_json"])
+def test_a_report_that_cannot_be_written_leaves_the_older_result(tmp_path, monkeypatch, fails):
+    (tmp_path / "a.txt").write_text("new\n")
+    (tmp_path / "out.txt").write_text("old\n")
+
+    def full(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pipeline, fails, full)
+    with pytest.raises(OSError, match="the disk is full"):
+        preprocess([tmp_path / "a.txt"], tmp_path / "out.txt")
+    assert (tmp_path / "out.txt").read_text() == "old\n"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.txt", "out.txt"]
+
+
 def test_a_step_that_fails_makes_a_bad_row_of_one_row(raw, monkeypatch):
     carry_out = Steps._carry_out
 
@@ -240,6 +271,7 @@ def test_the_output_may_not_be_read_again(raw):
         (Settings(similarity=2), "similarity is 2, expected 0.3 to 1"),
         (Settings(workers=0), "workers is 0, expected at least 1"),
         (Settings(ReadSettings(encoding="utf-9")), "encoding is 'utf-9'"),
+        (Settings(ReadSettings(encoding="undefined")), "encoding is 'undefined'"),
         (Settings(ReadSettings(delimiter=",,")), "delimiter is ',,', expected one character"),
         (Settings(stop_words="xx"), "stop words: xx is neither a file nor one of en, zh"),
     ],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+from ..json_lines import parsed
 from .lines import BROKEN, bounded_lines, open_text
 from .optional import needed
 from .rows import Bad, Row
@@ -110,8 +110,7 @@ def _items_of(file: Path, raw: io.BufferedReader, settings: ReadSettings) -> Ite
     table = kind in (".csv", ".tsv")  # whose reader wants to see line ends as they are
     with open_text(raw, file.name, settings.encoding, "" if table else None) as stream:
         if table:
-            delimiter = "\t" if kind == ".tsv" else settings.delimiter
-            yield from _table(stream, name, settings, delimiter)
+            yield from _table(stream, name, settings, kind == ".tsv")
         elif kind in TEXT:
             yield from _texts(stream, name, settings)
         else:
@@ -194,8 +193,8 @@ def _json_lines(stream: TextIO, file: str, settings: ReadSettings) -> Iterator[R
             yield Bad(*place, "too long", f"a line of more than {limit:,} characters (--max-chars)")
         elif not line.isspace():
             try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                fields = parsed(line)
+            except ValueError as error:
                 yield Bad(*place, "not JSON", f"not JSON ({error})")
                 continue
             if isinstance(fields, dict):
@@ -214,10 +213,11 @@ def _from_fields(fields: dict[str, Any], file: str, line: int, field: str) -> Ro
     return Row(fields[field], fields, file, line)
 
 
-def _table(
-    stream: TextIO, file: str, settings: ReadSettings, delimiter: str
-) -> Iterator[Row | Bad]:
-    """CSV with a header. Broken quotes cost the rows up to where a new line begins a row again."""
+def _table(stream: TextIO, file: str, settings: ReadSettings, tabs: bool) -> Iterator[Row | Bad]:
+    """CSV with a header. Broken quotes cost the rows up to where a new line begins a row again.
+
+    Tabs need no quotes, and quotes in a .tsv are text.
+    """
     cut_off = False
 
     def lines() -> Iterator[str]:
@@ -226,7 +226,11 @@ def _table(
             cut_off |= cut
             yield line
 
-    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    rows = (
+        csv.reader(lines(), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        if tabs
+        else csv.reader(lines(), delimiter=settings.delimiter, strict=True)
+    )
     header: list[str] | None = None
     while True:
         place = (file, rows.line_num + 1)

@@ -28,7 +28,7 @@ def check_encoding(name: str) -> str:
     """`name`, if Python knows a text encoding of that name; ValueError if not."""
     try:
         "a".encode(name)
-    except LookupError:
+    except (LookupError, UnicodeError):  # Python has one named "undefined"
         raise ValueError(
             f"encoding is {name!r}, expected one such as utf-8, gb18030, cp1252"
         ) from None

@@ -128,7 +128,13 @@ _NARROW = {0xFEE0 + ord(c): c for c in string.digits + string.ascii_letters + "@
 
 
 def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
-    """(the text with "[CARD]" and so on in place of what was found, how many of each kind)."""
+    """(the text with "[CARD]" and so on in place of what was found, how many of each kind).
+
+    Raises ValueError for a kind that is none of KINDS.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"mask: kinds holds {kind!r}, expected some of {', '.join(KINDS)}")
     counts: dict[str, int] = {}
     digits = _DIGIT.search(text) is not None
     for kind, find in KINDS.items():

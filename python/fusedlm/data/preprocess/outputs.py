@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from ..large_file import large_file
 from .inputs import parquet_package
 from .lines import BROKEN
 from .rows import Row
@@ -45,25 +46,22 @@ def side_file(out: Path, ending: str) -> Path:
 def writing(out: Path, field: str, one_a_line: bool) -> Iterator[Writer]:
     """A writer for the kind of file that the name says. If the block raises, nothing is there."""
     kind = output_kind(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    rows = partial.with_name(partial.name + ".jsonl")  # what a Parquet file is made of
-    try:
-        with open(rows if kind == ".parquet" else partial, "wb") as raw:
-            with _compressed(raw, out) as file:
+    with large_file(out) as partial:
+        rows = partial.with_name(partial.name + ".jsonl")  # what a Parquet file is made of
+        try:
+            with (
+                open(rows if kind == ".parquet" else partial, "wb") as raw,
+                _compressed(raw, out) as file,
+            ):
                 writer: Writer = (
                     TextWriter(file, one_a_line) if kind == ".txt" else JsonWriter(file, field)
                 )
                 yield writer
-            raw.flush()
-            os.fsync(raw.fileno())
-        if kind == ".parquet":
-            assert isinstance(writer, JsonWriter)
-            _write_parquet(rows, partial, writer.types)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
-        rows.unlink(missing_ok=True)
+            if kind == ".parquet":
+                assert isinstance(writer, JsonWriter)
+                _write_parquet(rows, partial, writer.types)
+        finally:
+            rows.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -120,7 +118,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "json"
+        if -(2**53) <= value <= 2**53:
+            return "int"
+        return "wide" if -(2**63) <= value < 2**63 else "json"
     if isinstance(value, float):
         return "float"
     if value is None:
@@ -140,7 +140,9 @@ def _write_parquet(rows: Path, out: Path, types: dict[str, set[str]]) -> None:
     chosen: dict[str, str] = {}
     for name, kinds in types.items():
         kinds = kinds - {"none"}
-        if kinds == {"int", "float"}:
+        if "wide" in kinds and "float" not in kinds:
+            kinds = kinds - {"wide"} | {"int"}
+        if kinds == {"int", "float"}:  # a float has each of these integers, but no wide one
             kinds = {"float"}
         kind = kinds.pop() if len(kinds) == 1 else "string" if not kinds else "json"
         chosen[name] = kind if kind in columns else "json"

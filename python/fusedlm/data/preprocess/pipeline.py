@@ -33,7 +33,9 @@ def preprocess(
 
     Rows keep their order; of duplicates the first stays. Bad rows are counted in the report, with
     settings.strict the first raises ValueError with its file and line. progress(n) is told that n more
-    bytes were read. Raises ValueError where no row is left; then, as after any error, nothing is written.
+    bytes were read. Raises ValueError where no row is left; then, as after any error, `out` is left as
+    it was. It takes its place last; report and picture go by its name without the suffix, which "a.txt"
+    and "a.jsonl" in one folder share.
     """
     settings = settings or Settings()
     settings.check()
@@ -48,17 +50,16 @@ def preprocess(
             for items, tallies in chunks:
                 run.add(items, tallies, writer)
         run.must_have_rows()
-    report = {
-        "inputs": [shown(path) for path in inputs],
-        "files": len(files),
-        "bytes": sum(file.stat().st_size for file in files),
-        "output": shown(out),
-        "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
-        **run.as_json(),
-    }
-    side = side_file(out, ".report.json")
-    write_json(side, report)
-    plot_report(report, side_file(out, ".png"))
+        report = {
+            "inputs": [shown(path) for path in inputs],
+            "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files),
+            "output": shown(out),
+            "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
+            **run.as_json(),
+        }
+        plot_report(report, side_file(out, ".png"))
+        write_json(side_file(out, ".report.json"), report)
     return report
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof rev hon st sr jr gen col capt lt sgt maj cmdr gov sen rep pres messrs mme mlle"
+    "mr mrs ms dr prof rev hon st gen col capt lt sgt maj cmdr gov sen rep pres messrs mme mlle"
     " vs cf al approx dept est ed eds vol no nos pp p fig figs eq ch sec art para ca"
     " jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun ave blvd rd mt ft"
     " e.g i.e v viz".split()
