@@ -59,15 +59,12 @@ void read_activation(const json::Fields& fields, DecoderConfig& c) {
   constexpr struct {
     Activation activation;
     bool gated;
-  } kMeaning[] = {{Activation::gelu, false},
-                  {Activation::gelu_tanh, false},
-                  {Activation::relu, false},
-                  {Activation::silu, true},
-                  {Activation::gelu, true},
-                  {Activation::gelu_tanh, true}};
-  const auto [activation, gated] = kMeaning[choice(
-      fields, "activation", "gelu_tanh",
-      {"gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"})];
+  } kMeaning[] = {{Activation::gelu, false}, {Activation::gelu_tanh, false},
+                  {Activation::relu, false}, {Activation::silu, true},
+                  {Activation::gelu, true},  {Activation::gelu_tanh, true}};
+  const auto [activation, gated] =
+      kMeaning[choice(fields, "activation", "gelu_tanh",
+                      {"gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"})];
   c.activation = activation;
   c.gated = gated;
 }
