@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from fusedlm.data.large_file import large_file
 from fusedlm.models import atomic_folder
 from fusedlm.models.files import whole_file, write_json, write_text
 
@@ -47,7 +48,8 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
-    write_text(pipe, "through")
+    with large_file(pipe) as partial:
+        partial.write_text("through")
     reader.join(30)
     assert read == ["through"] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 

@@ -19,6 +19,9 @@ def large_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with whole_file(path) as partial:
+        if partial == path:  # a pipe, say, which nothing takes the place of
+            yield path
+            return
         try:
             yield own
             os.replace(own, partial)
