@@ -158,6 +158,15 @@ def test_interleaved_rope_is_exported_in_halves(tmp_path, fields):
         torch.testing.assert_close(theirs(tokens()).logits, ours(tokens()), rtol=1e-4, atol=1e-4)
 
 
+def test_rope_scaling_by_its_older_name_is_exported(tmp_path):
+    scaling = {"type": "linear", "factor": 2.0}
+    config = ModelConfig.llama(vocab_size=61, layers=1, width=16, heads=2, rope_scaling=scaling)
+    export_hf(Decoder(config), None, tmp_path / "out")
+    assert load(tmp_path / "out")[0].config == config
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert theirs.rope_parameters["rope_type"] == "linear"
+
+
 def test_a_tokenizer_trained_here_is_the_same_for_transformers(tmp_path):
     text = "Zoë's 12 naïve\tsailors sing 你好 <|endoftext|> again"
     tokenizer = train_bpe(text * 9, 300)

@@ -148,7 +148,7 @@ def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> N
     writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.rope_base)
     scaling = config.rope_scaling or {}
-    if scaling.get("rope_type", scaling.get("type")) == "linear":
+    if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
 
@@ -160,7 +160,7 @@ def _tensors(model: Decoder, family: str) -> dict[str, Tensor]:
         weights = half_split(config, weights, back=family == "llama")
     tensors = renamed(model, weights, GGUF_GPT2 if family == "gpt2" else GGUF)
     scaling = config.rope_scaling or {}
-    if scaling.get("rope_type", scaling.get("type")) == "llama3":
+    if scaling.get("rope_type") == "llama3":
         # What each pair's rate is divided by; at position 1 the angles are the rates themselves.
         plain, stretched = (
             ops.rope_tables(2, config.head_width, config.rope_base, scaling=s)[1][1].double().asin()
