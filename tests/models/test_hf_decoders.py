@@ -11,7 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import Decoder, ModelConfig, export_hf, load
+from fusedlm.models import (
+    Decoder,
+    DecoderClassifier,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    ModelConfig,
+    export_hf,
+    load,
+)
 from fusedlm.models.huggingface import FAMILIES
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.hugging import gradients, in_float64, random_model, saved, transformers
@@ -197,6 +205,27 @@ def test_a_model_that_transformers_has_not_is_refused_by_the_field(tmp_path):
         with pytest.raises(ValueError, match=f"export_hf: {field} is"):
             export_hf(Decoder(config), None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_no_decoder_or_encoder_is_refused_by_its_class(tmp_path):
+    shape = {"vocab_size": 9, "layers": 1, "width": 8, "heads": 2}
+    for model in (
+        EncoderDecoder(EncoderDecoderConfig(**shape)),
+        DecoderClassifier.of(Decoder(ModelConfig.llama(**shape)), ["a"]),
+    ):
+        with pytest.raises(ValueError, match=f"export_hf: model is a {type(model).__name__}, "):
+            export_hf(model, None, tmp_path / "out")
+
+
+def test_a_weight_beyond_float16_is_named_and_nothing_is_written(tmp_path):
+    model = Decoder(ModelConfig.llama(vocab_size=9, layers=1, width=8, heads=2))
+    with torch.no_grad():
+        model.blocks[0].ffn.up_weight[2, 3] = -7e4
+    words = r"layers\.0\.mlp\.up_proj\.weight has a value of -70000, .* 65504 with dtype"
+    with pytest.raises(ValueError, match=words):
+        export_hf(model, None, tmp_path / "out", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    export_hf(model, None, tmp_path / "out", dtype=torch.bfloat16)
 
 
 def test_export_replaces_a_model_and_nothing_else(tmp_path):
