@@ -19,6 +19,7 @@ from fusedlm.models import (
     ModelConfig,
     export_hf,
     load,
+    weights,
 )
 from fusedlm.models.huggingface import FAMILIES
 from tests.support.accuracy import assert_as_accurate_as_torch
@@ -150,6 +151,21 @@ def test_a_config_of_transformers_4_means_the_same(tmp_path):
     scaling = {"type" if k == "rope_type" else k: v for k, v in LLAMA3.items() if k != "rope_theta"}
     edit(folder, rope_parameters=None, rope_theta=300.0, rope_scaling=scaling)
     assert load(folder)[0].config == config
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
+def test_a_window_that_is_null_is_none_and_one_that_is_missing_is_the_default(tmp_path, family):
+    architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
+    folder = saved(random_model(f"{architecture}ForCausalLM", **LLAMA), tmp_path / "m")
+    file = folder / "config.json"
+    values = json.loads(file.read_text()) | {"use_sliding_window": True, "max_window_layers": 1}
+    values.pop("layer_types", None)
+    file.write_text(json.dumps({**values, "sliding_window": None}))
+    assert load(folder)[0].config.windows is None
+    del values["sliding_window"]
+    file.write_text(json.dumps(values))
+    first = 4096 if family == "mistral" else 0
+    assert load(folder)[0].config.windows == [first, 4096]
 
 
 @pytest.mark.parametrize("fields", [{}, {"qk_norm": True}])
@@ -288,6 +304,16 @@ def test_damaged_weights_are_named(folder, damage):
         }[damage]
     )  # fmt: skip
     with pytest.raises(CorruptFileError, match=r"model\.safetensors: not a valid safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("at", ["safe_open", "open"])
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(folder, monkeypatch, at):
+    def refused(file, *args, **options):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(weights, at, refused, raising=False)
+    with pytest.raises(PermissionError, match=r"model\.safetensors"):
         load(folder)
 
 

@@ -162,10 +162,12 @@ def _rope(fields: Fields) -> tuple[float, dict[str, Any] | None]:
 
 
 def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
+    none = (
+        fields.values.get("sliding_window", 4096) is None
+    )  # null; where nothing is said, it is 4096
     if family == "mistral":
-        window = fields.values.get("sliding_window", 4096)  # null is none, nothing is the default
-        return None if window is None else [window] * layers
-    if family == "llama" or not fields.get("use_sliding_window", False):
+        return None if none else [fields.count("sliding_window", 4096)] * layers
+    if family == "llama" or none or not fields.get("use_sliding_window", False):
         return None
     window, first = fields.count("sliding_window", 4096), fields.count("max_window_layers", 28)
     kinds = fields.strings("layer_types") or [
