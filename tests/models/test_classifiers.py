@@ -247,7 +247,7 @@ def test_a_folder_of_another_kind_and_an_export_that_no_model_computes_are_refus
         export_hf(encoder(), None, tmp_path / "x")
     with pytest.raises(ValueError, match="export_hf: head is 'mean'"):
         export_hf(encoder(replace(ENCODER, ngrams=0)), None, tmp_path / "x")
-    with pytest.raises(ValueError, match="export_hf: a decoder that classifies"):
+    with pytest.raises(ValueError, match="export_hf: model is a DecoderClassifier"):
         export_hf(decoder_classifier(), None, tmp_path / "x")
     assert isinstance(small_model("llama"), Decoder)
 

@@ -50,9 +50,7 @@ class DecoderClassifierConfig(CheckedFields):
         self._count("max_tokens", 1)
         for name, allowed in (("task", TASKS), ("pooling", POOLINGS), ("cut", CUTS)):
             self._choice(name, allowed)
-        named = isinstance(self.labels, list) and all(isinstance(x, str) for x in self.labels)
-        if not named or not self.labels:
-            self._bad("labels", "the names of the classes")
+        self._names("labels", "a list of the classes' names, each once")
 
     @property
     def vocab_size(self) -> int:

@@ -17,7 +17,7 @@ from fusedlm.nn import FeedForward, LayerNorm, Linear
 from fusedlm.nn.basic import normal
 
 from .checks import check_dtype, check_tokens
-from .encoder_config import EncoderConfig
+from .encoder_config import ONE_OF, EncoderConfig
 from .ngrams import NGrams
 from .packed import Packed, first_of, mean_of, span_loss
 
@@ -196,6 +196,11 @@ class Encoder(nn.Module):
         Targets of task "span" [n, 2] count from the beginning of each sequence.
         """
         head = self._head()
+        if targets is not None and self.config.problem_type != ONE_OF:
+            raise NotImplementedError(
+                f"Encoder: config.problem_type is {self.config.problem_type!r}, whose loss is not"
+                f" known here, only that of {ONE_OF!r}; without targets there are logits"
+            )
         x = self._drop(
             self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
         )
