@@ -107,10 +107,7 @@ def export_gguf(
 
 def _architecture(config: ModelConfig) -> str:
     """The name GGUF has for what `config` says."""
-    try:
-        family = family_for(config)
-    except ValueError as error:
-        raise ValueError(str(error).replace("export_hf", "export_gguf")) from None
+    family = family_for(config, "export_gguf")
     activation = "gelu_tanh" if family == "gpt2" else "swiglu"
     for name, wanted in (("windows", None), ("activation", activation)):
         if getattr(config, name) != wanted:

@@ -179,8 +179,18 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
 
 
-def family_for(config: ModelConfig) -> str:
-    """The family of Hugging Face that computes what `config` says; ValueError if there is none."""
+def family_for(config: ModelConfig, caller: str = "export_hf") -> str:
+    """The family of Hugging Face that computes what `config` says.
+
+    ValueError, which begins with `caller`, if there is none.
+    """
+    try:
+        return _family_for(config)
+    except ValueError as error:
+        raise ValueError(f"{caller}: {error}") from None
+
+
+def _family_for(config: ModelConfig) -> str:
     if config.position == "learned" and config.norm == "layer_norm":
         _only("GPT-2", config, bias=True, qkv_bias=True, qk_norm=False, windows=None,
               kv_heads=config.heads, head_width=config.width // config.heads)  # fmt: skip
@@ -214,7 +224,7 @@ def _only(model: str, config: ModelConfig, **wanted: Any) -> None:
 
 def _nothing_like(name: str, value: Any, model: str, expected: str) -> ValueError:
     return ValueError(
-        f"export_hf: {name} is {value!r}, and transformers has no such model; {model} has {expected}"
+        f"{name} is {value!r}, and transformers has no such model; {model} has {expected}"
     )
 
 
