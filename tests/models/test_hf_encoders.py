@@ -25,6 +25,7 @@ from fusedlm.models import (
     save,
 )
 from fusedlm.models.huggingface_encoder import encoder_folder, names_of
+from fusedlm.models.packed import Packed
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.hugging import gradients, in_float64, random_model, saved, transformers
 
@@ -225,6 +226,44 @@ def test_training_a_classifier_on_one_batch_learns_it():
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1
+
+
+def test_a_position_beyond_the_context_is_not_read_as_another_type():
+    model = Encoder(EncoderConfig(61, context=4, layers=1, width=32, heads=4))
+    for length, first, allowed in ((4, 0, True), (6, 0, False), (2, -1, False)):
+        packed = Packed.of([[5] * length], first, [[1] * length])
+        if allowed:
+            assert model.hidden(packed).shape == (4, 32)
+            continue
+        with pytest.raises(ValueError, match="Encoder: positions holds values outside 0 to 3"):
+            model.hidden(packed)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([[1, 2]], r"shape \[1, 2\] .*expected \[2, 2\]"),
+        ([1, 2], r"shape \[2\] .*expected \[2, 2\]"),
+        ([[1, 5], [0, 0]], "values outside 0 to 4"),
+        ([[1, 2], [-1, 0]], "values outside 0 to 4"),
+        ([[1, 2], [0, 3]], r"row 1 are \[0, 3\], expected tokens that mask keeps"),
+        ([[1.0, 2.0], [0.0, 0.0]], "dtype torch.float32, expected .*int64"),
+    ],
+)
+def test_answers_that_are_no_tokens_of_the_text_are_refused(targets, words):
+    model = Encoder(EncoderConfig(61, context=9, layers=1, width=32, heads=4, task="span"))
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with pytest.raises(ValueError, match=f"Encoder: targets .*{words}"):
+        model.classify(ids, mask, targets=torch.tensor(targets))
+
+
+def test_targets_of_tokens_are_as_many_as_tokens():
+    config = EncoderConfig(61, context=9, layers=1, width=32, heads=4, task="token", labels=["a"])
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    for mask in (None, ids):
+        with pytest.raises(ValueError, match=r"targets has shape \[2, 3\], expected \[2, 5\]"):
+            Encoder(config).classify(ids, mask, targets=ids[:, :3])
 
 
 ONE = {"id2label": {0: "score"}, "label2id": {"score": 0}}
