@@ -67,6 +67,19 @@ MODELS = {
 }
 
 
+def test_a_decoder_under_a_classifier_keeps_its_head_and_shares_the_rest():
+    decoder = small_model("llama")
+    tokens, config = torch.arange(20)[None], decoder.config
+    expected = decoder(tokens)
+    model = DecoderClassifier.of(decoder, LABELS)
+    assert not config.tied and decoder.config is config and model.decoder.head is None
+    assert torch.equal(decoder(tokens), expected)
+    shared = dict(decoder.named_parameters())
+    assert all(shared[name] is value for name, value in model.decoder.named_parameters())
+    assert shared.keys() - dict(model.decoder.named_parameters()).keys() == {"head.weight"}
+    assert model.state_dict().keys() == DecoderClassifier(model.config).state_dict().keys()
+
+
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_packed_texts_get_what_each_gets_alone(make):
     model = make()

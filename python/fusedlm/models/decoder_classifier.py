@@ -5,6 +5,7 @@ The last token has seen the whole text.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -99,10 +100,15 @@ class DecoderClassifier(nn.Module):
 
     @classmethod
     def of(cls, decoder: Decoder, labels: list[str], **fields: Any) -> Self:
-        """On top of a decoder that is trained already; it shares the decoder's parameters."""
+        """On top of a decoder that is trained already.
+
+        It shares the decoder's parameters but for the head, which it has not; `decoder` keeps its own.
+        """
         config = DecoderClassifierConfig(decoder.config, labels, **fields)
-        decoder.config, decoder.head = config.decoder, None
-        return cls(config, decoder)
+        headless = copy.copy(decoder)
+        headless._modules = dict(decoder._modules)
+        headless.config, headless.head = config.decoder, None
+        return cls(config, headless)
 
     @classmethod
     def empty(cls, config: DecoderClassifierConfig) -> Self:
