@@ -67,6 +67,19 @@ MODELS = {
 }
 
 
+def test_a_decoder_under_a_classifier_keeps_its_head_and_shares_the_rest():
+    decoder = small_model("llama")
+    tokens, config = torch.arange(20)[None], decoder.config
+    expected = decoder(tokens)
+    model = DecoderClassifier.of(decoder, LABELS)
+    assert not config.tied and decoder.config is config and model.decoder.head is None
+    assert torch.equal(decoder(tokens), expected)
+    shared = dict(decoder.named_parameters())
+    assert all(shared[name] is value for name, value in model.decoder.named_parameters())
+    assert shared.keys() - dict(model.decoder.named_parameters()).keys() == {"head.weight"}
+    assert model.state_dict().keys() == DecoderClassifier(model.config).state_dict().keys()
+
+
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_packed_texts_get_what_each_gets_alone(make):
     model = make()
@@ -247,7 +260,7 @@ def test_a_folder_of_another_kind_and_an_export_that_no_model_computes_are_refus
         export_hf(encoder(), None, tmp_path / "x")
     with pytest.raises(ValueError, match="export_hf: head is 'mean'"):
         export_hf(encoder(replace(ENCODER, ngrams=0)), None, tmp_path / "x")
-    with pytest.raises(ValueError, match="export_hf: a decoder that classifies"):
+    with pytest.raises(ValueError, match="export_hf: model is a DecoderClassifier"):
         export_hf(decoder_classifier(), None, tmp_path / "x")
     assert isinstance(small_model("llama"), Decoder)
 

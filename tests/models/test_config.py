@@ -34,6 +34,15 @@ def test_round_trip_through_json():
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_rope_scaling_spelt_as_transformers_once_did_is_the_same_config():
+    given = {"type": "linear", "factor": 2.0}
+    config = ModelConfig.llama(vocab_size=99, rope_scaling=given)
+    assert config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    assert config == ModelConfig.llama(vocab_size=99, rope_scaling=config.rope_scaling)
+    assert ModelConfig.from_dict({**config.to_dict(), "rope_scaling": given}) == config
+    assert given == {"type": "linear", "factor": 2.0}
+
+
 def test_bias_of_query_key_and_value_follows_bias_unless_given():
     assert ModelConfig(vocab_size=9).qkv_bias is True
     assert ModelConfig.llama(vocab_size=9).qkv_bias is False
@@ -74,6 +83,8 @@ def test_error_names_the_field_and_the_value(field, value):
     [
         ({"rope_type": "yarn"}, "llama3"), ({"rope_type": "linear"}, "factor"),
         ({"rope_type": "llama3", "factor": 8.0}, "low_freq_factor"), ("twice", "dict"),
+        ({"rope_type": []}, "llama3"), ({"rope_type": "linear", "factor": 10**400}, "factor"),
+        ({"rope_type": "linear", "factor": float("inf")}, "factor"),
     ],
 )  # fmt: skip
 def test_bad_rope_scaling_says_what_is_expected(scaling, word):

@@ -183,5 +183,9 @@ def test_bad_arguments_are_named():
         model(torch.zeros(1, 30, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"targets has shape \[3, 5\]"):
         model(tokens, targets[:, :5])
+    for positions in (torch.arange(5), torch.arange(20), tokens[:2], tokens[None]):
+        for name in ("gpt2", "llama"):
+            with pytest.raises(ValueError, match=r"positions has shape .* \[19\] or \[3, 19\]"):
+                small_model(name)(tokens, positions=positions)
     with pytest.raises(ValueError, match=r"compute_dtype is torch\.float16"):
         Decoder(CONFIGS["gpt2"], torch.float16)

@@ -155,6 +155,16 @@ def test_sources_beyond_the_context_and_unequal_counts_are_refused():
         model(one, Packed.of([[1] * 25]))
 
 
+@pytest.mark.parametrize("examples", [0, 2])
+def test_more_examples_than_the_model_reads_are_refused(examples):
+    model = small_encoder_decoder(examples=examples)
+    rows = [[1, 2]] * (1 + examples)
+    assert len(model.pack_sources([rows]).starts) == 2
+    words = f"source 1 has {examples + 1} examples, expected at most {examples}"
+    with pytest.raises(ValueError, match=words):
+        model.pack_sources([rows, [*rows, [3]]])
+
+
 def test_parts_for_a_model_that_reads_no_examples_are_refused():
     model = small_encoder_decoder()
     tokens, positions = torch.tensor([[1, 2]]), torch.arange(2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+import tokenizers
 import torch
+from tokenizers import normalizers, pre_tokenizers
 from typer.testing import CliRunner
 
 from fusedlm.cli.app import app
-from fusedlm.data.tokenizer import train_bpe, train_chars
+from fusedlm.data.tokenizer import Tokenizer, train_bpe, train_chars
 from fusedlm.models import Decoder, ModelConfig, export_gguf, load, save
+from fusedlm.models.gguf_tokenizer import _PATTERNS
 
 gguf = pytest.importorskip("gguf")
 
@@ -80,6 +85,53 @@ def test_a_tokenizer_that_gguf_has_not_is_left_out_and_said(tmp_path):
     model = model_of("llama", tokenizer.vocab_size)
     assert "another" in export_gguf(model, tokenizer, tmp_path / "m.gguf").no_tokenizer
     assert load(tmp_path / "m.gguf")[1] is None
+
+
+def with_normalizer(tokenizer: Tokenizer, normalizer) -> Tokenizer:
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    inner.normalizer = normalizer
+    return Tokenizer(inner)
+
+
+@pytest.mark.parametrize("change", ["lower case", "no tags", "composed"])
+def test_a_tokenizer_that_changes_the_text_first_is_left_out_and_said(change, tokenizer, tmp_path):
+    changed = {
+        "lower case": lambda: with_normalizer(tokenizer, normalizers.Lowercase()),
+        "no tags": tokenizer.without_tags,
+        "composed": lambda: with_normalizer(tokenizer, normalizers.NFC()),  # of Qwen2 alone
+    }[change]()
+    model = model_of("llama", tokenizer.vocab_size)
+    assert "another" in export_gguf(model, changed, tmp_path / "m.gguf").no_tokenizer
+    assert load(tmp_path / "m.gguf")[1] is None
+
+
+def test_a_tokenizer_of_qwen2_keeps_its_composing(tokenizer, tmp_path):
+    theirs = with_normalizer(tokenizer, normalizers.NFC())
+    split = pre_tokenizers.Split(tokenizers.Regex(_PATTERNS["qwen2"]), "isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    theirs._inner.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    model = model_of("qwen2", tokenizer.vocab_size)
+    assert export_gguf(model, theirs, tmp_path / "m.gguf").no_tokenizer is None
+    text = "cafe\u0301 " + TEXT
+    assert load(tmp_path / "m.gguf")[1].encode(text) == theirs.encode(text)
+    plain = Tokenizer(tokenizers.Tokenizer.from_str(theirs.to_json()))
+    plain._inner.normalizer = None  # read again it would compose
+    assert "another" in export_gguf(model, plain, tmp_path / "m.gguf").no_tokenizer
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_and_an_older_file_stays(tokenizer, tmp_path):
+    (tmp_path / "m.gguf").write_text("old")
+    words = rf"export_gguf: tokenizer has {tokenizer.vocab_size} tokens, .* vocab_size of 50"
+    with pytest.raises(ValueError, match=words):
+        export_gguf(model_of("llama", 50), tokenizer, tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf").read_text() == "old"
+
+
+def test_without_the_package_it_says_what_writing_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(NotImplementedError, match=r"m\.gguf: writing GGUF needs the package gguf"):
+        export_gguf(model_of("llama", 50), None, tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

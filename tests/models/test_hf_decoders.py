@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import Decoder, ModelConfig, export_hf, load
+from fusedlm.models import (
+    Decoder,
+    DecoderClassifier,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    ModelConfig,
+    export_hf,
+    load,
+    weights,
+)
 from fusedlm.models.huggingface import FAMILIES
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.hugging import gradients, in_float64, random_model, saved, transformers
@@ -144,6 +153,21 @@ def test_a_config_of_transformers_4_means_the_same(tmp_path):
     assert load(folder)[0].config == config
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
+def test_a_window_that_is_null_is_none_and_one_that_is_missing_is_the_default(tmp_path, family):
+    architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
+    folder = saved(random_model(f"{architecture}ForCausalLM", **LLAMA), tmp_path / "m")
+    file = folder / "config.json"
+    values = json.loads(file.read_text()) | {"use_sliding_window": True, "max_window_layers": 1}
+    values.pop("layer_types", None)
+    file.write_text(json.dumps({**values, "sliding_window": None}))
+    assert load(folder)[0].config.windows is None
+    del values["sliding_window"]
+    file.write_text(json.dumps(values))
+    first = 4096 if family == "mistral" else 0
+    assert load(folder)[0].config.windows == [first, 4096]
+
+
 @pytest.mark.parametrize("fields", [{}, {"qk_norm": True}])
 def test_interleaved_rope_is_exported_in_halves(tmp_path, fields):
     ours = small_model(
@@ -156,6 +180,15 @@ def test_interleaved_rope_is_exported_in_halves(tmp_path, fields):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens()).logits, ours(tokens()), rtol=1e-4, atol=1e-4)
+
+
+def test_rope_scaling_by_its_older_name_is_exported(tmp_path):
+    scaling = {"type": "linear", "factor": 2.0}
+    config = ModelConfig.llama(vocab_size=61, layers=1, width=16, heads=2, rope_scaling=scaling)
+    export_hf(Decoder(config), None, tmp_path / "out")
+    assert load(tmp_path / "out")[0].config == config
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert theirs.rope_parameters["rope_type"] == "linear"
 
 
 def test_a_tokenizer_trained_here_is_the_same_for_transformers(tmp_path):
@@ -188,6 +221,27 @@ def test_a_model_that_transformers_has_not_is_refused_by_the_field(tmp_path):
         with pytest.raises(ValueError, match=f"export_hf: {field} is"):
             export_hf(Decoder(config), None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_no_decoder_or_encoder_is_refused_by_its_class(tmp_path):
+    shape = {"vocab_size": 9, "layers": 1, "width": 8, "heads": 2}
+    for model in (
+        EncoderDecoder(EncoderDecoderConfig(**shape)),
+        DecoderClassifier.of(Decoder(ModelConfig.llama(**shape)), ["a"]),
+    ):
+        with pytest.raises(ValueError, match=f"export_hf: model is a {type(model).__name__}, "):
+            export_hf(model, None, tmp_path / "out")
+
+
+def test_a_weight_beyond_float16_is_named_and_nothing_is_written(tmp_path):
+    model = Decoder(ModelConfig.llama(vocab_size=9, layers=1, width=8, heads=2))
+    with torch.no_grad():
+        model.blocks[0].ffn.up_weight[2, 3] = -7e4
+    words = r"layers\.0\.mlp\.up_proj\.weight has a value of -70000, .* 65504 with dtype"
+    with pytest.raises(ValueError, match=words):
+        export_hf(model, None, tmp_path / "out", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    export_hf(model, None, tmp_path / "out", dtype=torch.bfloat16)
 
 
 def test_export_replaces_a_model_and_nothing_else(tmp_path):
@@ -250,6 +304,16 @@ def test_damaged_weights_are_named(folder, damage):
         }[damage]
     )  # fmt: skip
     with pytest.raises(CorruptFileError, match=r"model\.safetensors: not a valid safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("at", ["safe_open", "open"])
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(folder, monkeypatch, at):
+    def refused(file, *args, **options):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(weights, at, refused, raising=False)
+    with pytest.raises(PermissionError, match=r"model\.safetensors"):
         load(folder)
 
 

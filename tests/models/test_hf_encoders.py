@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusedlm.data import train_chars
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import Encoder, EncoderConfig, classify_texts, embed, export_hf, load, save
-from fusedlm.models.huggingface_encoder import names_of
+from fusedlm.models import (
+    DecoderClassifierConfig,
+    Encoder,
+    EncoderConfig,
+    ModelConfig,
+    classify_texts,
+    embed,
+    export_hf,
+    load,
+    save,
+)
+from fusedlm.models.huggingface_encoder import encoder_folder, names_of
+from fusedlm.models.packed import Packed
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.hugging import gradients, in_float64, random_model, saved, transformers
 
@@ -215,6 +228,80 @@ def test_training_a_classifier_on_one_batch_learns_it():
     assert float(loss.detach()) < 0.1
 
 
+def test_a_position_beyond_the_context_is_not_read_as_another_type():
+    model = Encoder(EncoderConfig(61, context=4, layers=1, width=32, heads=4))
+    for length, first, allowed in ((4, 0, True), (6, 0, False), (2, -1, False)):
+        packed = Packed.of([[5] * length], first, [[1] * length])
+        if allowed:
+            assert model.hidden(packed).shape == (4, 32)
+            continue
+        with pytest.raises(ValueError, match="Encoder: positions holds values outside 0 to 3"):
+            model.hidden(packed)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([[1, 2]], r"shape \[1, 2\] .*expected \[2, 2\]"),
+        ([1, 2], r"shape \[2\] .*expected \[2, 2\]"),
+        ([[1, 5], [0, 0]], "values outside 0 to 4"),
+        ([[1, 2], [-1, 0]], "values outside 0 to 4"),
+        ([[1, 2], [0, 3]], r"row 1 are \[0, 3\], expected tokens that mask keeps"),
+        ([[1.0, 2.0], [0.0, 0.0]], "dtype torch.float32, expected .*int64"),
+    ],
+)
+def test_answers_that_are_no_tokens_of_the_text_are_refused(targets, words):
+    model = Encoder(EncoderConfig(61, context=9, layers=1, width=32, heads=4, task="span"))
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with pytest.raises(ValueError, match=f"Encoder: targets .*{words}"):
+        model.classify(ids, mask, targets=torch.tensor(targets))
+
+
+def test_targets_of_tokens_are_as_many_as_tokens():
+    config = EncoderConfig(61, context=9, layers=1, width=32, heads=4, task="token", labels=["a"])
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    for mask in (None, ids):
+        with pytest.raises(ValueError, match=r"targets has shape \[2, 3\], expected \[2, 5\]"):
+            Encoder(config).classify(ids, mask, targets=ids[:, :3])
+
+
+ONE = {"id2label": {0: "score"}, "label2id": {"score": 0}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({**ONE, "problem_type": "regression"}, "regression"), (ONE, "regression"),
+        ({**LABELS, "problem_type": "multi_label_classification"}, "multi_label_classification"),
+    ],
+)  # fmt: skip
+def test_a_classifier_whose_logits_are_no_probabilities_gives_logits_alone(
+    tmp_path, fields, problem
+):
+    theirs = random_model("BertForSequenceClassification", **BERT, **fields)
+    ours, _ = load(saved(theirs, tmp_path / "hf"))
+    assert ours.config.problem_type == problem
+    values = batch(0)
+    with torch.no_grad():
+        found, expected = (
+            ours.classify(values["ids"], values["mask"]),
+            theirs(values["ids"], attention_mask=values["mask"]).logits,
+        )
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-4)
+    tokenizer = train_chars("ab")
+    with pytest.raises(NotImplementedError, match=f"classify_texts: .*problem_type is '{problem}'"):
+        classify_texts(ours, tokenizer, ["ab"])
+    with pytest.raises(NotImplementedError, match=f"problem_type is '{problem}', whose loss"):
+        ours.classify(values["ids"], values["mask"], targets=torch.zeros(4, dtype=torch.int64))
+    export_hf(ours, None, tmp_path / "out")
+    save(tmp_path / "own", ours, None)
+    for folder in ("out", "own"):
+        assert load(tmp_path / folder)[0].config == ours.config
+    trained_on = replace(ours.config, labels=["a", "b"], head="mean")  # a head of our own
+    assert trained_on.problem_type == "single_label_classification"
+
+
 # Names and files
 
 
@@ -269,12 +356,67 @@ def test_bad_arguments_are_named():
             model(*arguments)
     with pytest.raises(ValueError, match="task is None"):
         model.classify(ids)
+    for labels in ("abc", 5, ["a", 5], ["a", "a"], [["a"]], [], None):
+        with pytest.raises(
+            ValueError, match=r"EncoderConfig: labels is .*, expected a list of the"
+        ):
+            EncoderConfig(61, width=32, heads=4, task="sequence", labels=labels)
+        with pytest.raises(
+            ValueError, match=r"DecoderClassifierConfig: labels is .*, expected a li"
+        ):
+            DecoderClassifierConfig(ModelConfig(61), labels)
     for field, value in (
         ("heads", 5), ("style", "t5"), ("task", "sequence"), ("pooling", "max"), ("types", -1),
+        ("problem_type", "ranking"),
         ("dropout", 1.0), ("labels", ["a"]), ("max_tokens", 0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="EncoderConfig: (labels|" + field + ") is"):
             EncoderConfig(**{"vocab_size": 9, "width": 32, "heads": 4, field: value})
+
+
+# Folders of sentence-transformers
+
+
+@pytest.fixture
+def sentences(tmp_path) -> Path:
+    model = Encoder(EncoderConfig(61, context=20, layers=1, width=32, heads=4))
+    export_hf(model, None, tmp_path / "sentences")
+    return tmp_path / "sentences"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 20, "do_lower_case": True}),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+        ),
+    ],
+)
+def test_what_changes_the_texts_of_embed_is_refused_by_name(sentences, name, settings):
+    (sentences / name).write_text(json.dumps(settings))
+    with pytest.raises(NotImplementedError, match=rf"{name}: {[*settings][1]} is"):
+        load(sentences)
+    (sentences / name).write_text(json.dumps({**settings, [*settings][1]: None}))
+    load(sentences)
+
+
+def test_modules_outside_the_folder_are_not_read(sentences):
+    file = sentences / "modules.json"
+    modules = json.loads(file.read_text())
+    for place, path in ((0, ".."), (0, "../other"), (1, ".."), (1, "../1_Pooling"), (1, 3)):
+        changed = [dict(module) for module in modules]
+        changed[place]["path"] = path
+        file.write_text(json.dumps(changed))
+        if place == 0:
+            assert encoder_folder(sentences) == sentences
+            continue
+        with pytest.raises(CorruptFileError, match=r"modules\.json: path is .*, expected a folder"):
+            load(sentences)
+    (sentences.parent / "config.json").write_text("{}")
+    file.write_text(json.dumps([{"path": ".."}]))
+    assert encoder_folder(sentences) == sentences
 
 
 # MiniLM

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
-from fusedlm.models import ModelConfig, atomic_folder, folder, load, save
+from fusedlm.models import ModelConfig, atomic_folder, export_hf, folder, load, save
 from tests.support.small import CONFIGS, small_model
 
 
@@ -48,6 +49,8 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch, exchange):
         monkeypatch.setattr(folder, "_exchange", lambda a, b: False)
 
     class Full:
+        vocab_size = 3
+
         def save(self, path):
             raise OSError("disk full")
 
@@ -139,6 +142,24 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     save(tmp_path / "m", model, None)
     with pytest.raises(CorruptFileError, match=r"blocks\.0\.ffn\.up_weight.*not finite"):
         load(tmp_path / "m")
+
+
+def test_a_tokenizer_larger_than_the_model_is_not_written(saved):
+    tokenizer = train_bpe("so many words, and so few rows", 300)
+    model = small_model(ModelConfig.gpt2(vocab_size=9, layers=1, width=8, heads=1))
+    words = rf"tokenizer has {tokenizer.vocab_size} tokens, .* vocab_size of 9"
+    with pytest.raises(ValueError, match=f"save: {words}"):
+        save(saved, model, tokenizer)
+    with pytest.raises(ValueError, match=f"export_hf: {words}"):
+        export_hf(model, tokenizer, saved)
+    assert load(saved)[0].config == CONFIGS["llama"]
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def test_what_is_no_model_is_refused_by_its_class(tmp_path):
+    with pytest.raises(ValueError, match="model is a Linear, expected one of Decoder, Encoder, "):
+        save(tmp_path / "m", torch.nn.Linear(2, 2), None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_tokenizer_is_named(saved):

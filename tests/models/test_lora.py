@@ -13,6 +13,8 @@ from fusedlm.generate import generate
 from fusedlm.models import (
     Decoder,
     DecoderClassifier,
+    Encoder,
+    EncoderConfig,
     ModelConfig,
     add_lora,
     export_hf,
@@ -168,13 +170,82 @@ def test_bfloat16_activations_train_adapters_too():
     [
         ({"rank": 0}, "rank is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"targets": ["q_prof"]}, "q_prof.*q_proj"),
+        ({"targets": ["q_prof"]}, "targets has 'q_prof'.*q_proj"),
         ({"targets": []}, "targets is empty"),
+        ({"targets": "q_proj"}, "targets is 'q_proj', expected a list"),
+        ({"targets": 5}, "targets is 5, expected a list"),
+        ({"dropout": "x"}, "dropout is 'x'"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"alpha": "x"}, "alpha is 'x'"),
+        ({"alpha": 0}, "alpha is 0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"alpha": 10**400}, "alpha is 1000"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        add_lora(decoder("llama"), **arguments)
+def test_bad_arguments_are_named_and_nothing_is_frozen(arguments, message):
+    model = decoder("llama")
+    with pytest.raises(ValueError, match=f"add_lora: {message}"):
+        add_lora(model, **arguments)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_names_of_another_family_are_not_taken_for_the_default():
+    names = targets_of(decoder("llama"))
+    with pytest.raises(ValueError, match="targets has 'q_proj', expected some of attn"):
+        add_lora(decoder("gpt2"), targets=names)
+
+
+def test_a_model_without_names_in_peft_is_refused_by_the_caller_and_the_field():
+    model = Decoder(ModelConfig.gpt2(vocab_size=9, layers=1, width=8, heads=2, position="rope"))
+    for call in (add_lora, merge_lora, targets_of, lambda m: load_lora(m, "nowhere")):
+        name = getattr(call, "__name__", "").replace("<lambda>", "load_lora")
+        with pytest.raises(ValueError, match=f"^{name}: norm is 'layer_norm'"):
+            call(model)
+    encoder = Encoder(EncoderConfig(9, layers=1, width=8, heads=2))
+    with pytest.raises(ValueError, match="add_lora: model is a Encoder, expected a Decoder"):
+        add_lora(encoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "expected"),
+    [
+        ("llama", r".*\.(q|down)_proj", 2 * 2),
+        ("llama", r".*self_attn\.q_proj", 2),
+        ("llama", "model.layers.1.self_attn.[qk]_proj", 2),
+        ("llama", ["layers.0.self_attn.q_proj", "down_proj"], 1 + 2),
+        ("gpt2", ["c_proj"], 2 * 2),
+        ("gpt2", "All-Linear", 2 * 4),
+    ],
+)
+def test_target_modules_are_found_as_peft_finds_them(name, modules, expected, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    export_hf(decoder(name), None, tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    asked = peft.LoraConfig(r=3, target_modules=modules, init_lora_weights=False)
+    theirs = peft.get_peft_model(base, asked).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": modules}))
+    ours = load_lora(decoder(name), tmp_path / "adapter").eval()
+    names = [n for n, _ in ours.named_parameters() if "adapter.b." in n]
+    assert len(names) == expected
+    torch.testing.assert_close(ours(tokens()), theirs(tokens()).logits, rtol=1e-4, atol=1e-5)
+    save_lora(ours, tmp_path / "again")
+    again = load_lora(decoder(name), tmp_path / "again").eval()
+    assert torch.equal(again(tokens()), ours(tokens()))
+
+
+def test_target_modules_that_are_no_pattern_or_name_nothing_name_the_file(tmp_path):
+    save_lora(add_lora(decoder("llama")), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for modules in ("(", "q_proj", ["c_attn"], []):
+        file.write_text(json.dumps({**config, "target_modules": modules}))
+        with pytest.raises(CorruptFileError, match=r"adapter_config\.json"):
+            load_lora(decoder("llama"), tmp_path)
+    file.write_text(json.dumps({**config, "exclude_modules": ["q_proj"]}))
+    with pytest.raises(NotImplementedError, match="exclude_modules"):
+        load_lora(decoder("llama"), tmp_path)
 
 
 def test_adapters_go_on_once():

@@ -14,6 +14,7 @@ from fusedlm.models import Encoder, EncoderConfig, find_answers
 from fusedlm.models.packed import Packed, span_loss
 from fusedlm.models.spans import answers_in, encode_windows, margin
 from tests.support.kinds import kind_encoder, kind_questions, kind_tokenizer
+from tests.support.small import small_model
 
 
 def model_of(tokenizer, **changes) -> Encoder:
@@ -162,6 +163,8 @@ def test_another_kind_of_model_and_bad_numbers_are_refused():
     other = Encoder(EncoderConfig(9, layers=1, width=8, heads=2))
     with pytest.raises(ValueError, match="task is None, expected 'span'"):
         find_answers(other, tokenizer, [("a", "b")])
+    with pytest.raises(ValueError, match="task is None, expected 'span'"):
+        find_answers(small_model("llama"), tokenizer, [("a", "b")])
     model = model_of(tokenizer)
     for name in ("top", "longest_answer"):
         with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):

@@ -50,6 +50,13 @@ def test_a_word_without_tokens_gets_the_first_class_and_long_sentences_are_tagge
         model.classifier.bias[1] = 50.0
     (tags,) = tag_words(model, tokenizer, [["Ada", "<br/>", *["lived"] * 30]])
     assert tags == ["B-X", "O", *["B-X"] * 30]
+    for sentences, words in (
+        (["Ada lived"], r"0 is 'Ada lived'"),
+        ("Ada", "0 is 'A'"),
+        ([["Ada"], ["in", 3]], r"1 is \['in', 3\]"),
+    ):
+        with pytest.raises(ValueError, match=f"sentence {words}, expected a list of words"):
+            tag_words(model, tokenizer, sentences)
     with pytest.raises(ValueError, match="task is 'sequence', expected 'token'"):
         tag_words(
             Encoder(EncoderConfig(9, layers=1, width=8, heads=2, task="sequence", labels=["a", "b"])),

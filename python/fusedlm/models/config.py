@@ -9,7 +9,7 @@ from typing import Any
 
 from fusedlm._rules import FFN_ACTIVATIONS, is_gated
 
-from .fields import TO_FILL, CheckedFields, Filled
+from .fields import TO_FILL, CheckedFields, Filled, is_number
 
 NORMS = ("layer_norm", "rms_norm")
 ACTIVATIONS = tuple(FFN_ACTIVATIONS)
@@ -17,6 +17,10 @@ POSITIONS = ("learned", "rope")
 LLAMA3_SCALING = (
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
 )  # fmt: skip
+# What each way of scaling needs, all of them numbers above 0.
+_SCALINGS: dict[str, tuple[str, ...]] = {
+    "linear": ("factor",), "llama3": LLAMA3_SCALING, "default": (),
+}  # fmt: skip
 
 _GPT2_SIZES: dict[str, dict[str, int]] = {
     "small": {"layers": 12, "width": 768, "heads": 12},
@@ -54,7 +58,8 @@ class ModelConfig(CheckedFields):
     (8/3 width for gated activations, rounded up to a multiple of 64), and qkv_bias None means bias;
     all four are filled in when the config is made. `qk_norm` puts an RMSNorm on every query and key
     head before RoPE (Qwen3). `windows`, one a layer, lets a token see itself and the W - 1 tokens
-    before it; 0 is no window. Raises ValueError naming the field that does not fit.
+    before it; 0 is no window. `rope_scaling` says by "rope_type" (or "type", which becomes that) which
+    one it is. Raises ValueError naming the field that does not fit.
     """
 
     vocab_size: int
@@ -86,10 +91,11 @@ class ModelConfig(CheckedFields):
 
         `size` "small", "medium", "large" or "xl" gives the published shape; other fields override.
         """
-        preset = {**_pick("gpt2", size, _GPT2_SIZES)}
+        preset: dict[str, Any] = dict(_pick("gpt2", size, _GPT2_SIZES))
         if size is not None:
             preset.update(vocab_size=50257, context=1024)
-        return cls(**{**preset, **_with_vocab("gpt2", preset, fields)})
+        _check_vocab("gpt2", preset, fields)
+        return cls(**{**preset, **fields})
 
     @classmethod
     def llama(cls, size: str | None = None, **fields: Any) -> ModelConfig:
@@ -101,7 +107,8 @@ class ModelConfig(CheckedFields):
             "norm": "rms_norm", "activation": "swiglu", "position": "rope", "bias": False,
             "tied": False, **_pick("llama", size, _LLAMA_SIZES),
         }  # fmt: skip
-        return cls(**{**preset, **_with_vocab("llama", preset, fields)})
+        _check_vocab("llama", preset, fields)
+        return cls(**{**preset, **fields})
 
     @property
     def gated(self) -> bool:
@@ -156,17 +163,17 @@ class ModelConfig(CheckedFields):
             return
         if not isinstance(self.rope_scaling, dict):
             self._bad("rope_scaling", "a dict or None")
-        kind: Any = self.rope_scaling.get("rope_type", self.rope_scaling.get("type"))
-        known: dict[str, tuple[str, ...]] = {
-            "linear": ("factor",), "llama3": LLAMA3_SCALING, "default": (),
-        }  # fmt: skip
-        needed = known.get(kind)
+        scaling = dict(self.rope_scaling)
+        kind = scaling.pop("type", None)  # what transformers once called it
+        kind = scaling.pop("rope_type", kind)
+        needed = _SCALINGS.get(kind) if isinstance(kind, str) else None
         if needed is None:
             self._bad("rope_scaling", "a dict whose rope_type is linear, llama3 or default")
         for key in needed:
-            value = self.rope_scaling.get(key)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-                self._bad("rope_scaling", f"a dict with {key} above 0")
+            value = scaling.get(key)
+            if not is_number(value) or not value > 0:
+                self._bad("rope_scaling", f"a dict with {key}, a number above 0")
+        object.__setattr__(self, "rope_scaling", {"rope_type": kind, **scaling})
 
 
 def _pick(family: str, size: str | None, sizes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -177,7 +184,6 @@ def _pick(family: str, size: str | None, sizes: Mapping[str, dict[str, Any]]) ->
     return sizes[size]
 
 
-def _with_vocab(family: str, preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _check_vocab(family: str, preset: dict[str, Any], given: dict[str, Any]) -> None:
     if "vocab_size" not in preset and "vocab_size" not in given:
         raise ValueError(f"ModelConfig.{family}: give vocab_size or size")
-    return given

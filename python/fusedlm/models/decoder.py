@@ -17,17 +17,12 @@ from torch.nn.functional import dropout
 from torch.utils.checkpoint import checkpoint
 
 from fusedlm import ops
-from fusedlm.nn import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, Rope, SelfAttention
+from fusedlm.nn import Embedding, FeedForward, Linear, Rope, SelfAttention
 
 from .checks import check_dtype, check_tokens
 from .config import ModelConfig
 from .packed import Packed
-
-
-def _norm(config: ModelConfig) -> nn.Module:
-    if config.norm == "rms_norm":
-        return RMSNorm(config.width, config.norm_eps)
-    return LayerNorm(config.width, config.norm_eps, bias=config.bias)
+from .residual import added, norm_of
 
 
 def _rope(config: ModelConfig) -> Rope | None:
@@ -47,7 +42,7 @@ class Block(nn.Module):
         # 2L branches add up in the stream; this keeps its variance near 1 layer's (GPT-2, 2.3).
         out_std = 0.02 / math.sqrt(2 * config.layers)
         self.dropout = config.dropout
-        self.attention_norm = _norm(config)
+        self.attention_norm = norm_of(config)
         self.attention = SelfAttention(
             config.width, config.heads, kv_heads=config.kv_heads, head_width=config.head_width,
             bias=config.bias, qkv_bias=config.qkv_bias,
@@ -55,7 +50,7 @@ class Block(nn.Module):
             window=(config.windows[layer] or None) if config.windows else None,
             dropout=config.dropout, out_std=out_std,
         )  # fmt: skip
-        self.ffn_norm = _norm(config)
+        self.ffn_norm = norm_of(config)
         self.ffn = FeedForward(
             config.width, config.ffn_width, activation=config.activation, bias=config.bias,
             out_std=out_std,
@@ -65,10 +60,7 @@ class Block(nn.Module):
         self, branch: Tensor, stream: Tensor | None, rope: Rope | None,
         positions: Tensor | None, starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        if stream is None:  # the embedding is the stream, and there is nothing to add to it yet
-            x, stream = self.attention_norm(branch), branch
-        else:
-            x, stream = self.attention_norm(branch, residual=stream)
+        x, stream = added(self.attention_norm, branch, stream)
         branch = self._drop(self.attention(x, rope, positions, starts))
         x, stream = self.ffn_norm(branch, residual=stream)
         return self._drop(self.ffn(x)), stream
@@ -107,7 +99,7 @@ class Decoder(nn.Module):
         self.rope = _rope(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.grad_dtype = torch.float32
-        self.final_norm = _norm(config)
+        self.final_norm = norm_of(config)
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
 
     @classmethod
@@ -129,7 +121,7 @@ class Decoder(nn.Module):
         targets [B, T] int64 are the tokens to predict, already shifted; config.ignore_index is
         left out. positions [T] or [B, T] default to 0, 1, ...
         """
-        self._check(tokens, targets)
+        self._check(tokens, targets, positions)
         B, T = tokens.shape
         if positions is not None and positions.dim() == 1:
             positions = positions.expand(B, T)
@@ -226,10 +218,14 @@ class Decoder(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         return total if embeddings else total - sum(p.numel() for p in self.embedding.parameters())
 
-    def _check(self, tokens: Tensor, targets: Tensor | None) -> None:
+    def _check(self, tokens: Tensor, targets: Tensor | None, positions: Tensor | None) -> None:
         check_tokens("Decoder", tokens, self.config.context)
         shape = list(tokens.shape)
         if targets is not None and targets.shape != tokens.shape:
             raise ValueError(
                 f"Decoder: targets has shape {list(targets.shape)}, expected {shape} as tokens"
+            )
+        if positions is not None and list(positions.shape) not in (shape[1:], shape):
+            raise ValueError(
+                f"Decoder: positions has shape {list(positions.shape)}, expected {shape[1:]} or {shape}"
             )

@@ -5,6 +5,7 @@ The last token has seen the whole text.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -50,9 +51,7 @@ class DecoderClassifierConfig(CheckedFields):
         self._count("max_tokens", 1)
         for name, allowed in (("task", TASKS), ("pooling", POOLINGS), ("cut", CUTS)):
             self._choice(name, allowed)
-        named = isinstance(self.labels, list) and all(isinstance(x, str) for x in self.labels)
-        if not named or not self.labels:
-            self._bad("labels", "the names of the classes")
+        self._names("labels", "a list of the classes' names, each once")
 
     @property
     def vocab_size(self) -> int:
@@ -101,10 +100,15 @@ class DecoderClassifier(nn.Module):
 
     @classmethod
     def of(cls, decoder: Decoder, labels: list[str], **fields: Any) -> Self:
-        """On top of a decoder that is trained already; it shares the decoder's parameters."""
+        """On top of a decoder that is trained already.
+
+        It shares the decoder's parameters but for the head, which it has not; `decoder` keeps its own.
+        """
         config = DecoderClassifierConfig(decoder.config, labels, **fields)
-        decoder.config, decoder.head = config.decoder, None
-        return cls(config, decoder)
+        headless = copy.copy(decoder)
+        headless._modules = dict(decoder._modules)
+        headless.config, headless.head = config.decoder, None
+        return cls(config, headless)
 
     @classmethod
     def empty(cls, config: DecoderClassifierConfig) -> Self:

@@ -17,7 +17,7 @@ from fusedlm.nn import FeedForward, LayerNorm, Linear
 from fusedlm.nn.basic import normal
 
 from .checks import check_dtype, check_tokens
-from .encoder_config import EncoderConfig
+from .encoder_config import ONE_OF, EncoderConfig
 from .ngrams import NGrams
 from .packed import Packed, first_of, mean_of, span_loss
 
@@ -138,6 +138,7 @@ class Encoder(nn.Module):
             used = 1 if packed.types is None else self.config.types
             table = (self.type_weight[:used, None] + self.position_weight).flatten(0, 1)
             if packed.types is not None:
+                self._check_positions(rows)  # in that table a wrong one would be another type's
                 rows = rows + packed.types * self.position_weight.shape[0]
         x = ops.embedding(
             packed.tokens[None], self.token_weight, position_weight=table, positions=rows,
@@ -174,6 +175,13 @@ class Encoder(nn.Module):
         packed, kept = self.pack(tokens, mask, types)
         task = self.config.task
         if targets is not None:
+            if task == "span":
+                _check_spans(targets, tokens, mask)
+            if task == "token" and targets.numel() != tokens.numel():
+                raise ValueError(
+                    f"Encoder: targets has shape {list(targets.shape)}, expected {list(tokens.shape)}"
+                    " as tokens"
+                )
             if task == "span" and mask is not None:
                 targets = (mask.bool().cumsum(1) - 1).gather(1, targets)
             elif task != "span":
@@ -196,6 +204,11 @@ class Encoder(nn.Module):
         Targets of task "span" [n, 2] count from the beginning of each sequence.
         """
         head = self._head()
+        if targets is not None and self.config.problem_type != ONE_OF:
+            raise NotImplementedError(
+                f"Encoder: config.problem_type is {self.config.problem_type!r}, whose loss is not"
+                f" known here, only that of {ONE_OF!r}; without targets there are logits"
+            )
         x = self._drop(
             self.features(packed) if self.config.task == "sequence" else self.hidden(packed)
         )
@@ -240,6 +253,11 @@ class Encoder(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout) if self.config.dropout and self.training else x
 
+    def _check_positions(self, positions: Tensor) -> None:
+        last = self.position_weight.shape[0] - 1
+        if not 0 <= int(positions.min()) <= int(positions.max()) <= last:
+            raise ValueError(f"Encoder: positions holds values outside 0 to {last}")
+
     def _check(self, tokens: Tensor, mask: Tensor | None, types: Tensor | None) -> None:
         check_tokens("Encoder", tokens, self.config.context)
         shape = list(tokens.shape)
@@ -252,3 +270,19 @@ class Encoder(nn.Module):
             raise ValueError("Encoder: types is given, and this model has none")
         if types is not None and not 0 <= int(types.min()) <= int(types.max()) < self.config.types:
             raise ValueError(f"Encoder: types holds values outside 0 to {self.config.types - 1}")
+
+
+def _check_spans(targets: Tensor, tokens: Tensor, mask: Tensor | None) -> None:
+    B, T = tokens.shape
+    if list(targets.shape) != [B, 2] or targets.dtype != torch.int64:
+        raise ValueError(
+            f"Encoder: targets has shape {list(targets.shape)} and dtype {targets.dtype}, expected"
+            f" [{B}, 2] and torch.int64 with task 'span'"
+        )
+    if bool(((targets < 0) | (targets >= T)).any()):
+        raise ValueError(f"Encoder: targets holds values outside 0 to {T - 1}")
+    if mask is not None and not bool((kept := mask.bool().gather(1, targets)).all()):
+        row = int(kept.all(1).int().argmin())
+        raise ValueError(
+            f"Encoder: targets of row {row} are {targets[row].tolist()}, expected tokens that mask keeps"
+        )

@@ -12,6 +12,8 @@ TASKS = ("sequence", "token", "span")
 SPAN_LABELS = ["start", "end"]
 POOLINGS = ("mean", "cls")
 HEADS = ("dense", "mean")
+ONE_OF = "single_label_classification"
+PROBLEMS = (ONE_OF, "multi_label_classification", "regression")
 CUTS = ("end", "middle")
 
 
@@ -32,6 +34,10 @@ class EncoderConfig(CheckedFields):
     `NGrams` table of `ngram_buckets` rows says of the N-grams and shorter ones. They cost little, and may
     read `ngram_tokens` of a text (None: as much as the encoder). `ngram_scale` is how much faster their
     weights move in training than all others.
+
+    `problem_type` is what transformers calls what the logits of sequences mean. Only the first of
+    PROBLEMS, probabilities of one class among several, is trained here: other tasks, and the head
+    "mean", which transformers has not, always have that one.
     """
 
     vocab_size: int
@@ -58,6 +64,7 @@ class EncoderConfig(CheckedFields):
     ngram_buckets: int = 1 << 18
     ngram_tokens: int | None = None
     ngram_scale: float = 32.0
+    problem_type: str = ONE_OF
 
     @property
     def head_width(self) -> int:
@@ -94,7 +101,7 @@ class EncoderConfig(CheckedFields):
         self._count("ngram_buckets", 1)
         for name, allowed in (
             ("activation", ACTIVATIONS), ("style", STYLES), ("pooling", POOLINGS),
-            ("task", (None, *TASKS)), ("cut", CUTS), ("head", HEADS),
+            ("task", (None, *TASKS)), ("cut", CUTS), ("head", HEADS), ("problem_type", PROBLEMS),
         ):  # fmt: skip
             self._choice(name, allowed)
         for name in ("normalize", "pooler"):
@@ -105,12 +112,14 @@ class EncoderConfig(CheckedFields):
         self._positive("ngram_scale")
         if self.task == "span" and self.labels is None:
             object.__setattr__(self, "labels", list(SPAN_LABELS))
-        named = self.labels is not None
-        texts = all(isinstance(label, str) for label in self.labels or ())
-        if (self.task is not None) != named or (named and not (texts and self.labels)):
-            self._bad("labels", "the names of the classes with a task, and None without one")
+        if self.task is not None:
+            self._names("labels", "a list of the classes' names, each once, as there is a task")
+        elif self.labels is not None:
+            self._bad("labels", "None without a task")
         if self.task == "span" and self.labels != SPAN_LABELS:
             self._bad("labels", f"{SPAN_LABELS} or None for task 'span'")
+        if self.task != "sequence" or self.head != "dense":
+            object.__setattr__(self, "problem_type", ONE_OF)
         if self.ngrams and self.task != "sequence":
             self._bad("ngrams", "0, but for task 'sequence'")
         if self.ngram_tokens is not None:

@@ -23,8 +23,6 @@ from fusedlm.nn import (
     CrossAttention,
     Embedding,
     FeedForward,
-    LayerNorm,
-    RMSNorm,
     Rope,
     SelfAttention,
 )
@@ -35,6 +33,8 @@ from .checks import check_dtype
 from .copying import Copying, tokens_before
 from .encoder_decoder_config import EncoderDecoderConfig
 from .packed import Packed
+from .residual import added as added
+from .residual import norm_of
 
 Source = Sequence[Sequence[int]]  # tokens of a source and of its examples, without their ends
 
@@ -48,15 +48,15 @@ class Layer(nn.Module):
         branches = 3 * config.decoder_layers if cross else 2 * config.layers
         bias, out_std = config.bias, 0.02 / math.sqrt(branches)
         self.dropout = config.dropout
-        self.attention_norm = _norm(config)
+        self.attention_norm = norm_of(config)
         self.attention = SelfAttention(
             config.width, config.heads, causal=cross, bias=bias, out_std=out_std
         )
-        self.cross_norm = _norm(config) if cross else None
+        self.cross_norm = norm_of(config) if cross else None
         self.cross = None
         if cross:
             self.cross = CrossAttention(config.width, config.heads, bias=bias, out_std=out_std)
-        self.ffn_norm = _norm(config)
+        self.ffn_norm = norm_of(config)
         self.ffn = FeedForward(
             config.width, config.ffn_width, activation=config.activation, bias=bias,
             out_std=out_std,
@@ -97,11 +97,11 @@ class EncoderDecoder(nn.Module):
         self.part_weight = normal(1 + config.examples, config.width) if config.examples else None
         self.rope = _rope(config)
         self.encoder = nn.ModuleList(Layer(config, cross=False) for _ in range(config.layers))
-        self.encoder_norm = _norm(config)
+        self.encoder_norm = norm_of(config)
         self.decoder = nn.ModuleList(
             Layer(config, cross=True) for _ in range(config.decoder_layers)
         )
-        self.final_norm = _norm(config)
+        self.final_norm = norm_of(config)
         self.copying = Copying(config.width) if config.examples else None
         # As large as in Nguyen & Salazar 2019 (arXiv:1910.05895) instead of 0.02: with weights so small,
         # attention is even at first, and it takes long until it finds which words belong together.
@@ -192,10 +192,16 @@ class EncoderDecoder(nn.Module):
         """Sources and their examples, each with its end token; one that is missing has the end alone.
 
         The positions of each begin at 0, so that the same place is the same in all of them, and in
-        the target.
+        the target. Raises ValueError for a source with more examples than config.examples.
         """
         parts, end = 1 + self.config.examples, self.config.end_id
-        given = [[*source, *[[]] * (parts - len(source))][:parts] for source in sources]
+        for number, source in enumerate(sources):
+            if len(source) > parts:
+                raise ValueError(
+                    f"EncoderDecoder: source {number} has {len(source) - 1} examples, expected at most"
+                    f" {parts - 1}"
+                )
+        given = [[*source, *[[]] * (parts - len(source))] for source in sources]
         pieces = Packed.of([[*part, end] for source in given for part in source])
         starts = pieces.starts[::parts].contiguous()
         if parts == 1:
@@ -224,22 +230,11 @@ class EncoderDecoder(nn.Module):
             )
 
 
-def added(norm: nn.Module, branch: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(norm(branch + stream), branch + stream); at first the stream is the embedding."""
-    return (norm(branch), branch) if stream is None else norm(branch, residual=stream)
-
-
 def _sinusoids(positions: int, width: int) -> Tensor:
     """What learned positions begin as: near places are alike (Vaswani et al. 2017), as large as weights."""
     rate = torch.exp(-math.log(10000.0) * torch.arange(0, width, 2) / width)
     angle = torch.outer(torch.arange(positions), rate)
     return math.sqrt(4 / (5 * width)) * torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
-
-
-def _norm(config: EncoderDecoderConfig) -> nn.Module:
-    if config.norm == "rms_norm":
-        return RMSNorm(config.width, config.norm_eps)
-    return LayerNorm(config.width, config.norm_eps, bias=config.bias)
 
 
 def _rope(config: EncoderDecoderConfig) -> Rope | None:

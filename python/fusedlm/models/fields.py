@@ -96,6 +96,13 @@ class CheckedFields:
         if not self._number(name) or not 0 <= getattr(self, name) < 1:
             self._bad(name, "a number in [0, 1)")
 
+    def _names(self, name: str, expected: str) -> None:
+        value = getattr(self, name)
+        fits = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        if not fits or not value or len(set(value)) < len(value):
+            self._bad(name, expected)
+        object.__setattr__(self, name, list(value))
+
     def _bad(self, name: str, expected: str) -> NoReturn:
         raise ValueError(
             f"{type(self).__name__}: {name} is {getattr(self, name)!r}, expected {expected}"

@@ -6,7 +6,6 @@ Needs the package `gguf`: pip install "fusedlm[gguf]".
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,13 @@ from fusedlm.data.tokenizer import Tokenizer
 
 from .config import ModelConfig
 from .decoder import Decoder
-from .folder import _umask
-from .gguf_file import _package
+from .files import whole_file
+from .gguf_file import gguf_package
 from .gguf_tokenizer import write_tokenizer
 from .huggingface import family_for, half_split
 from .lora import merged_state
 from .names import GGUF, GGUF_GPT2
+from .tokenizer_files import check_size
 from .weights import renamed
 
 # Name -> general.file_type of GGUF.
@@ -68,7 +68,8 @@ def export_gguf(
     `format` is that of the matrices: float32, float16, bfloat16, q8_0, q4_0, q4_1, q4_k or q6_k. The head
     (with a tied model the embedding) has 8 or 6 bits where the others have 4. Norms, biases and positions
     stay float32. `progress(tensor, weights)` is called after each tensor. Raises ValueError for a format
-    that is not known and for a model that GGUF's architectures cannot describe, naming the field.
+    that is not known, for a model that GGUF's architectures cannot describe, naming the field, and for
+    a tokenizer with more tokens than the model.
     """
     path = Path(os.path.abspath(path))
     if format not in FORMATS:
@@ -76,12 +77,12 @@ def export_gguf(
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file or nothing")
     family = _architecture(model.config)
-    gguf = _package(path)
+    if tokenizer is not None:
+        check_size("export_gguf", tokenizer, model.config.vocab_size)
+    gguf = gguf_package(path, "writing")
     written = Written(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, new = tempfile.mkstemp(prefix=f".{path.name}.new-", dir=path.parent)
-    os.close(handle)
-    try:
+    with whole_file(path) as new:
         writer = gguf.GGUFWriter(new, family)
         writer.add_name(name or path.stem)
         writer.add_file_type(FORMATS[format])
@@ -92,36 +93,21 @@ def export_gguf(
             else write_tokenizer(writer, tokenizer, model.config.vocab_size)
         )  # fmt: skip
         for tensor, value in _tensors(model, family).items():
-            _add(
-                writer,
-                gguf,
-                written,
-                tensor,
-                value,
-                _format_of(model.config, tensor, value, format),
-            )
+            wanted = _format_of(model.config, tensor, value, format)
+            _add(writer, gguf, written, tensor, value, wanted)
             if progress is not None:
                 progress(tensor, value.numel())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        _flush(new)
-        os.chmod(new, 0o666 & ~_umask())
-        os.replace(new, path)
-    finally:
-        if os.path.exists(new):
-            os.unlink(new)
     written.bytes = path.stat().st_size
     return written
 
 
 def _architecture(config: ModelConfig) -> str:
     """The name GGUF has for what `config` says."""
-    try:
-        family = family_for(config)
-    except ValueError as error:
-        raise ValueError(str(error).replace("export_hf", "export_gguf")) from None
+    family = family_for(config, "export_gguf")
     activation = "gelu_tanh" if family == "gpt2" else "swiglu"
     for name, wanted in (("windows", None), ("activation", activation)):
         if getattr(config, name) != wanted:
@@ -148,7 +134,7 @@ def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> N
     writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.rope_base)
     scaling = config.rope_scaling or {}
-    if scaling.get("rope_type", scaling.get("type")) == "linear":
+    if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
 
@@ -160,7 +146,7 @@ def _tensors(model: Decoder, family: str) -> dict[str, Tensor]:
         weights = half_split(config, weights, back=family == "llama")
     tensors = renamed(model, weights, GGUF_GPT2 if family == "gpt2" else GGUF)
     scaling = config.rope_scaling or {}
-    if scaling.get("rope_type", scaling.get("type")) == "llama3":
+    if scaling.get("rope_type") == "llama3":
         # What each pair's rate is divided by; at position 1 the angles are the rates themselves.
         plain, stretched = (
             ops.rope_tables(2, config.head_width, config.rope_base, scaling=s)[1][1].double().asin()
@@ -196,8 +182,3 @@ def _add(writer: Any, gguf: Any, written: Written, tensor: str, value: Tensor, f
     short = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(format, format.upper())
     kind = gguf.GGMLQuantizationType[short]
     writer.add_tensor(tensor, data, raw_dtype=kind)
-
-
-def _flush(path: str) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())

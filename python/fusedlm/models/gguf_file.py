@@ -38,7 +38,7 @@ class GgufFile:
     """Metadata and tensors of a .gguf file, mapped; a `Source` of weights."""
 
     def __init__(self, path: Path) -> None:
-        self._gguf = _package(path)
+        self._gguf = gguf_package(path, "reading")
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
@@ -148,13 +148,13 @@ class GgufFile:
         return CorruptFileError(self.path, f"not a valid GGUF file ({reason})")
 
 
-def _package(path: Path) -> Any:
-    """The package gguf, which knows the quantised types."""
+def gguf_package(path: Path, doing: str) -> Any:
+    """The package gguf, which knows the quantised types; `doing` is "reading" or "writing"."""
     try:
         import gguf
     except ImportError as error:
         raise NotImplementedError(
-            f'{path}: reading GGUF needs the package gguf; install it by pip install "fusedlm[gguf]"'
+            f'{path}: {doing} GGUF needs the package gguf; install it by pip install "fusedlm[gguf]"'
         ) from error
     return gguf
 

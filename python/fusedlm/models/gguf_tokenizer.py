@@ -29,6 +29,7 @@ _TEKKEN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
+_NORMALIZERS = {"qwen2": {"type": "NFC"}}  # as tokenizer.json describes it; others have none
 _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
 KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
@@ -173,7 +174,9 @@ def write_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> str |
     """Adds a byte-level BPE to a gguf.GGUFWriter. Of another kind nothing is written; returns why."""
     described = json.loads(tokenizer.to_json())
     model, pre = described["model"], _pattern_of(described)
-    if model.get("type") != "BPE" or model.get("byte_fallback") or pre is None:
+    byte_level = model.get("type") == "BPE" and not model.get("byte_fallback")
+    alike = pre is not None and described.get("normalizer") == _NORMALIZERS.get(pre)
+    if not byte_level or not alike:
         return "GGUF has byte-level BPE in the ways of known models, and this tokenizer is another"
     tokens, types = [f"[unused{i}]" for i in range(vocab_size)], [_UNUSED] * vocab_size
     for token, index in model["vocab"].items():

@@ -162,10 +162,12 @@ def _rope(fields: Fields) -> tuple[float, dict[str, Any] | None]:
 
 
 def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
+    none = (
+        fields.values.get("sliding_window", 4096) is None
+    )  # null; where nothing is said, it is 4096
     if family == "mistral":
-        window = fields.values.get("sliding_window", 4096)  # null is none, nothing is the default
-        return None if window is None else [window] * layers
-    if family == "llama" or not fields.get("use_sliding_window", False):
+        return None if none else [fields.count("sliding_window", 4096)] * layers
+    if family == "llama" or none or not fields.get("use_sliding_window", False):
         return None
     window, first = fields.count("sliding_window", 4096), fields.count("max_window_layers", 28)
     kinds = fields.strings("layer_types") or [
@@ -177,8 +179,18 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int] | None:
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
 
 
-def family_for(config: ModelConfig) -> str:
-    """The family of Hugging Face that computes what `config` says; ValueError if there is none."""
+def family_for(config: ModelConfig, caller: str = "export_hf") -> str:
+    """The family of Hugging Face that computes what `config` says.
+
+    ValueError, which begins with `caller`, if there is none.
+    """
+    try:
+        return _family_for(config)
+    except ValueError as error:
+        raise ValueError(f"{caller}: {error}") from None
+
+
+def _family_for(config: ModelConfig) -> str:
     if config.position == "learned" and config.norm == "layer_norm":
         _only("GPT-2", config, bias=True, qkv_bias=True, qk_norm=False, windows=None,
               kv_heads=config.heads, head_width=config.width // config.heads)  # fmt: skip
@@ -212,7 +224,7 @@ def _only(model: str, config: ModelConfig, **wanted: Any) -> None:
 
 def _nothing_like(name: str, value: Any, model: str, expected: str) -> ValueError:
     return ValueError(
-        f"export_hf: {name} is {value!r}, and transformers has no such model; {model} has {expected}"
+        f"{name} is {value!r}, and transformers has no such model; {model} has {expected}"
     )
 
 

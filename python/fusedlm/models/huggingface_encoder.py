@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from fusedlm.errors import CorruptFileError
 
-from .encoder_config import EncoderConfig
+from .encoder_config import ONE_OF, PROBLEMS, EncoderConfig
 from .files import read_json, write_json
 from .huggingface import Fields
 from .names import BERT, DISTILBERT, ROBERTA, ROBERTA_CLASSIFIER, Names
@@ -59,6 +59,8 @@ def read_encoder_config(fields: Fields, weights: set[str]) -> EncoderConfig:
         "labels": _labels(fields) if task in ("sequence", "token") else None,
         "pooler": task is None and any(n.endswith("pooler.dense.weight") for n in weights),
     }  # fmt: skip
+    if task == "sequence":
+        values["problem_type"] = _problem(fields, values["labels"])
     if style == "roberta":
         values["context"] -= values["pad_id"] + 1
     try:
@@ -97,11 +99,22 @@ def _labels(fields: Fields) -> list[str]:
         raise CorruptFileError(fields.file, f"id2label is {names!r}, expected numbers") from error
 
 
+def _problem(fields: Fields, labels: list[str]) -> str:
+    problem = fields.one_of("problem_type", {name: name for name in PROBLEMS}, ONE_OF)
+    # A single class would always be certain: transformers trains such a model for regression.
+    return "regression" if problem == ONE_OF and len(labels) == 1 else problem
+
+
+def _is_here(path: Any) -> TypeGuard[str]:
+    """Whether modules.json names its own folder or one in it, and nothing elsewhere."""
+    return isinstance(path, str) and path != ".." and Path(path).name == path
+
+
 def encoder_folder(folder: Path) -> Path:
     """Where config.json is: sentence-transformers may have it in a folder of its own."""
     modules = read_json(folder / "modules.json", optional=True, kind=list)
     first = modules[0].get("path", "") if modules and isinstance(modules[0], dict) else ""
-    inside = folder / first if isinstance(first, str) and Path(first).name == first else folder
+    inside = folder / first if _is_here(first) else folder
     return inside if (inside / "config.json").is_file() else folder
 
 
@@ -111,19 +124,31 @@ def _sentence_transformer(inside: Path) -> dict[str, Any]:
     file = folder / "modules.json"
     if not file.is_file() or encoder_folder(folder) != inside:
         return {}
+    _refuse_prompts(folder / "config_sentence_transformers.json")
     values: dict[str, Any] = {"normalize": False}
     for module in read_json(file, kind=list)[1:]:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else ""
         if kind == "Pooling":
-            values["pooling"] = _pooling(folder / module.get("path", "") / "config.json")
+            path = module.get("path", "")
+            if not _is_here(path):
+                raise CorruptFileError(file, f"path is {path!r}, expected a folder beside it")
+            values["pooling"] = _pooling(folder / path / "config.json")
         elif kind == "Normalize":
             values["normalize"] = True
         else:
             raise NotImplementedError(
                 f"{file}: module {kind!r} is not known; known are Pooling and Normalize"
             )
-    longest = read_json(inside / "sentence_bert_config.json", optional=True).get("max_seq_length")
+    file = inside / "sentence_bert_config.json"
+    settings = Fields(file, read_json(file, optional=True))
+    settings.must_be(False, "do_lower_case")  # of texts; the tokenizer's own is in tokenizer.json
+    longest = settings.get("max_seq_length")
     return {**values, "max_tokens": longest} if longest else values
+
+
+def _refuse_prompts(file: Path) -> None:
+    """Of a text that sentence-transformers begins with a prompt, `embed` makes another vector."""
+    Fields(file, read_json(file, optional=True)).must_be(None, "default_prompt_name")
 
 
 def _pooling(file: Path) -> str:
@@ -154,6 +179,8 @@ def write_encoder_config(config: EncoderConfig) -> dict[str, Any]:
     if config.labels is not None and config.task != "span":
         values["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         values["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    if config.problem_type != ONE_OF:
+        values["problem_type"] = config.problem_type
     if config.style == "distilbert":
         _refuse(config, "DistilBERT", types=0, norm_eps=1e-12, pooler=False)
         return {

@@ -49,7 +49,10 @@ def save(
     path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer | None,
     *, training: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Writes the model folder, replacing an older one at `path` all at once."""
+    """Writes the model folder, replacing an older one at `path` all at once.
+
+    Raises ValueError for what is no model of fusedlm, and for a tokenizer with more tokens than it.
+    """
     with atomic_folder(path) as folder:
         write_model(folder, model, tokenizer, training=training)
 
@@ -62,15 +65,20 @@ def write_model(
 
     Adapters are no part of them; `merged` adds them to the weights that are written.
     """
-    kind = next(name for name, (_, made) in _KINDS.items() if isinstance(model, made))
-    named = {} if kind is None else {"kind": kind}
+    kinds = [name for name, (_, made) in _KINDS.items() if isinstance(model, made)]
+    if not kinds:
+        known = ", ".join(made.__name__ for _, made in _KINDS.values())
+        raise ValueError(f"save: model is a {type(model).__name__}, expected one of {known}")
+    if tokenizer is not None:
+        from .tokenizer_files import check_size, write_tokenizer
+
+        check_size("save", tokenizer, model.config.vocab_size)
+    named = {} if kinds[0] is None else {"kind": kinds[0]}
     config = {"format_version": FORMAT_VERSION, **named, **model.config.to_dict()}
     write_json(folder / "config.json", config)
     state = lora.merged_state(model) if merged else lora.without_adapters(model.state_dict())
     write_tensors(folder / WEIGHTS, state)
     if tokenizer is not None:
-        from .tokenizer_files import write_tokenizer
-
         write_tokenizer(folder, tokenizer)
     if training is not None:
         from fusedlm.evaluation.card import write_card

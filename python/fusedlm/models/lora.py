@@ -14,7 +14,8 @@ mlp.c_proj (GPT-2).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ from .huggingface import FAMILIES, family_for, half_split_rows
 from .weights import read_tensors, refuse_pickles, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-DEFAULT_TARGETS = {"gpt2": ("attn.c_attn",)}
-_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_GPT2_TARGETS = ("attn.c_attn",)  # PEFT's choice; of other families it is all of them here
 _PREFIX = "base_model.model."
 
 
@@ -61,10 +61,10 @@ class _Site:
         return adapter
 
 
-def targets_of(model: Decoder) -> tuple[str, ...]:
-    """Every name that `add_lora` takes for this model."""
+def targets_of(model: Decoder, caller: str = "targets_of") -> tuple[str, ...]:
+    """Every name that `add_lora` takes for this model; `caller` is what errors begin with."""
     found: dict[str, None] = {}
-    for site in _sites(model):
+    for site in _sites(model, caller):
         found.update(dict.fromkeys(_short(name) for name in site.names))
     return tuple(found)
 
@@ -76,37 +76,52 @@ def add_lora(
     """Freezes `model` and attaches adapters, which are its only parameters with gradients then.
 
     alpha None is 2 rank; targets None are all matrices of the layers (of GPT-2: attn.c_attn), in
-    place. Raises ValueError naming the argument that does not fit, or where there are adapters.
+    place. Raises ValueError naming the argument that does not fit, or where there are adapters; the
+    model is then as it was.
     """
-    known = targets_of(model)
-    targets = _LLAMA_TARGETS if targets is None else tuple(targets)
-    if family_for(model.config) == "gpt2" and targets == _LLAMA_TARGETS:
-        targets = DEFAULT_TARGETS["gpt2"]
-    if type(rank) is not int or rank < 1:
-        raise ValueError(f"add_lora: rank is {rank!r}, expected an integer of at least 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"add_lora: dropout is {dropout!r}, expected a number in [0, 1)")
+    known = targets_of(model, "add_lora")
+    if targets is None:
+        targets = _GPT2_TARGETS if family_for(model.config) == "gpt2" else known
+    elif isinstance(targets, str) or not isinstance(targets, Iterable):
+        raise ValueError(f"add_lora: targets is {targets!r}, expected a list of names")
+    targets = list(targets)
     if unknown := [t for t in targets if t not in known]:
         raise ValueError(
             f"add_lora: targets has {unknown[0]!r}, expected some of {', '.join(known)}"
         )
     if not targets:
         raise ValueError(f"add_lora: targets is empty, expected some of {', '.join(known)}")
+    names = {n for site in _sites(model, "add_lora") for n in site.names if _short(n) in targets}
+    return _attach(model, names, rank, alpha, dropout)
+
+
+def _attach(
+    model: Decoder, names: set[str], rank: int, alpha: float | None, dropout: float
+) -> Decoder:
+    """`add_lora` for the blocks of rows with these full names. Whatever can fail comes before it freezes."""
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"add_lora: rank is {rank!r}, expected an integer of at least 1")
+    alpha = 2.0 * rank if alpha is None else alpha
+    if not is_number(alpha) or not alpha > 0:
+        raise ValueError(f"add_lora: alpha is {alpha!r}, expected a number above 0 or None")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"add_lora: dropout is {dropout!r}, expected a number in [0, 1)")
     if has_lora(model):
         raise ValueError("add_lora: the model has adapters already; merge them first")
-    model.requires_grad_(False)
-    wanted = set(targets)
-    for site in _sites(model):
-        chosen = {name for name in site.names if _short(name) in wanted}
+    made: list[tuple[_Site, Adapter]] = []
+    for site in _sites(model, "add_lora"):
+        chosen = {_key(name) for name in site.names if name in names}
         if not chosen:
             continue
         rows = {_key(n): r for n, r in zip(site.names, site.rows, strict=True)}
         adapter = Adapter(
-            site.matrix.shape[1], rows, {_key(n) for n in chosen}, rank=rank,
-            alpha=2.0 * rank if alpha is None else float(alpha), dropout=dropout,
-        )  # fmt: skip
+            site.matrix.shape[1], rows, chosen, rank=rank, alpha=float(alpha), dropout=dropout
+        )
         if not site.matrix.is_meta:
             adapter = adapter.to(site.matrix.device)
+        made.append((site, adapter))
+    model.requires_grad_(False)
+    for site, adapter in made:
         setattr(site.module, site.attribute, adapter)
     return model
 
@@ -127,7 +142,7 @@ def adapted(model: nn.Module) -> Decoder | None:
 @torch.no_grad()
 def merge_lora(model: Decoder) -> Decoder:
     """Adds the adapters to the weights and takes them off; every parameter gets gradients again."""
-    for site in _sites(model):
+    for site in _sites(model, "merge_lora"):
         if site.adapter is not None:
             site.matrix.add_(site.adapter.delta().to(site.matrix.dtype))
     return remove_lora(model)
@@ -135,7 +150,7 @@ def merge_lora(model: Decoder) -> Decoder:
 
 def remove_lora(model: Decoder) -> Decoder:
     """Takes the adapters off: the model is what it was before."""
-    for site in _sites(model):
+    for site in _sites(model, "remove_lora"):
         setattr(site.module, site.attribute, None)
     return model.requires_grad_(True)
 
@@ -153,7 +168,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     if decoder is None:
         return state
     names = {id(parameter): name for name, parameter in decoder.named_parameters()}
-    for site in _sites(decoder):
+    for site in _sites(decoder, "merged_state"):
         if site.adapter is not None:
             state[names[id(site.matrix)]] = whole(site.matrix) + site.adapter.delta()
     return state
@@ -170,28 +185,35 @@ def save_lora(model: Decoder, folder: str | os.PathLike[str], *, base: str | Non
 
 def write_lora(folder: Path, model: Decoder, *, base: str | None = None) -> None:
     """The files of `save_lora` in a folder that exists."""
-    sites = [(site, site.adapter) for site in _sites(model) if site.adapter is not None]
-    if not sites:
+    sites = list(_sites(model, "save_lora"))
+    with_adapters = [(site, site.adapter) for site in sites if site.adapter is not None]
+    if not with_adapters:
         raise ValueError("save_lora: the model has no adapters; add_lora attaches them")
     weights: dict[str, Tensor] = {}
-    targets: dict[str, None] = {}
-    for site, adapter in sites:
+    names: list[str] = []
+    for site, adapter in with_adapters:
         for name, rotary in zip(site.names, site.rotary, strict=True):
             if _key(name) not in adapter.b:
                 continue
             b = whole(adapter.b[_key(name)])
             weights[f"{_PREFIX}{name}.lora_A.weight"] = whole(adapter.a[_key(name)])
             weights[f"{_PREFIX}{name}.lora_B.weight"] = _turned(model, b) if rotary else b
-            targets[_short(name)] = None
-    _, first = sites[0]
+            names.append(name)
+    _, first = with_adapters[0]
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
         "r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout,
-        "target_modules": list(targets), "bias": "none", "inference_mode": True,
+        "target_modules": _modules(names, sites), "bias": "none", "inference_mode": True,
         "fan_in_fan_out": family_for(model.config) == "gpt2",
     }  # fmt: skip
     write_tensors(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, config)
+
+
+def _modules(names: Sequence[str], sites: Sequence[_Site]) -> list[str]:
+    """What PEFT finds these names by: the short ones, and the names themselves where not all layers have it."""
+    left_out = {_short(name) for site in sites for name in site.names if name not in names}
+    return list(dict.fromkeys(n if _short(n) in left_out else _short(n) for n in names))
 
 
 def load_lora(model: Decoder, folder: str | os.PathLike[str]) -> Decoder:
@@ -204,6 +226,7 @@ def load_lora(model: Decoder, folder: str | os.PathLike[str]) -> Decoder:
     if has_lora(model):
         raise ValueError("load_lora: the model has adapters already; merge or remove them first")
     folder = Path(folder)
+    known = [name for site in _sites(model, "load_lora") for name in site.names]
     refuse_pickles(folder, WEIGHTS)
     config, weights = _read_config(folder / CONFIG), read_tensors(folder / WEIGHTS)
     most = max((len(value) for value in weights.values() if value.dim()), default=0)
@@ -212,12 +235,14 @@ def load_lora(model: Decoder, folder: str | os.PathLike[str]) -> Decoder:
             folder / CONFIG, f"r is {config['r']}, no tensor has over {most} rows"
         )
     try:
-        add_lora(
-            model, rank=config["r"], alpha=config["lora_alpha"],
-            dropout=config.get("lora_dropout") or 0.0,
-            targets=[t for t in targets_of(model) if _asked(t, config["target_modules"])],
-        )  # fmt: skip
-    except ValueError as error:
+        names = {name for name in known if _asked(name, config["target_modules"])}
+        if not names:
+            raise ValueError(
+                f"target_modules is {config['target_modules']!r}, no names of this model"
+            )
+        dropout = config.get("lora_dropout") or 0.0
+        _attach(model, names, config["r"], config["lora_alpha"], dropout)
+    except (ValueError, re.error) as error:  # the second of a target_modules that is no pattern
         raise CorruptFileError(folder / CONFIG, str(error)) from error
     try:
         _fill(model, folder / WEIGHTS, weights)
@@ -243,8 +268,10 @@ def _read_config(file: Path) -> dict[str, Any]:
     ):
         raise CorruptFileError(file, f"target_modules is {modules!r}, expected names")
     expected = {"peft_type": "LORA", "bias": "none"}
-    absent = ("use_dora", "use_rslora", "modules_to_save", "layers_to_transform", "rank_pattern",
-              "alpha_pattern", "trainable_token_indices")  # fmt: skip
+    absent = (
+        "use_dora", "use_rslora", "modules_to_save", "exclude_modules", "layers_to_transform",
+        "rank_pattern", "alpha_pattern", "trainable_token_indices",
+    )  # fmt: skip
     for name in (*expected, *absent):
         if (config.get(name) or expected.get(name)) != expected.get(name):
             raise NotImplementedError(
@@ -253,16 +280,16 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _asked(target: str, modules: list[str] | str) -> bool:
-    if modules == "all-linear":
-        return True
-    names = [modules] if isinstance(modules, str) else modules
-    return any(target == name or target.endswith(f".{name}") for name in names)
+def _asked(name: str, modules: list[str] | str) -> bool:
+    """PEFT's rule: a string is a pattern of whole names, a list has names or what stands at their end."""
+    if isinstance(modules, str):
+        return modules.lower() == "all-linear" or re.fullmatch(modules, name) is not None
+    return any(name == module or name.endswith(f".{module}") for module in modules)
 
 
 @torch.no_grad()
 def _fill(model: Decoder, file: Path, weights: dict[str, Tensor]) -> None:
-    for site in _sites(model):
+    for site in _sites(model, "load_lora"):
         if site.adapter is None:
             continue
         for name, rotary in zip(site.names, site.rotary, strict=True):
@@ -292,8 +319,11 @@ def _turned(model: Decoder, rows: Tensor, *, back: bool = False) -> Tensor:
     return half_split_rows(rows, model.config.head_width, back=back)
 
 
-def _sites(model: Decoder) -> Iterator[_Site]:
-    names = FAMILIES[family_for(model.config)]
+def _sites(model: Decoder, caller: str) -> Iterator[_Site]:
+    """ValueError, which begins with `caller`, for a model that is none of a family of transformers."""
+    if not isinstance(model, Decoder):
+        raise ValueError(f"{caller}: model is a {type(model).__name__}, expected a Decoder")
+    names = FAMILIES[family_for(model.config, caller)]
     config = model.config
     parts = [h * config.head_width for h in (config.heads, config.kv_heads, config.kv_heads)]
     block: Any  # of a ModuleList, which does not say that they are of class Block

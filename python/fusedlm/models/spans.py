@@ -99,10 +99,9 @@ def find_answers(
     baselines: Rajpurkar et al. 2018, arXiv:1806.03822).
     progress(n) is called when n more windows are read.
     """
-    if getattr(model.config, "task", None) != "span":
-        raise ValueError(
-            f"find_answers: the model's task is {model.config.task!r}, expected 'span'"
-        )
+    task = getattr(model.config, "task", None)
+    if task != "span":
+        raise ValueError(f"find_answers: the model's task is {task!r}, expected 'span'")
     for name, value in (("top", top), ("longest_answer", longest_answer)):
         if value < 1:
             raise ValueError(f"find_answers: {name} is {value}, expected at least 1")

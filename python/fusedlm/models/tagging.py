@@ -92,6 +92,9 @@ def tag_words(
     task = getattr(model.config, "task", None)
     if task != "token":
         raise ValueError(f"tag_words: the model's task is {task!r}, expected 'token'")
+    for number, words in enumerate(sentences):
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"tag_words: sentence {number} is {words!r}, expected a list of words")
     longest = model.config.read_tokens
     pieces = encode_words(tokenizer, sentences, longest)
     return joined(model, pieces, word_logits(model, pieces, progress), sentences)

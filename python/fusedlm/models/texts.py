@@ -12,6 +12,7 @@ from fusedlm.nn.modes import evaluating
 
 from .decoder_classifier import DecoderClassifier
 from .encoder import Encoder
+from .encoder_config import ONE_OF
 from .packed import Packed
 
 BATCH_TOKENS = 8192  # in one call of the model: enough to fill the cores, 24 MiB at width 768
@@ -50,10 +51,19 @@ def classify_texts(
     model: Classifier, tokenizer: Tokenizer, texts: str | Sequence[str], *,
     batch_tokens: int = BATCH_TOKENS, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Probabilities [n, K] float32 of the classes config.labels (or [K] for a string)."""
+    """Probabilities [n, K] float32 of the classes config.labels (or [K] for a string).
+
+    NotImplementedError for a model of regression or of several labels a text: its logits are none.
+    """
     task = getattr(model.config, "task", None)
     if task != "sequence":
         raise ValueError(f"classify_texts: the model's task is {task!r}, expected 'sequence'")
+    problem = getattr(model.config, "problem_type", ONE_OF)
+    if problem != ONE_OF:
+        raise NotImplementedError(
+            f"classify_texts: the model's problem_type is {problem!r}, whose logits are no probabilities"
+            f" of classes, expected {ONE_OF!r}; Encoder.classify gives the logits"
+        )
     texts_list = [texts] if isinstance(texts, str) else texts
     rows = encode_texts("classify_texts", model, tokenizer, texts_list)
     logits = over_batches(

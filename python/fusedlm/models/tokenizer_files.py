@@ -47,11 +47,20 @@ def _read_template(file: Path) -> str:
         raise CorruptFileError(file, f"is not UTF-8 ({error})") from None
 
 
+def check_size(caller: str, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """ValueError where a tokenizer has more tokens than the model beside it, as no reader takes such."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{caller}: tokenizer has {tokenizer.vocab_size} tokens, expected at most the model's"
+            f" vocab_size of {vocab_size}"
+        )
+
+
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder / TOKENIZER)
-    if settings := getattr(tokenizer, "settings", None):
-        write_json(folder / SETTINGS, settings)
-    if settings and tokenizer.end_ids:
+    if tokenizer.settings:
+        write_json(folder / SETTINGS, tokenizer.settings)
+    if tokenizer.settings and tokenizer.end_ids:
         write_json(folder / GENERATION, generation_config(tokenizer))
 
 

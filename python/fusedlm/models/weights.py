@@ -69,7 +69,7 @@ class Safetensors:
         file = self._at[name]
         try:
             value: Tensor = self._files[file].get_tensor(name)
-        except (SafetensorError, ValueError, OSError) as error:
+        except (SafetensorError, ValueError) as error:
             raise CorruptFileError(file, f"tensor {name!r} cannot be read ({error})") from error
         if not value.is_floating_point():
             raise CorruptFileError(
@@ -135,9 +135,11 @@ def _open(file: Path) -> Any:
 
 def _reading(file: Path, read: Callable[[Path], Any]) -> Any:
     must_exist(file)
+    with open(file, "rb"):  # of a file that may not be opened safetensors says that there is none
+        pass
     try:
         return read(file)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError) as error:
         raise CorruptFileError(file, f"not a valid safetensors file ({error})") from error
 
 
