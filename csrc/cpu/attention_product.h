@@ -15,9 +15,9 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 // left.
 constexpr index_t kBlockRows = kRegisters == 32 ? 8 : 4;
 
-/// The A operand of a block: lane k of row i lies at data[i * row_step + k * lane_step].
-///   rows    [row][lane], as the tensor itself: lane_step 1
-///   panels  [lane][kNR], as pack_panels<kNR> writes: row_step 1, lane_step kNR
+/// The A operand of a block: where lane k of row i lies.
+///   rows    [row][lane], as the tensor itself: data[i * row_step + k]
+///   panels  [lane][kNR], as pack_panels<kNR> writes: data[k * kNR + i]
 enum class Layout { rows, panels };
 
 /// What the sums start from: 0, what is there, or what is there times a factor for each column.
