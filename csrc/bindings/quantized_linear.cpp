@@ -7,7 +7,7 @@ namespace fusedlm::bindings {
 namespace {
 
 // What Python passes for a matrix: (bytes, format, rows, columns, scales or None). The bytes are a dense
-// tensor or array of any type that is at least as long.
+// tensor or array of any type that is exactly as long.
 using Matrix = std::tuple<TensorView, std::string, index_t, index_t, TensorView>;
 
 Weight weight_of(const char* op, const std::string& argument, const Matrix& matrix) {

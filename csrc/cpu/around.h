@@ -12,7 +12,7 @@ constexpr index_t kAroundBytes = index_t{4} << 20;
 
 /// Whether rows of `out` are to be written so: large, and made of whole cache lines.
 inline bool goes_around([[maybe_unused]] const TensorView& out) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   const index_t row = out.strides[0] * size_of(out.dtype);
   return out.numel() * size_of(out.dtype) >= kAroundBytes && row % 64 == 0 &&
          reinterpret_cast<uintptr_t>(out.data) % 64 == 0;
@@ -23,7 +23,7 @@ inline bool goes_around([[maybe_unused]] const TensorView& out) {
 
 template <class T>
 FUSEDLM_VEC void store(Vec v, T* to, bool around) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   if (around) {
     if constexpr (sizeof(T) == 2) {
       _mm256_stream_si256(reinterpret_cast<__m256i*>(to), v.rounded());
@@ -43,7 +43,7 @@ FUSEDLM_VEC void store(Vec v, T* to, bool, index_t n) {
 
 /// What a task stored around the caches is in memory before the task counts as done.
 inline void finish_stores() {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   _mm_sfence();
 #endif
 }

@@ -254,8 +254,8 @@ Scratch take_scratch(const BackwardSizes& z, Context& ctx) {
   const index_t row_lanes = z.packing.lanes(kQueries);
   return {ws.take<float>(kGroupRows * kQueries),
           ws.take<float>(kGroupRows * kQueries),
-          ws.take<float>(kTileK * kQueries),
-          ws.take<float>(kTileK * kQueries),
+          ws.take<float>(kKeys * kQueries),
+          ws.take<float>(kKeys * kQueries),
           ws.take<float>(kQueries * max_of(kTileK, z.depth)),
           ws.take<uint32_t>(kKeys * row_lanes),
           ws.take<uint32_t>(kKeys * row_lanes),

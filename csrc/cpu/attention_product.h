@@ -15,9 +15,9 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 // left.
 constexpr index_t kBlockRows = kRegisters == 32 ? 8 : 4;
 
-/// The A operand of a block: lane k of row i lies at data[i * row_step + k * lane_step].
-///   rows    [row][lane], as the tensor itself: lane_step 1
-///   panels  [lane][kNR], as pack_panels<kNR> writes: row_step 1, lane_step kNR
+/// The A operand of a block: where lane k of row i lies.
+///   rows    [row][lane], as the tensor itself: data[i * row_step + k]
+///   panels  [lane][kNR], as pack_panels<kNR> writes: data[k * kNR + i]
 enum class Layout { rows, panels };
 
 /// What the sums start from: 0, what is there, or what is there times a factor for each column.
@@ -85,11 +85,11 @@ BlockKernel block_kernel_for(bool pairs, index_t rows) {
 /// lanes apart; B one panel.
 inline void multiply_rows(bool pairs, const uint32_t* a, index_t a_step, const uint32_t* b,
                           index_t depth, index_t rows, float* sums, index_t stride,
-                          Start start = Start::zero, const float* factor = nullptr) {
+                          Start start = Start::zero) {
   for (index_t i = 0; i < rows; i += kBlockRows) {
     const index_t some = min_of(kBlockRows, rows - i);
     detail::block_kernel_for<Layout::rows>(pairs, some)(a + i * a_step, a_step, b, depth,
-                                                        sums + i * stride, stride, start, factor);
+                                                        sums + i * stride, stride, start, nullptr);
   }
 }
 
@@ -119,7 +119,7 @@ FUSEDLM_VEC void store_halves(Vec first, Vec second, uint32_t* out) {
 /// to[c][r] = from[r][c] for r < rows, c < columns, both multiples of Vec::size.
 inline void transpose(const float* from, index_t from_stride, index_t rows, index_t columns,
                       float* to, index_t to_stride) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   for (index_t r = 0; r < rows; r += 16) {
     for (index_t c = 0; c < columns; c += 16) {
       __m512i part[16];

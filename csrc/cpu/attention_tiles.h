@@ -183,7 +183,8 @@ FUSEDLM_VEC bool has_bias(const AttentionOptions& o) {
 }
 
 /// What is added to the scores of a tile (in powers of 2), and the factors of dropout, as
-/// [kTileK][lanes]; either may be null. `row_buffer` holds lanes x kTileK floats.
+/// [count][lanes], count rounded up to whole vectors; either may be null. `row_buffer` holds lanes x
+/// kTileK floats.
 inline void tile_extras(const AttentionOptions& o, const Sequence& s, index_t h, index_t H,
                         index_t t0, index_t rows, index_t lanes, index_t j0, index_t count,
                         float* bias, float* keep, float* row_buffer) {

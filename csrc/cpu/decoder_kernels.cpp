@@ -50,9 +50,9 @@ void norm_row(const NormRows& a, index_t row) {
 }
 
 FUSEDLM_VEC Vec swap_neighbours(Vec x) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   return _mm512_permute_ps(x.v, 0xb1);
-#elif defined(FUSEDLM_HAS_AVX2)
+#elif defined(FUSEDLM_VEC_AVX2)
   return _mm256_permute_ps(x.v, 0xb1);
 #else
   return Vec::Lanes{x.v[1], x.v[0], x.v[3], x.v[2]};

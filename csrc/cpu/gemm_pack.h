@@ -52,7 +52,7 @@ FUSEDLM_VEC uint32_t lane_of(const T* from, index_t k_stride, bool pairs, bool h
   return has_next ? low | uint32_t{to_bfloat16(to_float(from[k_stride])).bits} << 16 : low;
 }
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 // Rows become columns: out[j] lane i = rows[i] lane j.
 FUSEDLM_VEC void transpose_16x16(__m512i (&r)[16]) {
   __m512i t[16];

@@ -13,7 +13,7 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 /// Where blocks of K may begin: a multiple of a group.
 constexpr index_t kWeightUnit = 32;
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 inline index_t weight_scratch(index_t) { return 0; }
 
 namespace detail {

@@ -97,7 +97,7 @@ void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
 #pragma GCC unroll 4
         for (int line = 0; line < 4; ++line) {
           __builtin_prefetch(p + i + line * kLine + kAhead, 0, 3);
-          // Every byte is in a cache line that is touched; whole lines where vectors are as long.
+          // Every byte is read, a whole line at once where vectors are as long.
           for (index_t v = 0; v < kLine; v += 4 * Vec::size) {
             sums[line] = max(sums[line],
                              Vec::load(reinterpret_cast<const float*>(p + i + line * kLine + v)));

@@ -13,20 +13,20 @@
 
 #if defined(FUSEDLM_ISA_AVX512_BF16)
 #define FUSEDLM_ISA avx512_bf16
-#define FUSEDLM_HAS_AVX512 1
+#define FUSEDLM_VEC_AVX512 1
 #elif defined(FUSEDLM_ISA_AVX512)
 #define FUSEDLM_ISA avx512
-#define FUSEDLM_HAS_AVX512 1
+#define FUSEDLM_VEC_AVX512 1
 #elif defined(FUSEDLM_ISA_AVX2)
 #define FUSEDLM_ISA avx2
-#define FUSEDLM_HAS_AVX2 1
+#define FUSEDLM_VEC_AVX2 1
 #elif defined(FUSEDLM_ISA_NEON)
 #define FUSEDLM_ISA neon
 #include <arm_neon.h>
 #else
 #define FUSEDLM_ISA scalar
 #endif
-#if defined(FUSEDLM_HAS_AVX512) || defined(FUSEDLM_HAS_AVX2)
+#if defined(FUSEDLM_VEC_AVX512) || defined(FUSEDLM_VEC_AVX2)
 #include <immintrin.h>
 #endif
 
@@ -37,7 +37,7 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 FUSEDLM_VEC float to_float(float x) { return x; }
 FUSEDLM_VEC float to_float(bfloat16 x) { return __builtin_bit_cast(float, uint32_t{x.bits} << 16); }
 FUSEDLM_VEC float to_float(float16 x) {
-#if defined(FUSEDLM_HAS_AVX512) || defined(FUSEDLM_HAS_AVX2)
+#if defined(FUSEDLM_VEC_AVX512) || defined(FUSEDLM_VEC_AVX2)
   return _cvtsh_ss(x.bits);
 #else
   // Exponent and fraction in their places of a float32, whose bias is 112 larger; the product is exact
@@ -70,7 +70,7 @@ FUSEDLM_VEC T from_float(float x) {
   }
 }
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 struct Vec {
   static constexpr index_t size = 16;
   __m512 v;
@@ -140,7 +140,7 @@ FUSEDLM_VEC Vec scale_by_power(Vec x, Vec n) { return _mm512_scalef_ps(x.v, n.v)
 FUSEDLM_VEC float reduce_sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 FUSEDLM_VEC float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 
-#elif defined(FUSEDLM_HAS_AVX2)
+#elif defined(FUSEDLM_VEC_AVX2)
 struct Vec {
   static constexpr index_t size = 8;
   __m256 v;
@@ -295,7 +295,7 @@ FUSEDLM_VEC float reduce_max(Vec a) {
 #endif
 
 /// Vectors that the machine holds in registers.
-#if defined(FUSEDLM_HAS_AVX512) || defined(FUSEDLM_ISA_NEON)
+#if defined(FUSEDLM_VEC_AVX512) || defined(FUSEDLM_ISA_NEON)
 constexpr int kRegisters = 32;
 #else
 constexpr int kRegisters = 16;
@@ -303,7 +303,7 @@ constexpr int kRegisters = 16;
 
 /// Lane i = the sum of v[i].
 FUSEDLM_VEC Vec reduce_sums(const Vec (&v)[Vec::size]) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   // Sums of neighbours, pair by pair, until each vector's sum stands in a lane of its own.
   __m512 pairs[8], fours[4], halves[2];
 #pragma GCC unroll 8
@@ -356,7 +356,7 @@ namespace detail {
 // 2^x by a polynomial of 2^f, |f| <= 1/2, the highest coefficient first.
 template <class... Rest>
 FUSEDLM_VEC Vec exp2_by(Vec x, float first, Rest... rest) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   const Vec t = max(Vec(-150.0f), x);  // NaN stays: the second operand is returned
 #else
   const Vec t = max(Vec(-150.0f), min(Vec(150.0f), x));  // scale_by_power takes no more
@@ -396,7 +396,7 @@ FUSEDLM_VEC Vec tanh(Vec x) {
 
 /// 1 / x for 1e-30 < x < 1e30, about 1 ulp; NaN stays NaN.
 FUSEDLM_VEC Vec reciprocal(Vec x) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   // 14 bits and one Newton step: three operations, where a division keeps its unit busy for ten.
   const Vec r = _mm512_rcp14_ps(x.v);
   return fma(r, Vec(1.0f) - x * r, r);
@@ -407,7 +407,7 @@ FUSEDLM_VEC Vec reciprocal(Vec x) {
 
 /// 1 / x with a relative error of 6e-5 where the machine has such an instruction.
 FUSEDLM_VEC Vec reciprocal_rough(Vec x) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   return _mm512_rcp14_ps(x.v);
 #else
   return Vec(1.0f) / x;

@@ -14,7 +14,7 @@ FUSEDLM_VEC float half_at(const uint8_t* p) {
   return load_unaligned(reinterpret_cast<const float16*>(p));
 }
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 constexpr index_t kGroup = 32;  // weights: a lane's neighbours along K, sixteen times
 /// What turns the bytes q of a group into weights: first * q + second, or, in formats with a shift, scales of q -
 /// 2^shift: `first`, and where halves have their own, `second` of the last 16.
@@ -45,7 +45,7 @@ FUSEDLM_VEC __m256i bits_at(const uint8_t* p, index_t shift, char mask) {
 template <>
 struct Block<WeightFormat::q8_0> {
   static constexpr index_t kSize = 32, kBytes = 34;
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   static constexpr int kShift = 7;
   static constexpr index_t kHalves = 1;
   FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
@@ -66,7 +66,7 @@ struct Block<WeightFormat::q8_0> {
 template <>
 struct Block<WeightFormat::q4_0> {
   static constexpr index_t kSize = 32, kBytes = 18;
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   static constexpr int kShift = 3;
   static constexpr index_t kHalves = 1;
   FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
@@ -87,7 +87,7 @@ struct Block<WeightFormat::q4_0> {
 template <>
 struct Block<WeightFormat::q4_1> {
   static constexpr index_t kSize = 32, kBytes = 20;
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   static constexpr int kShift = 0;
   static constexpr index_t kHalves = 1;
   FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t) {
@@ -122,7 +122,7 @@ struct Block<WeightFormat::q4_k> {
     out[2] = low[1] & 0x3f3f3f3f;
     out[3] = (low[2] >> 4 & 0x0f0f0f0f) | (low[1] >> 2 & 0x30303030);
   }
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   static constexpr int kShift = 0;
   static constexpr index_t kHalves = 1;
   FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t j) {
@@ -164,7 +164,7 @@ struct Block<WeightFormat::q4_k> {
 template <>
 struct Block<WeightFormat::q6_k> {
   static constexpr index_t kSize = 256, kBytes = 210, kHigh = 128, kScales = 192, kScale = 208;
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
   static constexpr int kShift = 5;
   static constexpr index_t kHalves = 2;
   FUSEDLM_VEC static __m256i bytes(const uint8_t* p, index_t j) {
@@ -264,7 +264,7 @@ FUSEDLM_VEC const uint8_t* row_of(const Weight& w, index_t row, index_t bytes) {
   return static_cast<const uint8_t*>(w.data) + row * bytes;
 }
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 /// A group of weights as float32.
 struct Group {
   Vec first, second;
@@ -294,7 +294,7 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
     using B = Block<format>;
     row += first / B::kSize * B::kBytes;
     for (index_t c = 0; c < count; c += B::kSize, row += B::kBytes) {
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
       for (index_t j = 0; j < B::kSize / kGroup; ++j) {
         const Group g = dequantize_group<format>(row, j);
         g.first.store(out + c + kGroup * j);
@@ -316,7 +316,7 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
   }
 }
 
-#if defined(FUSEDLM_HAS_AVX512)
+#if defined(FUSEDLM_VEC_AVX512)
 /// Weights [first, first + count) of a row, count at most a group and `first` a multiple of one; zeros behind
 /// them.
 template <WeightFormat format>

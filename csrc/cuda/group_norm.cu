@@ -14,7 +14,7 @@
 namespace fusedlm::FUSEDLM_DEVICE {
 namespace {
 
-/// The parameters of V neighbouring elements of a group: `of(c)` starts at its c-th element.
+/// The parameters of V neighbouring elements of a group, from its c-th on; `none` where there are none.
 template <int V, class W>
 __device__ __forceinline__ void load_parameters(const W* of_group, int c, int S, float none,
                                                 float (&p)[V]) {

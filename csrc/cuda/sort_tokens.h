@@ -5,6 +5,7 @@
 // digits; one block turns the counts into where each tile's digits go; each tile places its keys.
 // Counts are integers and ranks follow the lanes, so the order is the same in every run.
 
+#include <algorithm>
 #include <bit>
 
 #include "cuda/launch.h"
@@ -153,7 +154,8 @@ inline SortedTokens sort_tokens(const char* name, const index_t* tokens, index_t
             .skipped = skipped,
             .shift = 0};
   unsigned* buffers[2][2] = {};  // keys and order, in turns
-  const int bits = std::bit_width(static_cast<unsigned>(V));
+  // One pass at least, which finds every token out of range where there are no rows.
+  const int bits = std::max<int>(1, std::bit_width(static_cast<unsigned>(V)));
   for (int turn = 0; pass.shift < bits; turn = 1 - turn, pass.shift += kDigitBits) {
     for (unsigned*& buffer : buffers[turn]) {
       if (!buffer) buffer = device_scratch<unsigned>(ctx, N);

@@ -1,6 +1,7 @@
 #include "fusedlm/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <unordered_map>
 
@@ -29,9 +30,17 @@ EngineOptions complete(EngineOptions options, const DecoderConfig& config) {
     check::fail(kOp, "prefill_tokens is " + std::to_string(options.prefill_tokens) +
                          ", expected at least " + std::to_string(kLeastPrefill));
   }
+  const size_t page = engine::page_bytes(config, options.dtype) * 2 * config.layers;
+  // Pages are numbered in 32 bits, and all bytes of the cache in 63.
+  const auto countable = static_cast<index_t>(std::numeric_limits<index_t>::max() / page);
+  const index_t most =
+      std::min<index_t>(countable, std::numeric_limits<int32_t>::max()) * Engine::kPageTokens;
+  if (options.cache_tokens > most) {
+    check::fail(kOp, "cache_tokens is " + std::to_string(options.cache_tokens) +
+                         ", expected at most " + std::to_string(most));
+  }
   index_t pages = engine::pages_of(options.cache_tokens);
   if (options.cache_tokens == 0) {
-    const size_t page = engine::page_bytes(config, options.dtype) * 2 * config.layers;
     const auto fitting = static_cast<index_t>(kDefaultCacheBytes / page);
     pages = std::max<index_t>(1, std::min(engine::pages_of(2 * config.context), fitting));
   }

@@ -44,7 +44,7 @@ struct Member {
 /// Throws CorruptFile: "<file>: not valid JSON at byte 17: ...".
 Value parse(std::string_view text, const std::string& file);
 
-/// "a string", "the number 3", ...: what a message says that came.
+/// What a message says that came: a value as it is, a long string in part; of others "an array" or "an object".
 std::string describe(const Value& value);
 
 /// Typed access to the members of an object. A member that is null counts as absent. Throws

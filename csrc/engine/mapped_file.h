@@ -29,7 +29,7 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// Writes an integer or a float of the file's little-endian bytes, at any alignment, into `value`.
+/// An integer or a float from the file's little-endian bytes, at any alignment.
 template <class T>
 T read_as(const std::byte* bytes) {
   T value;

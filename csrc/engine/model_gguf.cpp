@@ -122,14 +122,18 @@ class GgufSource {
     // Files of llama have the rows of query and key in the order of the interleaved form.
     c.rope_interleaved = arch_ == "llama";
     c.rope_base = file_.positive(key("rope.freq_base"), 10000.0);
-    const std::string kind(file_.string(key("rope.scaling.type"), "none"));
-    const double factor =
-        file_.positive(key("rope.scaling.factor"), file_.positive(key("rope.scale_linear"), 1.0));
-    const auto factors = file_.tensors().tensors.find("rope_freqs.weight");
+    // As llama.cpp reads it: a factor is linear unless the type says otherwise, and nothing with "none".
+    const std::string kind(file_.string(key("rope.scaling.type"), "linear"));
     if (kind != "none" && kind != "linear")
       throw Unsupported(file_.path() + ": " + key("rope.scaling.type") + " is \"" + kind + "\"");
+    double factor = 1.0;
+    if (kind == "linear") {  // scale_linear is what older files call it
+      factor =
+          file_.positive(key("rope.scaling.factor"), file_.positive(key("rope.scale_linear"), 1.0));
+    }
+    const auto factors = file_.tensors().tensors.find("rope_freqs.weight");
     if (factors != file_.tensors().tensors.end()) {
-      if (kind == "linear" && factor != 1.0)
+      if (factor != 1.0)
         throw Unsupported(file_.path() + ": both rope_freqs.weight and a linear scaling");
       c.rope_scaling.kind = RopeScaling::Kind::factors;
       c.rope_scaling.factors = read_factors(factors->second);

@@ -22,8 +22,8 @@ inline constexpr index_t kMostInConfig = index_t{1} << 40;
 /// The fields of ModelConfig (python/fusedlm/models/config.py); others are refused. Throws CorruptFile.
 DecoderConfig read_own_config(const json::Fields& config);
 
-/// rope_scaling, as Hugging Face and fusedlm write it. `where` is the config; throws Unsupported for a
-/// kind that is not none, linear or llama3.
+/// The object rope_scaling, as Hugging Face and fusedlm write it. Throws Unsupported for a kind that is
+/// not default, linear or llama3.
 RopeScaling read_rope_scaling(const json::Fields& scaling);
 
 }  // namespace fusedlm

@@ -26,7 +26,6 @@ DecoderStep::DecoderStep(std::shared_ptr<const Model> model, DType dtype, index_
     : model_(std::move(model)),
       config_(model_->config),
       dtype_(dtype),
-      most_rows_(most_rows),
       rope_(config_),
       memory_(bytes_of(config_, most_rows), "activations") {
   auto* at = reinterpret_cast<float*>(memory_.data());

@@ -50,7 +50,6 @@ class DecoderStep {
   std::shared_ptr<const Model> model_;
   const DecoderConfig& config_;
   DType dtype_;
-  index_t most_rows_;
   RopeTables rope_;
   RopeRows turns_;  // of this step
   Memory memory_;

@@ -103,10 +103,15 @@ void TokenizerBuilder::place(const std::string& text, std::string bytes, int64_t
   if (index >= state_->bytes.size()) {
     state_->bytes.resize(index + 1);
     state_->special.resize(index + 1);
+    taken_.resize(index + 1);
   }
   if (!state_->ids.emplace(text, static_cast<int32_t>(id)).second)
     fail("token \"" + text + "\" is there twice");
+  if (taken_[index]) {
+    fail("token \"" + text + "\" has the id " + std::to_string(id) + ", which another token has");
+  }
   state_->bytes[index] = std::move(bytes);
+  taken_[index] = true;
 }
 
 void TokenizerBuilder::token(const std::string& text, int64_t id, size_t limit) {

@@ -85,6 +85,7 @@ class TokenizerBuilder {
   int32_t id_of(const std::string& text, const std::string& of) const;
 
   std::unique_ptr<Tokenizer::State> state_;
+  std::vector<bool> taken_;  // of each id, as a token's bytes may be none
   uint32_t rank_ = 0;
 };
 

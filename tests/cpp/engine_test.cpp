@@ -300,6 +300,10 @@ TEST(Engine, BadArgumentsAreNamedAndNothingChanges) {
             "engine: dtype is float16, expected float32 or bfloat16");
   EXPECT_EQ(message_of([&] { Engine(d.model, {.cache_tokens = -1}); }),
             "engine: cache_tokens is -1, expected at least 0");
+  for (const index_t many : {INT64_MAX, INT64_MAX / 2, (index_t{INT32_MAX} + 1) * 32}) {
+    EXPECT_EQ(message_of([&] { Engine(d.model, {.cache_tokens = many}); }),
+              "engine: cache_tokens is " + std::to_string(many) + ", expected at most 68719476704");
+  }
   EXPECT_EQ(message_of([&] { Engine(d.model, {.prefill_tokens = 63}); }),
             "engine: prefill_tokens is 63, expected at least 64");
   Engine engine(d.model);

@@ -75,6 +75,27 @@ TEST_F(GgufModel, FactorsOfTheFrequenciesAreATensor) {
   EXPECT_EQ(rope_rates(model->config), (std::vector<double>{0.25}));
 }
 
+TEST_F(GgufModel, AFactorOfTheRopeIsLinearUnlessItsTypeIsNone) {
+  const Tensors tensors = llama_tensors(kGguf);
+  const std::string type = "llama.rope.scaling.type", factor = "llama.rope.scaling.factor";
+  const auto rates = [&](Gguf gguf) { return rope_rates(load(gguf)->config); };
+  const auto plain = gguf_of("llama", tensors);
+  EXPECT_EQ(rates(plain), (std::vector<double>{1.0}));
+  EXPECT_EQ(rates(Gguf(plain).string(type, "linear").real(factor, 4)), (std::vector<double>{0.25}));
+  EXPECT_EQ(rates(Gguf(plain).real(factor, 4)), (std::vector<double>{0.25}));
+  EXPECT_EQ(rates(Gguf(plain).real("llama.rope.scale_linear", 4)), (std::vector<double>{0.25}));
+  EXPECT_EQ(rates(Gguf(plain).string(type, "none").real(factor, 4)), (std::vector<double>{1.0}));
+}
+
+TEST_F(GgufModel, FactorsOfTheFrequenciesDoNotGoWithALinearScaling) {
+  Tensors tensors = llama_tensors(kGguf);
+  tensors["rope_freqs.weight"] = {{1}, raw(4.0f)};
+  const auto both = gguf_of("llama", tensors).real("llama.rope.scaling.factor", 2);
+  expect_says(message_of<Unsupported>([&] { load(both); }), "both rope_freqs.weight");
+  const auto none = Gguf(both).string("llama.rope.scaling.type", "none");
+  EXPECT_EQ(rope_rates(load(none)->config), (std::vector<double>{0.25}));
+}
+
 TEST_F(GgufModel, WhatTheEngineCannotComputeIsRefusedByName) {
   const Tensors tensors = llama_tensors(kGguf);
   const auto refusal = [&](Gguf gguf) { return message_of<Unsupported>([&] { load(gguf); }); };

@@ -139,6 +139,10 @@ TEST_F(TokenizerFile, WhatDoesNotFitTogetherIsNamed) {
               "has the id 4000000000");
   expect_says(refusal(tokenizer_json(R"("vocab":{"a":-1},"merges":[])")), "has the id -1");
   expect_says(refusal(tokenizer_json(R"("vocab":{"a":"x"},"merges":[])")), "has the id \"x\"");
+  expect_says(refusal(tokenizer_json(R"("vocab":{"a":1,"b":1},"merges":[])")),
+              "token \"b\" has the id 1, which another token has");
+  expect_says(refusal(tokenizer_json(kModel, R"("added_tokens":[{"id":6,"content":"<e>"}])")),
+              "token \"<e>\" has the id 6, which another token has");
   expect_says(refusal(tokenizer_json(kModel, R"("added_tokens":[{"id":1,"content":"a"}])")),
               "in the vocabulary it has 0");
   expect_says(refusal(tokenizer_json(kModel, R"("added_tokens":[{"id":9,"content":""}])")),

@@ -186,6 +186,30 @@ def test_rope_scaling_is_found_again(tmp_path):
         load(write(tmp_path / "c.gguf", wide, "llama", extra={"rope_freqs.weight": factors.sqrt()}))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "factor"),
+    [
+        ({"scaling.type": "linear", "scaling.factor": 2.0}, 2.0),
+        ({"scaling.factor": 2.0}, 2.0),
+        ({"scale_linear": 2.0}, 2.0),
+        ({"scaling.factor": 2.0, "scale_linear": 4.0}, 2.0),
+        ({"scaling.type": "none", "scaling.factor": 2.0}, None),
+    ],
+)
+def test_a_factor_of_rope_is_linear_unless_its_type_is_none(tmp_path, metadata, factor):
+    keys = {f"llama.rope.{key}": value for key, value in metadata.items()}
+    file = write(tmp_path / "m.gguf", small_model(MODELS["llama"]), "llama", keys)
+    expected = factor and {"rope_type": "linear", "factor": factor}
+    assert load(file)[0].config.rope_scaling == expected
+
+
+def test_rope_freqs_do_not_go_with_a_linear_scaling(tmp_path):
+    model, factors = small_model(MODELS["llama"]), {"rope_freqs.weight": torch.ones(4)}
+    linear = {"llama.rope.scaling.factor": 2.0}
+    with pytest.raises(NotImplementedError, match=r"both rope_freqs\.weight and a linear scaling"):
+        load(write(tmp_path / "m.gguf", model, "llama", linear, extra=factors))
+
+
 def test_what_is_missing_or_not_known_is_named(tmp_path):
     model = small_model(MODELS["llama"])
     with pytest.raises(NotImplementedError, match="architecture 'bloom' is not known; known are"):

@@ -8,19 +8,16 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
+from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dropout import dropout_mask
 from tests.support.dtypes import DTYPES
 
 NAMES = ("out", "dquery", "dkey", "dvalue")
 
 
-def randn(*shape, seed, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def inputs(B, T, S, H, G, D, dtype):
     shapes = ((B, T, H, D), (B, S, G, D), (B, S, G, D), (B, T, H, D))
-    return [randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+    return [randn(*shape, seed=i).to(dtype) for i, shape in enumerate(shapes)]
 
 
 def run(function, tensors, dtype, **options):
@@ -87,18 +84,18 @@ def test_few_queries_see_only_the_keys_that_count(isa):
 
 
 SHAPE = (2, 130, 200, 4, 2, 32)
-FLAGS = {
-    "window": {"window": 20},
-    "causal window": {"causal": True, "window": 50},
-    "scale": {"scale": 0.5},
-    "softcap": {"softcap": 2.0, "causal": True},
-    "alibi": {"alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05]), "causal": True},
-    "boolean mask": {"mask": torch.rand(130, 200, generator=torch.Generator().manual_seed(5)) > 0.3},
-    "additive mask per batch": {"mask": randn(2, 1, 130, 200, seed=6)},
-    "additive mask per head": {"mask": randn(4, 1, 200, seed=7), "causal": True},
-    "key padding": {"key_padding_mask": torch.arange(200) < torch.tensor([[200], [150]])},
-    "lengths": {"kv_lengths": torch.tensor([200, 131]), "causal": True},
-    "everything": {
+FLAGS = {  # made by the tests: on a GPU, tensors are there
+    "window": lambda: {"window": 20},
+    "causal window": lambda: {"causal": True, "window": 50},
+    "scale": lambda: {"scale": 0.5},
+    "softcap": lambda: {"softcap": 2.0, "causal": True},
+    "alibi": lambda: {"alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05]), "causal": True},
+    "boolean mask": lambda: {"mask": randn(130, 200, seed=5) > -0.5},
+    "additive mask per batch": lambda: {"mask": randn(2, 1, 130, 200, seed=6)},
+    "additive mask per head": lambda: {"mask": randn(4, 1, 200, seed=7), "causal": True},
+    "key padding": lambda: {"key_padding_mask": torch.arange(200) < torch.tensor([[200], [150]])},
+    "lengths": lambda: {"kv_lengths": torch.tensor([200, 131]), "causal": True},
+    "everything": lambda: {
         "causal": True, "window": 90, "softcap": 3.0, "scale": 0.3,
         "alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05]), "mask": randn(1, 4, 130, 200, seed=8),
         "key_padding_mask": torch.arange(200) < torch.tensor([[200], [150]]),
@@ -109,13 +106,13 @@ FLAGS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
 def test_with_flags_equals_float64(isa, flags, dtype):
-    compare(SHAPE, dtype, **flags)
+    compare(SHAPE, dtype, **flags())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
 def test_few_queries_with_flags_equal_float64(isa, flags, dtype):
-    flags = dict(flags)
+    flags = flags()
     if "mask" in flags:  # of the last three queries, as broadcast
         flags["mask"] = flags["mask"][..., -3:, :]
     compare((2, 3, *SHAPE[2:]), dtype, **flags)
@@ -242,20 +239,15 @@ def test_few_queries_on_a_cache_equal_the_whole(isa, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_for_any_number_of_threads(isa, dtype):
-    threads, results = torch.get_num_threads(), []
     tensors = inputs(1, 300, 700, 2, 1, 32, dtype)
-    for count in (1, 2, 2):
-        torch.set_num_threads(count)
-        results.append(run(ops.attention, tensors, dtype, causal=True, dropout_p=0.1, seed=3))
-    torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    options = {"causal": True, "dropout_p": 0.1, "seed": 3}
+    assert_same_bits(results_by_threads(lambda: run(ops.attention, tensors, dtype, **options)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("T, D", [(50, 24), (50, 27), (3, 24), (3, 27)])
 def test_views_of_one_projection_equal_their_copies(isa, T, D, dtype):
-    qkv = randn(2, T, 8, D, seed=0, dtype=dtype)
+    qkv = randn(2, T, 8, D, seed=0).to(dtype)
     views = qkv[:, :, :4], qkv[:, :, 4:6], qkv[:, :, 6:]
     expected = ops.attention(*(t.contiguous() for t in views), causal=True)
     assert torch.equal(ops.attention(*views, causal=True), expected)
@@ -273,7 +265,7 @@ def test_large_scores_do_not_overflow(isa):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_views_that_start_between_packs_equal_their_copies(isa, dtype):
     for T in (50, 3):
-        wide = [randn(1, T, 2, 33, seed=i, dtype=dtype)[..., 1:] for i in range(4)]
+        wide = [randn(1, T, 2, 33, seed=i).to(dtype)[..., 1:] for i in range(4)]
         expected = run(ops.attention, [t.contiguous() for t in wide], dtype, causal=True)
         leaves = [t.requires_grad_() for t in wide[:3]]
         out = ops.attention(*leaves, causal=True)
@@ -340,7 +332,7 @@ def test_heads_too_wide_for_the_cuda_kernels_are_refused(simt):
 
 def test_strided_options_equal_their_copies(isa):
     query, key, value, _ = inputs(4, 9, 11, 2, 2, 16, torch.float32)
-    wide = torch.rand(11, 4, generator=torch.Generator().manual_seed(7)) < 0.7
+    wide = randn(11, 4, seed=7) < 0.5
     padding, slopes = wide.t(), torch.tensor([0.5, 9.0, 0.25, 9.0])[::2]
     lengths = torch.tensor([11, 0, 7, 0, 1, 0, 4, 0], dtype=torch.int32)[::2]
 
@@ -362,8 +354,8 @@ def test_strided_options_equal_their_copies(isa):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_packed_qkv_equals_its_parts(isa, kv_heads, dtype):
-    packed = randn(2, 37, 4 + 2 * kv_heads, 16, seed=0, dtype=dtype).requires_grad_()
-    dout = randn(2, 37, 4, 16, seed=1, dtype=dtype)
+    packed = randn(2, 37, 4 + 2 * kv_heads, 16, seed=0).to(dtype).requires_grad_()
+    dout = randn(2, 37, 4, 16, seed=1).to(dtype)
     options = {"causal": True, "window": 20, "softcap": 5.0}
     out = ops.attention_qkv(packed, 4, **options)
     (grad,) = torch.autograd.grad(out, packed, dout)

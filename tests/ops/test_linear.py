@@ -8,16 +8,13 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
+from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
 
 # (N, K, O): ragged, single, and past the blocks of the packed product; then whole packs of a GPU's
 # wide accesses, in tiles of either size with K in one piece and in several.
 SHAPES = [(1, 1, 1), (3, 17, 5), (17, 113, 65), (113, 1023, 97), (130, 33, 1025), (5, 3500, 40)]
 SHAPES += [(64, 128, 192), (8, 512, 64), (136, 264, 200), (72, 520, 80)]
-
-
-def randn(*shape, seed, scale=1.0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def run(function, inputs: dict, grad: torch.Tensor, dtype: torch.dtype, **options):
@@ -128,17 +125,14 @@ def test_strided_input_equals_its_copy(isa, dtype):
 def test_same_bits_for_any_number_of_threads(isa, dtype):
     x, weight = randn(300, 97, seed=0).to(dtype), randn(130, 97, seed=1).to(dtype)
     down = randn(97, 130, seed=2).to(dtype)
-    results = []
-    threads = torch.get_num_threads()
-    for count in (1, 2, 2):
-        torch.set_num_threads(count)
+
+    def results():
         leaves = [t.clone().requires_grad_() for t in (x, weight, down)]
         y = ops.ffn(*leaves, activation="gelu")
         y.float().square().sum().backward()
-        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
-    torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+    assert_same_bits(results_by_threads(results))
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (2, 0, 8)])

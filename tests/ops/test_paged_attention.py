@@ -8,7 +8,7 @@ import torch
 from fusedlm import ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
-from tests.support.compare import assert_same_bits, results_by_threads
+from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
 
 ON_GPU = ("simt", "cuda")
@@ -20,8 +20,7 @@ def paged(key, lengths, page, seed=0):
     B, S, G, D = key.shape
     n = -(-S // page)
     count = B * n + 3
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(count, generator=generator)[: B * n].view(B, n)
+    order = randn(count, seed=seed).argsort()[: B * n].view(B, n)
     pages = torch.full((count, page, G, D), float("nan"), dtype=key.dtype)
     table = torch.full((B, n), -7, dtype=torch.int32)
     for b, length in enumerate(lengths):
@@ -33,9 +32,9 @@ def paged(key, lengths, page, seed=0):
 
 def case(T, lengths, H, G, D, dtype, seed=0):
     B, S = len(lengths), max(lengths)
-    generator = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
-    return make(B, T, H, D), make(B, S, G, D), make(B, S, G, D), torch.tensor(lengths)
+    shapes = (B, T, H, D), (B, S, G, D), (B, S, G, D)
+    tensors = (randn(*shape, seed=seed + i).to(dtype) for i, shape in enumerate(shapes))
+    return *tensors, torch.tensor(lengths)
 
 
 def attend(query, key, value, lengths, page, **options):
@@ -61,11 +60,11 @@ def test_equals_float64(isa, heads, T, page, dtype):
     assert_as_accurate_as_torch(out, plain, exact, "out")
 
 
-OPTIONS = {
-    "not causal": {},
-    "window": {"causal": True, "window": 40},
-    "softcap": {"causal": True, "softcap": 3.0, "scale": 0.5},
-    "alibi": {"causal": True, "alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05])},
+OPTIONS = {  # made by the tests: on a GPU, tensors are there
+    "not causal": lambda: {},
+    "window": lambda: {"causal": True, "window": 40},
+    "softcap": lambda: {"causal": True, "softcap": 3.0, "scale": 0.5},
+    "alibi": lambda: {"causal": True, "alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05])},
 }
 
 
@@ -74,6 +73,7 @@ OPTIONS = {
 def test_options_equal_float64(isa, options, T):
     tensors = case(T, [200, 131], 4, 2, 32, torch.float32)
     query, key, value, lengths = tensors
+    options = options()
     plain, exact = (
         reference.attention(*(t.to(d) for t in (query, key, value)), kv_lengths=lengths, **options)
         for d in (torch.float32, torch.float64)
@@ -83,7 +83,7 @@ def test_options_equal_float64(isa, options, T):
 
 def test_a_mask_covers_all_pages_of_the_table(isa):
     query, key, value, lengths = case(2, [40, 23], 2, 1, 16, torch.float32)
-    mask = torch.rand(2, 1, 2, 48, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask = randn(2, 1, 2, 48, seed=1) < 0.5
     mask[..., 0] = True
     expected = ops.attention(query, key, value, kv_lengths=lengths, mask=mask[..., :40])
     out = attend(query, key, value, lengths, 16, mask=mask)
@@ -172,6 +172,7 @@ def test_bad_tables_are_named():
 def test_on_the_gpu_pages_give_the_same_bits_as_keys_in_a_row(simt, D, options, T, dtype):
     # With options: pages always come to the scores on their way, which rounds once more than without.
     query, key, value, lengths = case(T, [96, 70], 4, 2, D, dtype)
+    options = options()
     expected = ops.attention(query, key, value, kv_lengths=lengths, **options)
     for page in (1, 12, 32):  # as many keys as there are
         assert torch.equal(attend(query, key, value, lengths, page, **options), expected)

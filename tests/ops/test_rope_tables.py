@@ -8,12 +8,13 @@ import torch
 from fusedlm import ops
 from fusedlm.nn import Rope
 from fusedlm.nn.rope import FIRST
+from tests.support.compare import randn
 
 LONG = FIRST + 1000
 
 
 def heads(T: int) -> torch.Tensor:
-    return torch.randn(1, T, 2, 8, generator=torch.Generator().manual_seed(T))
+    return randn(1, T, 2, 8, seed=T)
 
 
 def turned(x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:

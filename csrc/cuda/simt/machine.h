@@ -45,7 +45,6 @@ struct Thread {
   // What it waits for, and what it brings to and gets from a warp collective or a counting barrier.
   const char* waits_for = nullptr;
   Where where;
-  uint32_t mask = 0;
   uint64_t given = 0, taken = 0;
   int source = 0;
   const void* pointer = nullptr;

@@ -81,7 +81,7 @@ T from_bits(uint64_t bits) {
 }
 
 enum class Shuffle { index, up, down, exclusive_or };
-enum class Vote { sync, ballot, any, all, add, minimum, maximum, match };
+enum class Vote { sync, ballot, any, all, add, match };
 uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int by, int width, const Where&);
 uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where&);
 /// After the butterfly of exchanges with lane ^ 16, 8, 4, 2, 1: every lane's combined value.
@@ -111,7 +111,6 @@ int __syncthreads_and(int predicate, Where where = Where::current());
 inline void __threadfence() { emulator::fence(); }
 inline void __threadfence_block() { emulator::fence(); }
 inline void __threadfence_system() { emulator::fence(); }
-inline void __nanosleep(unsigned) {}
 
 // Collectives of a warp.
 inline void __syncwarp(unsigned mask = 0xffffffffu, Where where = Where::current()) {
@@ -137,8 +136,6 @@ T __reduce_add_sync(unsigned mask, T value, Where where = Where::current()) {
   return emulator::from_bits<T>(
       emulator::vote(emulator::Vote::add, mask, emulator::to_bits(value), where));
 }
-/// The lanes that have not ended: those that run together on a GPU are not known before it runs.
-unsigned __activemask();
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32, Where where = Where::current()) {
@@ -195,14 +192,8 @@ FUSEDLM_UNCHECKED T change_atomically(T* address, Change change, const Where& wh
         where);                                                                       \
   }
 FUSEDLM_ATOMIC(atomicAdd, before + value)
-FUSEDLM_ATOMIC(atomicSub, before - value)
 FUSEDLM_ATOMIC(atomicMax, before < value ? value : before)
-FUSEDLM_ATOMIC(atomicMin, value < before ? value : before)
 FUSEDLM_ATOMIC(atomicExch, value)
-FUSEDLM_ATOMIC(atomicAnd, before& value)
-FUSEDLM_ATOMIC(atomicOr, before | value)
-FUSEDLM_ATOMIC(atomicXor, before ^ value)
-FUSEDLM_ATOMIC(atomicInc, before >= value ? 0 : before + 1)
 #undef FUSEDLM_ATOMIC
 template <class T>
 T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value,

@@ -64,7 +64,6 @@ bool meet(const char* call, uint32_t mask, const Where& where) {
   }
   me.waits_for = call;
   me.where = where;
-  me.mask = mask;
   go_on_with_another(me);
   return false;
 }

@@ -17,9 +17,8 @@ void for_lanes(uint32_t mask, Each&& each) {
 
 constexpr const char* kShuffles[] = {"__shfl_sync", "__shfl_up_sync", "__shfl_down_sync",
                                      "__shfl_xor_sync"};
-constexpr const char* kVotes[] = {"__syncwarp",        "__ballot_sync",     "__any_sync",
-                                  "__all_sync",        "__reduce_add_sync", "__reduce_min_sync",
-                                  "__reduce_max_sync", "__match_any_sync"};
+constexpr const char* kVotes[] = {"__syncwarp", "__ballot_sync",     "__any_sync",
+                                  "__all_sync", "__reduce_add_sync", "__match_any_sync"};
 
 // The lane that a lane reads, as the PTX manual's shfl.sync has it; its own where that lies outside
 // of its segment.
@@ -163,7 +162,5 @@ int __syncthreads_and(int predicate, Where where) {
   const int count = self->block->thread_count;
   return wait_at_barrier(0, count, "__syncthreads_and", predicate != 0, where) == count;
 }
-
-unsigned __activemask() { return self->warp->exists & ~self->warp->exited; }
 
 }  // namespace fusedlm::simt

@@ -16,7 +16,7 @@ struct RoofMeasure {
 void roof_measure(const RoofMeasure& args, Context& ctx);
 
 /// The same for memory: reading `bytes` of it from end to end, on all threads, for about `seconds`.
-///   bytes   at least 1 MiB; several times the last cache for the roof of decoding
+///   bytes   1 MiB to 4 GiB; several times the last cache for the roof of decoding
 ///   rate    float64 [1], bytes per second
 struct BandwidthMeasure {
   index_t bytes;

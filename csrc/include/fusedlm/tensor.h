@@ -45,7 +45,7 @@ const char* name_of(DType dtype);
 struct bfloat16 {
   uint16_t bits;
 };
-/// IEEE binary16. CUDA kernels take it wherever they take bfloat16; those of the CPU do not.
+/// IEEE binary16. CUDA kernels take it wherever they take bfloat16; those of the CPU only as weights' format.
 struct float16 {
   uint16_t bits;
 };

@@ -113,13 +113,20 @@ def _rope(file: GgufFile, fields: Fields, family: str, values: dict[str, Any]) -
     at = f"{family}.rope."
     fields.must_be(values["head_width"], at + "dimension_count")
     base = _number(fields, at + "freq_base", 10000.0)
-    kind = fields.get(at + "scaling.type", "none")
-    scaling = None
-    if kind == "linear":
-        scaling = {"rope_type": "linear", "factor": _number(fields, at + "scaling.factor", 1.0)}
-    elif kind != "none":
+    # As llama.cpp reads it: a factor is linear unless the type says otherwise, and nothing with "none".
+    kind = fields.get(at + "scaling.type", "linear")
+    if kind not in ("none", "linear"):
         raise fields.refusal(at + "scaling.type", kind, "none or linear")
+    factor = 1.0
+    if kind == "linear":  # scale_linear is what older files call it
+        older = _number(fields, at + "scale_linear", 1.0)
+        factor = _number(fields, at + "scaling.factor", older)
+    scaling = None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
     if "rope_freqs.weight" in file.names():
+        if scaling:
+            raise NotImplementedError(
+                f"{file.path}: both rope_freqs.weight and a linear scaling, which fusedlm does not compute"
+            )
         scaling = _llama3_scaling(file, base, values["head_width"])
     return {"rope_base": base, "rope_scaling": scaling}
 
