@@ -47,12 +47,12 @@ class TrainConfig(CheckedFields):
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "eval_every", "save_every", "log_every"):
-            self._whole(name, 1)
+            self._count(name, 1)
         for name in ("warmup", "seed"):
-            self._whole(name, 0)
+            self._count(name, 0)
         for name in ("context", "eval_batches"):
             if getattr(self, name) is not None:
-                self._whole(name, 1)
+                self._count(name, 1)
         self._positive("lr")
         self._positive("eps")
         if not self._number("weight_decay") or self.weight_decay < 0:
@@ -61,10 +61,8 @@ class TrainConfig(CheckedFields):
             self._bad("min_lr_ratio", "a number from 0 to 1")
         if self.clip is not None and (not self._number("clip") or not self.clip > 0):
             self._bad("clip", "a number above 0 or None")
-        if self.precision not in PRECISIONS:
-            self._bad("precision", " or ".join(PRECISIONS))
-        if self.parallel not in PARALLEL:
-            self._bad("parallel", "auto, ddp or fsdp")
+        self._choice("precision", PRECISIONS)
+        self._choice("parallel", PARALLEL)
         if type(self.recompute) is not bool:
             self._bad("recompute", "True or False")
         betas = self.betas
@@ -77,8 +75,3 @@ class TrainConfig(CheckedFields):
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
         return {**asdict(self), "betas": list(self.betas)}
-
-    def _whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if type(value) is not int or value < least:
-            self._bad(name, f"an integer of at least {least}")
