@@ -74,10 +74,7 @@ void cross_entropy_forward(const CrossEntropyForward& a, Context& ctx) {
     });
   });
   if (reduction == Reduction::none) return;
-  double total = 0.0;
-  for (index_t n = 0; n < N; ++n) total += losses[n];
-  *a.loss.as<float>() =
-      static_cast<float>(reduction == Reduction::mean ? total / sums.rows : total);
+  *a.loss.as<float>() = loss_of_rows(reduction, sums, losses, N);
 }
 
 void cross_entropy_backward(const CrossEntropyBackward& a, Context& ctx) {

@@ -42,6 +42,14 @@ FUSEDLM_VEC float share_of_row(Reduction reduction, const WeightSums& sums) {
   return reduction == Reduction::mean ? static_cast<float>(1.0 / sums.rows) : 1.0f;
 }
 
+/// The loss of N rows, added in their order.
+inline float loss_of_rows(Reduction reduction, const WeightSums& sums, const float* losses,
+                          index_t N) {
+  double total = 0.0;
+  for (index_t n = 0; n < N; ++n) total += losses[n];
+  return static_cast<float>(reduction == Reduction::mean ? total / sums.rows : total);
+}
+
 struct RowSums {
   float lse, weighted;  // weighted: sum_j w[j] l[j], for label smoothing
 };

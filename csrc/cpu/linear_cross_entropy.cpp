@@ -78,7 +78,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
     const index_t rows = min_of(chunk, N - n0);
     const TensorView x = rows_of(a.x, n0, rows), logits(memory.data, logits_dtype, {rows, V});
     Gemm forward = product(matrix_of(x), matrix_of(a.weight).transposed(), logits, C, low);
-    if (a.bias.defined()) forward.bias = a.bias.data, forward.bias_dtype = a.bias.dtype;
+    add_bias(forward, a.bias);
     gemm(forward, ctx);
     switch_float(a.x.dtype, [&](auto slope) {
       switch_float(logits_dtype, [&](auto logit) {
@@ -104,10 +104,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   }
   if (dweight.defined() && dweight.data != a.dweight.data) round_rows(dweight, a.dweight);
   if (a.reduction == Reduction::none) return;
-  double total = 0.0;
-  for (index_t n = 0; n < N; ++n) total += losses[n];
-  *a.loss.as<float>() =
-      static_cast<float>(a.reduction == Reduction::mean ? total / sums.rows : total);
+  *a.loss.as<float>() = loss_of_rows(a.reduction, sums, losses, N);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA
