@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <iterator>
 #include <utility>
 
 #include "core/check.h"
