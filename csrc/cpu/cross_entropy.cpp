@@ -12,13 +12,6 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-template <class Args>
-RowLoss row_loss(const Args& a, const WeightSums& sums) {
-  return {a.options.label_smoothing, a.options.z_loss, a.options.softcap,
-          a.class_weight.defined() ? a.class_weight.template as<float>() : nullptr,
-          static_cast<float>(sums.classes)};
-}
-
 /// Scratch for a capped row of each thread, or null.
 template <class Args>
 float* rows_for_capped(const Args& a, Context& ctx) {

@@ -37,6 +37,14 @@ inline WeightSums sum_weights(const TensorView& targets, const TensorView& class
   return sums;
 }
 
+/// `Args` have options and class_weight.
+template <class Args>
+RowLoss row_loss(const Args& a, const WeightSums& sums) {
+  return {a.options.label_smoothing, a.options.z_loss, a.options.softcap,
+          a.class_weight.defined() ? a.class_weight.template as<float>() : nullptr,
+          static_cast<float>(sums.classes)};
+}
+
 /// What a row's loss counts for in the loss.
 FUSEDLM_VEC float share_of_row(Reduction reduction, const WeightSums& sums) {
   return reduction == Reduction::mean ? static_cast<float>(1.0 / sums.rows) : 1.0f;
