@@ -13,7 +13,7 @@ namespace {
 void heads_like(const char* op, const char* argument, const TensorView& view,
                 const TensorView& like, const char* like_name) {
   check::tensor(op, argument, view, 4, {like.dtype});
-  for (int d = 0; d < 4; ++d) check::dim(op, argument, view, d, like.shape[d], like_name);
+  check::shaped_like(op, argument, view, like, like_name);
   check::last_contiguous(op, argument, view);
 }
 

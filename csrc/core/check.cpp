@@ -90,6 +90,19 @@ void dim(const char* op, const char* argument, const TensorView& view, int dim, 
                like);
 }
 
+void shaped_like(const char* op, const char* argument, const TensorView& view,
+                 const TensorView& like, const char* like_name) {
+  for (int d = 0; d < like.ndim; ++d) dim(op, argument, view, d, like.shape[d], like_name);
+}
+
+void ids(const char* op, const char* argument, std::span<const int32_t> ids, index_t V) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < V) continue;
+    fail(op, std::string(argument) + " holds " + std::to_string(id) +
+                 ", expected 0 <= id < V = " + std::to_string(V));
+  }
+}
+
 void last_contiguous(const char* op, const char* argument, const TensorView& view) {
   if (view.ndim == 0 || view.numel() == 0 || view.shape[view.ndim - 1] <= 1 ||
       view.strides[view.ndim - 1] == 1)

@@ -2,6 +2,7 @@
 // Argument checks of the public API. Every message names op, argument, expectation and what came.
 
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,13 @@ void tensor(const char* op, const char* argument, const TensorView& view, int nd
 /// Dimension `dim` has the size `expected`; `like` says where that size comes from.
 void dim(const char* op, const char* argument, const TensorView& view, int dim, index_t expected,
          const char* like);
+/// The argument has the shape of `like`, dimension by dimension.
+void shaped_like(const char* op, const char* argument, const TensorView& view,
+                 const TensorView& like, const char* like_name);
 /// The last dimension is contiguous (stride 1, or at most one element).
 void last_contiguous(const char* op, const char* argument, const TensorView& view);
+/// Every id is one of a vocabulary of V.
+void ids(const char* op, const char* argument, std::span<const int32_t> ids, index_t V);
 /// Dense row-major.
 void contiguous(const char* op, const char* argument, const TensorView& view);
 [[noreturn]] void fail(const char* op, const std::string& message);

@@ -19,7 +19,7 @@ void check_common(const char* op, const Args& args) {
     check::vector_of(op, "class_weight", args.class_weight, V, "logits", {DType::float32});
   check::vector_of(op, "lse", args.lse, N, "logits", {DType::float32});
   const CrossEntropyOptions& o = args.options;
-  check::cross_entropy_options(op, o.label_smoothing, o.z_loss, o.softcap);
+  check::cross_entropy_options(op, o);
   check::targets_of(op, args.targets, N, "logits", V, o.ignore_index);
 }
 

@@ -6,8 +6,9 @@
 
 namespace fusedlm::check {
 
-inline void cross_entropy_options(const char* op, float label_smoothing, float z_loss,
-                                  float softcap) {
+inline void cross_entropy_options(const char* op, const CrossEntropyOptions& options) {
+  const float label_smoothing = options.label_smoothing, z_loss = options.z_loss,
+              softcap = options.softcap;
   if (!(label_smoothing >= 0 && label_smoothing <= 1))
     fail(op, "label_smoothing is " + std::to_string(label_smoothing) + ", expected 0 to 1");
   if (!(softcap >= 0)) fail(op, "softcap is " + std::to_string(softcap) + ", expected at least 0");

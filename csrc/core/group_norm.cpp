@@ -24,7 +24,7 @@ void input(const char* op, const TensorView& x, index_t groups) {
 /// [B, C, S] as x.
 void like_input(const char* op, const char* argument, const TensorView& view, const TensorView& x) {
   check::tensor(op, argument, view, 3, {x.dtype});
-  for (int d = 0; d < 3; ++d) check::dim(op, argument, view, d, x.shape[d], "x");
+  check::shaped_like(op, argument, view, x, "x");
   check::contiguous(op, argument, view);
 }
 

@@ -20,7 +20,7 @@ void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx) {
   if (args.class_weight.defined()) {
     check::vector_of(op, "class_weight", args.class_weight, V, "weight", {DType::float32});
   }
-  const bool each = args.reduction == Reduction::none;
+  const bool each = args.options.reduction == Reduction::none;
   check::vector_of(op, "loss", args.loss, each ? N : 1, "x", {DType::float32});
   const bool gradients = args.dx.defined() || args.dweight.defined() || args.dbias.defined();
   if (each && gradients) check::vector_of(op, "row_grad", args.row_grad, N, "x", {DType::float32});
@@ -30,8 +30,8 @@ void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx) {
                      {DType::float32, args.weight.dtype});
   if (args.dbias.defined())
     check::vector_of(op, "dbias", args.dbias, V, "weight", {DType::float32});
-  check::cross_entropy_options(op, args.label_smoothing, args.z_loss, args.softcap);
-  check::targets_of(op, args.targets, N, "x", V, args.ignore_index);
+  check::cross_entropy_options(op, args.options);
+  check::targets_of(op, args.targets, N, "x", V, args.options.ignore_index);
   dispatch_linear_cross_entropy(args, ctx);
 }
 

@@ -12,13 +12,13 @@ void rope(const Rope& args, Context& ctx) {
   check::tensor(op, "x", args.x, 4, check::floats(args.x));
   check::last_contiguous(op, "x", args.x);
   check::tensor(op, "y", args.y, 4, {args.x.dtype});
-  for (int d = 0; d < 4; ++d) check::dim(op, "y", args.y, d, args.x.shape[d], "x");
+  check::shaped_like(op, "y", args.y, args.x, "x");
   check::last_contiguous(op, "y", args.y);
   check::tensor(op, "cos", args.cos, 2, {DType::float32});
   check::contiguous(op, "cos", args.cos);
   check::tensor(op, "sin", args.sin, 2, {DType::float32});
   check::contiguous(op, "sin", args.sin);
-  for (int d = 0; d < 2; ++d) check::dim(op, "sin", args.sin, d, args.cos.shape[d], "cos");
+  check::shaped_like(op, "sin", args.sin, args.cos, "cos");
   const index_t P = args.cos.shape[0];
   if (2 * args.cos.shape[1] > args.x.shape[3]) {
     check::fail(op, "cos has shape " + shape_string(args.cos) + ", expected at most D / 2 = " +

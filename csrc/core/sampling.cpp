@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/dispatch.h"
+#include "core/linear_checks.h"
 #include "core/sampling_rules.h"
 
 namespace fusedlm {
@@ -19,12 +20,6 @@ void require(bool fits, const char* argument, double value, const char* expected
   std::ostringstream text;
   text << argument << " is " << value << ", expected " << expected;
   check::fail(kOp, text.str());
-}
-
-void vector(const char* argument, const TensorView& view, index_t B, DType dtype) {
-  check::tensor(kOp, argument, view, 1, {dtype});
-  check::dim(kOp, argument, view, 0, B, "logits");
-  check::contiguous(kOp, argument, view);
 }
 
 void check_seen(const TensorView& seen, index_t B, index_t V) {
@@ -51,9 +46,10 @@ void sample(const Sample& a, Context& ctx) {
   if (V == 0 || V > sampling::kMaxVocabulary) {
     check::fail(kOp, "logits has shape " + shape_string(a.logits) + ", expected 0 < V < 2^23");
   }
-  vector("tokens", a.tokens, B, DType::int64);
-  if (a.log_probs.defined()) vector("log_probs", a.log_probs, B, DType::float32);
-  if (a.rows.defined()) vector("rows", a.rows, B, DType::int64);
+  check::vector_of(kOp, "tokens", a.tokens, B, "logits", {DType::int64});
+  if (a.log_probs.defined())
+    check::vector_of(kOp, "log_probs", a.log_probs, B, "logits", {DType::float32});
+  if (a.rows.defined()) check::vector_of(kOp, "rows", a.rows, B, "logits", {DType::int64});
   if (a.seen.defined()) check_seen(a.seen, B, V);
   require(a.temperature >= 0 && std::isfinite(a.temperature), "temperature", a.temperature,
           "a finite number of at least 0");

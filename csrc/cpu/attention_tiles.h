@@ -235,11 +235,7 @@ struct Packing {
           for_each_vec(depth / 2, copy, copy);
           if (depth % 2) out[depth / 2] = detail::lane_of(from + depth - 1, 1, true, false);
         } else {
-          float* to = reinterpret_cast<float*>(out);
-          const auto widen = [&](index_t d, auto... n) {
-            Vec::load(from + d, n...).store(to + d, n...);
-          };
-          for_each_vec(depth, widen, widen);
+          convert_row(from, depth, reinterpret_cast<float*>(out));
         }
       }
     });

@@ -12,13 +12,6 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-template <class Args>
-RowLoss row_loss(const Args& a, const WeightSums& sums) {
-  return {a.options.label_smoothing, a.options.z_loss, a.options.softcap,
-          a.class_weight.defined() ? a.class_weight.template as<float>() : nullptr,
-          static_cast<float>(sums.classes)};
-}
-
 /// Scratch for a capped row of each thread, or null.
 template <class Args>
 float* rows_for_capped(const Args& a, Context& ctx) {
@@ -74,10 +67,7 @@ void cross_entropy_forward(const CrossEntropyForward& a, Context& ctx) {
     });
   });
   if (reduction == Reduction::none) return;
-  double total = 0.0;
-  for (index_t n = 0; n < N; ++n) total += losses[n];
-  *a.loss.as<float>() =
-      static_cast<float>(reduction == Reduction::mean ? total / sums.rows : total);
+  *a.loss.as<float>() = loss_of_rows(reduction, sums, losses, N);
 }
 
 void cross_entropy_backward(const CrossEntropyBackward& a, Context& ctx) {

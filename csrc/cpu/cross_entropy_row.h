@@ -37,9 +37,25 @@ inline WeightSums sum_weights(const TensorView& targets, const TensorView& class
   return sums;
 }
 
+/// `Args` have options and class_weight.
+template <class Args>
+RowLoss row_loss(const Args& a, const WeightSums& sums) {
+  return {a.options.label_smoothing, a.options.z_loss, a.options.softcap,
+          a.class_weight.defined() ? a.class_weight.template as<float>() : nullptr,
+          static_cast<float>(sums.classes)};
+}
+
 /// What a row's loss counts for in the loss.
 FUSEDLM_VEC float share_of_row(Reduction reduction, const WeightSums& sums) {
   return reduction == Reduction::mean ? static_cast<float>(1.0 / sums.rows) : 1.0f;
+}
+
+/// The loss of N rows, added in their order.
+inline float loss_of_rows(Reduction reduction, const WeightSums& sums, const float* losses,
+                          index_t N) {
+  double total = 0.0;
+  for (index_t n = 0; n < N; ++n) total += losses[n];
+  return static_cast<float>(reduction == Reduction::mean ? total / sums.rows : total);
 }
 
 struct RowSums {

@@ -96,12 +96,6 @@ void turn_head(const HeadsToCache& a, const float* norm, index_t at, index_t D, 
   for_each_vec(half, turn, turn);
 }
 
-template <class From, class To>
-void copy(const From* from, index_t count, To* to) {
-  const auto body = [&](index_t d, auto... n) { Vec::load(from + d, n...).store(to + d, n...); };
-  for_each_vec(count, body, body);
-}
-
 template <class X, class Kept>
 void row_to_cache(const HeadsToCache& a, index_t row, float* head) {
   const index_t G = a.key.shape[2], D = a.qkv.shape[2], H = a.qkv.shape[1] - 2 * G;
@@ -109,16 +103,16 @@ void row_to_cache(const HeadsToCache& a, index_t row, float* head) {
   const index_t at = a.positions[row], slot = a.slots[row] * G * D;
   Kept *key = a.key.as<Kept>() + slot, *value = a.value.as<Kept>() + slot;
   for (index_t h = 0; h < H; ++h) {
-    copy(x + h * D, D, head);
+    convert_row(x + h * D, D, head);
     turn_head(a, a.query_norm, at, D, head);
-    copy(head, D, x + h * D);
+    convert_row(head, D, x + h * D);
   }
   for (index_t g = 0; g < G; ++g) {
-    copy(x + (H + g) * D, D, head);
+    convert_row(x + (H + g) * D, D, head);
     turn_head(a, a.key_norm, at, D, head);
-    copy(head, D, key + g * D);
+    convert_row(head, D, key + g * D);
   }
-  copy(x + (H + G) * D, G * D, value);
+  convert_row(x + (H + G) * D, G * D, value);
 }
 
 }  // namespace

@@ -22,10 +22,7 @@ void dequantize_rows(const Weight& w, index_t first, index_t rows, index_t first
       for (index_t c = 0; c < cols; c += kPiece) {
         const index_t count = min_of(kPiece, cols - c);
         dequantize_part<F>(row, scale, first_col + c, count, piece);
-        const auto round = [&](index_t i, auto... n) {
-          Vec::load(piece + i, n...).store(to + c + i, n...);
-        };
-        for_each_vec(count, round, round);
+        convert_row(piece, count, to + c);
       }
     }
   });

@@ -86,10 +86,6 @@ void hidden_backward(Activation activation, const TensorView& up, const TensorVi
   });
 }
 
-void add_bias(Gemm& g, const TensorView& bias) {
-  if (bias.defined()) g.bias = bias.data, g.bias_dtype = bias.dtype;
-}
-
 }  // namespace
 
 void ffn_forward(const FfnForward& a, Context& ctx) {

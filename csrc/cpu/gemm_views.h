@@ -32,6 +32,10 @@ inline Gemm product(const Matrix& a, const Matrix& b, const TensorView& c, index
   return g;
 }
 
+inline void add_bias(Gemm& g, const TensorView& bias) {
+  if (bias.defined()) g.bias = bias.data, g.bias_dtype = bias.dtype;
+}
+
 /// totals[c] = sum over rows of view[r][c], float32; blocks of rows in block order.
 inline void column_sums(const TensorView& view, float* totals, Context& ctx) {
   constexpr index_t kRows = 64;  // as for the norms: a task is worth its start
@@ -58,10 +62,7 @@ inline void round_rows(const TensorView& from, const TensorView& to) {
   switch_float(to.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_for(from.shape[0], [&](index_t r, int) {
-      const float* x = from.row<float>(r);
-      T* y = to.row<T>(r);
-      const auto body = [&](index_t c, auto... n) { Vec::load(x + c, n...).store(y + c, n...); };
-      for_each_vec(from.shape[1], body, body);
+      convert_row(from.row<float>(r), from.shape[1], to.row<T>(r));
     });
   });
 }

@@ -38,7 +38,7 @@ void linear_forward(const LinearForward& a, Context& ctx) {
   Gemm g = product(matrix_of(a.x), matrix_of(a.weight).transposed(), a.y, a.x.shape[1],
                    a.x.dtype == DType::bfloat16);
   g.activation = a.activation;
-  if (a.bias.defined()) g.bias = a.bias.data, g.bias_dtype = a.bias.dtype;
+  add_bias(g, a.bias);
   if (a.residual.defined()) g.residual = a.residual.data, g.residual_stride = a.residual.strides[0];
   if (a.preactivation.defined()) g.preactivation = a.preactivation.data;
   gemm(g, ctx);

@@ -24,7 +24,7 @@ template <class T, class L>
 void finish_row(const LinearCrossEntropy& a, const RowLoss& loss, index_t n, L* row, bool gradients,
                 float share, float* losses) {
   const index_t V = a.weight.shape[0], target = a.targets.as<int64_t>()[n];
-  if (target == a.ignore_index) {
+  if (target == a.options.ignore_index) {
     losses[n] = 0.0f;
     if (gradients) __builtin_memset(row, 0, static_cast<size_t>(V) * sizeof(L));
     return;
@@ -33,7 +33,7 @@ void finish_row(const LinearCrossEntropy& a, const RowLoss& loss, index_t n, L* 
   const RowSums sums = reduce_row(loss, row, reinterpret_cast<float*>(row), V);
   losses[n] = loss_of_row(loss, sums, to_float(row[target]), target, V);
   if (!gradients) return;
-  const float scale = a.reduction == Reduction::none ? a.row_grad.as<float>()[n] : share;
+  const float scale = a.options.reduction == Reduction::none ? a.row_grad.as<float>()[n] : share;
   slope_row(loss, row, reinterpret_cast<T*>(row), V, target, sums.lse, scale);
 }
 
@@ -52,18 +52,16 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const bool low = a.x.dtype == DType::bfloat16;
   const bool gradients = a.dx.defined() || a.dweight.defined() || a.dbias.defined();
   // A capped logit is written back, and would be rounded twice.
-  const DType logits_dtype = low && a.softcap == 0.0f ? DType::bfloat16 : DType::float32;
+  const DType logits_dtype = low && a.options.softcap == 0.0f ? DType::bfloat16 : DType::float32;
   Workspace& ws = ctx.workspace();
-  const WeightSums sums = sum_weights(a.targets, a.class_weight, V, a.ignore_index);
-  const RowLoss loss{a.label_smoothing, a.z_loss, a.softcap,
-                     a.class_weight.defined() ? a.class_weight.as<float>() : nullptr,
-                     static_cast<float>(sums.classes)};
-  const float share = share_of_row(a.reduction, sums);
+  const WeightSums sums = sum_weights(a.targets, a.class_weight, V, a.options.ignore_index);
+  const RowLoss loss = row_loss(a, sums);
+  const float share = share_of_row(a.options.reduction, sums);
   const index_t most = max_of(kLeastRows, kChunkBytes / (V * size_of(logits_dtype)));
   const index_t chunk = max_of(1, ceil_div(N, max_of(1, ceil_div(N, most))));
   // From the arena: what the backward makes of a step may lie there next.
   const ArenaBlock memory(static_cast<size_t>(chunk * V * size_of(logits_dtype)));
-  float* losses = a.reduction == Reduction::none ? a.loss.as<float>() : ws.take<float>(N);
+  float* losses = a.options.reduction == Reduction::none ? a.loss.as<float>() : ws.take<float>(N);
   float* bias_part = a.dbias.defined() ? ws.take<float>(V) : nullptr;
   if (a.dbias.defined()) __builtin_memset(a.dbias.data, 0, static_cast<size_t>(V) * sizeof(float));
   // Shares of several chunks add up in float32.
@@ -78,7 +76,7 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
     const index_t rows = min_of(chunk, N - n0);
     const TensorView x = rows_of(a.x, n0, rows), logits(memory.data, logits_dtype, {rows, V});
     Gemm forward = product(matrix_of(x), matrix_of(a.weight).transposed(), logits, C, low);
-    if (a.bias.defined()) forward.bias = a.bias.data, forward.bias_dtype = a.bias.dtype;
+    add_bias(forward, a.bias);
     gemm(forward, ctx);
     switch_float(a.x.dtype, [&](auto slope) {
       switch_float(logits_dtype, [&](auto logit) {
@@ -103,11 +101,8 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
     if (a.dbias.defined()) add_columns(slopes, bias_part, a.dbias.as<float>(), ctx);
   }
   if (dweight.defined() && dweight.data != a.dweight.data) round_rows(dweight, a.dweight);
-  if (a.reduction == Reduction::none) return;
-  double total = 0.0;
-  for (index_t n = 0; n < N; ++n) total += losses[n];
-  *a.loss.as<float>() =
-      static_cast<float>(a.reduction == Reduction::mean ? total / sums.rows : total);
+  if (a.options.reduction == Reduction::none) return;
+  *a.loss.as<float>() = loss_of_rows(a.options.reduction, sums, losses, N);
 }
 
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -42,13 +42,8 @@ RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
     rows.float_stride = a.x.strides[0];
   } else if (floats) {
     auto* to = ctx.workspace().take<float>(rows.M * rows.K);
-    for_rows_of_x(a.x, [&](index_t m) {
-      const bfloat16* from = a.x.row<bfloat16>(m);
-      const auto widen = [&](index_t c, auto... n) {
-        Vec::load(from + c, n...).store(to + m * rows.K + c, n...);
-      };
-      for_each_vec(rows.K, widen, widen);
-    });
+    for_rows_of_x(a.x,
+                  [&](index_t m) { convert_row(a.x.row<bfloat16>(m), rows.K, to + m * rows.K); });
     rows.floats = to;
     rows.float_stride = rows.K;
   }

@@ -49,10 +49,7 @@ index_t whole_groups(index_t count) { return ceil_div(count, kGroup) * kGroup; }
 
 template <class T>
 void load_row(const T* logits, Row& row) {
-  const auto copy = [&](index_t c, auto... n) {
-    Vec::load(logits + c, n...).store(row.x + c, n...);
-  };
-  for_each_vec(row.V, copy, copy);
+  convert_row(logits, row.V, row.x);
   for (index_t c = row.V; c < row.groups * kGroup; ++c) {
     row.x[c] = -std::numeric_limits<float>::infinity();
   }

@@ -423,4 +423,11 @@ FUSEDLM_VEC void for_each_vec(index_t count, Full&& full, Part&& part) {
   if (c < count) part(c, count - c);
 }
 
+/// to[i] = from[i] for i < count, each of any type that vectors are loaded from and stored to.
+template <class From, class To>
+FUSEDLM_VEC void convert_row(const From* from, index_t count, To* to) {
+  const auto body = [&](index_t i, auto... n) { Vec::load(from + i, n...).store(to + i, n...); };
+  for_each_vec(count, body, body);
+}
+
 }  // namespace fusedlm::cpu::FUSEDLM_ISA

@@ -310,9 +310,7 @@ FUSEDLM_VEC void dequantize_part(const uint8_t* row, float row_scale, index_t fi
     }
   } else {
     using T = typename ElementOf<format>::type;
-    const T* from = reinterpret_cast<const T*>(row) + first;
-    const auto copy = [&](index_t c, auto... n) { Vec::load(from + c, n...).store(out + c, n...); };
-    for_each_vec(count, copy, copy);
+    convert_row(reinterpret_cast<const T*>(row) + first, count, out);
   }
 }
 

@@ -89,12 +89,6 @@ struct Gradient {
 // 28 bytes each.
 using Gradients = Batch<Gradient, 144>;
 
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int by = kWarp / 2; by > 0; by /= 2) x += __shfl_xor_sync(kAllLanes, x, by);
-  return x;
-}
-
 /// The sum of a block, for its first thread.
 __device__ __forceinline__ double block_sum_of(double x) {
   FUSEDLM_SHARED(double, partial, [kBlock / kWarp]);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cuda/gemm.h"
+#include "cuda/sum_rows.h"
 #include "cuda/types.h"
 #include "cuda/warp.h"
 
@@ -54,23 +55,6 @@ __global__ void __launch_bounds__(kWarps* kWarp) strip_kernel(Strip<T> a) {
   }
 }
 
-/// A block adds 32 columns: its warps take every kWarps-th row, and are added in order.
-__global__ void __launch_bounds__(kWarps* kWarp)
-    total_kernel(const float* sums, int blocks, int C, float* total, bool accumulate) {
-  FUSEDLM_SHARED(float, partial, [kWarps][kWarp]);
-  const int c = static_cast<int>(blockIdx.x) * kWarp + lane_id();
-  float sum = 0.0f;
-  if (c < C) {
-    for (int b = warp_id(); b < blocks; b += kWarps) sum += sums[static_cast<index_t>(b) * C + c];
-  }
-  partial[warp_id()][lane_id()] = sum;
-  __syncthreads();
-  if (warp_id() > 0 || c >= C) return;
-  sum = accumulate ? total[c] : 0.0f;
-  for (int w = 0; w < kWarps; ++w) sum += partial[w][lane_id()];
-  total[c] = sum;
-}
-
 }  // namespace
 
 void column_sums(const TensorView& view, float* total, bool accumulate, SumScratch& scratch,
@@ -94,8 +78,7 @@ void column_sums(const TensorView& view, float* total, bool accumulate, SumScrat
       with(std::integral_constant<int, 1>{});
     }
   });
-  launch("column_sums", total_kernel, blocks_of(ceil_of<index_t>(C, kWarp)), kWarps * kWarp, 0, ctx,
-         sums, static_cast<int>(blocks), static_cast<int>(C), total, accumulate);
+  sum_rows("column_sums", sums, blocks, C, total, ctx, accumulate);
 }
 
 }  // namespace fusedlm::FUSEDLM_DEVICE

@@ -61,14 +61,15 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
   const index_t N = a.x.shape[0], C = a.x.shape[1], V = a.weight.shape[0];
   const DType dtype = a.x.dtype;
   const bool gradients = a.dx.defined() || a.dweight.defined() || a.dbias.defined();
-  const bool each = a.reduction == Reduction::none, mean = a.reduction == Reduction::mean;
+  const bool each = a.options.reduction == Reduction::none,
+             mean = a.options.reduction == Reduction::mean;
   // Ready for products once, not in each chunk.
   const TensorView x = operand(a.x, dtype, ctx), weight = operand(a.weight, dtype, ctx);
   const index_t most = std::max(kLeastRows, kChunkBytes / (V * size_of(dtype)));
   const index_t chunks = std::max<index_t>(1, ceil_of(N, most)), chunk = ceil_of(N, chunks);
   const TensorView memory = scratch_rows(dtype, chunk, V, ctx);
-  const Classes classes{a.targets.as<int64_t>(), a.class_weight.as<float>(), a.ignore_index, N,
-                        static_cast<int>(V)};
+  const Classes classes{a.targets.as<int64_t>(), a.class_weight.as<float>(), a.options.ignore_index,
+                        N, static_cast<int>(V)};
   float* sums = device_scratch<float>(ctx, 2);
   launch("linear_cross_entropy: weights", sum_weights_kernel, 1, kSumThreads, 0, ctx, classes,
          sums);
@@ -99,9 +100,9 @@ void linear_cross_entropy(const LinearCrossEntropy& a, Context& ctx) {
                                             .slope_stride = logits.strides[0],
                                             .first = first,
                                             .sums = sums,
-                                            .smoothing = a.label_smoothing,
-                                            .z_loss = a.z_loss,
-                                            .softcap = a.softcap},
+                                            .smoothing = a.options.label_smoothing,
+                                            .z_loss = a.options.z_loss,
+                                            .softcap = a.options.softcap},
                                    .row_grad = each ? a.row_grad.as<float>() : nullptr,
                                    .losses = losses,
                                    .gradients = gradients,

@@ -32,6 +32,27 @@ struct NormBackward {
   int C;
 };
 
+/// Reads a row of x into v, adds the residual if there is one, and stores that sum; each(v[i]) of every
+/// pack. Returns where the row that the norm is taken of lies.
+template <class Plan, class T, class W, class Each>
+__device__ __forceinline__ const T* load_row(const NormForward<T, W>& a, index_t row,
+                                             float (&v)[Plan::kPacks][Plan::V], Each&& each) {
+  constexpr int V = Plan::V;
+  const T* x = a.x + row * a.x_stride;
+  Plan::for_packs(a.C, [&](int i, int c) {
+    load_floats(x + c, v[i]);
+    if (a.residual) {
+      float r[V];
+      load_floats(a.residual + row * a.residual_stride + c, r);
+#pragma unroll
+      for (int j = 0; j < V; ++j) v[i][j] = to_float(from_float<T>(v[i][j] + r[j]));
+      store_floats(a.sum + row * a.sum_stride + c, v[i]);
+    }
+    each(v[i]);
+  });
+  return a.residual ? a.sum + row * a.sum_stride : x;
+}
+
 /// `kernel_of(plan, T{}, W{})` is the kernel for rows that are read by this plan.
 template <class KernelOf>
 void launch_norm_forward(const char* name, const LayerNormForward& args, KernelOf kernel_of,

@@ -15,24 +15,14 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W>
   constexpr int V = Plan::V;
   const index_t row = Plan::team();
   if (row >= a.N) return;  // only whole warps that share no barrier
-  const T* x = a.x + row * a.x_stride;
   float v[Plan::kPacks][V];
   float squares = 0.0f;
-  Plan::for_packs(a.C, [&](int i, int c) {
-    load_floats(x + c, v[i]);
-    if (a.residual) {
-      float r[V];
-      load_floats(a.residual + row * a.residual_stride + c, r);
+  const T* x = load_row<Plan>(a, row, v, [&](const float (&pack)[V]) {
 #pragma unroll
-      for (int j = 0; j < V; ++j) v[i][j] = to_float(from_float<T>(v[i][j] + r[j]));
-      store_floats(a.sum + row * a.sum_stride + c, v[i]);
-    }
-#pragma unroll
-    for (int j = 0; j < V; ++j) squares = fmaf(v[i][j], v[i][j], squares);
+    for (int j = 0; j < V; ++j) squares = fmaf(pack[j], pack[j], squares);
   });
   const float rstd = 1.0f / sqrtf(Plan::sum(squares) / static_cast<float>(a.C) + a.eps);
   if (Plan::member() == 0) a.rstd[row] = rstd;
-  if (a.residual) x = a.sum + row * a.sum_stride;
   Plan::for_packs(a.C, [&](int i, int c) {
     if constexpr (!Plan::kKept) load_floats(x + c, v[i]);
     float w[V];

@@ -92,22 +92,6 @@ struct One {
   __device__ __forceinline__ uint64_t operator()(float) const { return 1; }
 };
 
-__device__ __forceinline__ uint64_t warp_total(uint64_t x) {
-#pragma unroll
-  for (int by = kWarp / 2; by > 0; by /= 2) x += __shfl_xor_sync(kAllLanes, x, by);
-  return x;
-}
-
-/// The sum over this lane and those below it.
-__device__ __forceinline__ uint64_t warp_prefix(uint64_t x) {
-#pragma unroll
-  for (int by = 1; by < kWarp; by *= 2) {
-    const uint64_t lower = __shfl_up_sync(kAllLanes, x, by);
-    if (lane_id() >= by) x += lower;
-  }
-  return x;
-}
-
 __device__ __forceinline__ uint64_t block_largest(uint64_t x) {
   FUSEDLM_SHARED(uint64_t, largest, [kWarps]);
 #pragma unroll
@@ -172,7 +156,7 @@ __device__ __forceinline__ int find_place(const R& row, Shared& shared, Units un
     uint64_t sum = 0;
     row.each(mine, min(end, mine + part), lane_id(), kWarp,
              [&](int i, float x) { sum += units(i, x); });
-    sum = warp_total(sum);
+    sum = warp_sum(sum);
     __syncthreads();  // the sums of the round before have been read
     if (lane_id() == 0) shared.warps[warp_id()] = sum;
     __syncthreads();
@@ -256,7 +240,7 @@ __global__ void __launch_bounds__(kBlock, 2) sample_kernel(Args<T> a) {
   if (a.top_p < 1) {
     uint64_t sum = 0;
     row.each_of_block([&](int i, float x) { sum += kept_weight(i, x); });
-    sum = warp_total(sum);
+    sum = warp_sum(sum);
     __syncthreads();
     if (lane_id() == 0) shared.warps[warp_id()] = sum;
     __syncthreads();

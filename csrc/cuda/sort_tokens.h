@@ -72,12 +72,7 @@ static __global__ void __launch_bounds__(kDigits) place_kernel(unsigned* counts,
   unsigned total = 0;
 #pragma unroll 8
   for (int t = 0; t < tiles; ++t) total += mine[static_cast<index_t>(t) * kDigits];
-  unsigned upto = total;
-#pragma unroll
-  for (int by = 1; by < kWarp; by *= 2) {
-    const unsigned lower = __shfl_up_sync(kAllLanes, upto, by);
-    if (lane_id() >= by) upto += lower;
-  }
+  const unsigned upto = warp_prefix(total);
   if (lane_id() == kWarp - 1) warp_totals[warp_id()] = upto;
   __syncthreads();
   unsigned before = upto - total;

@@ -11,7 +11,8 @@ __device__ __forceinline__ int warp_id() { return threadIdx.x / kWarp; }
 
 #if defined(__CUDACC__)
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T>
+__device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
   for (int by = kWarp / 2; by > 0; by /= 2) x += __shfl_xor_sync(kAllLanes, x, by);
   return x;
@@ -25,11 +26,12 @@ __device__ __forceinline__ float warp_max(float x) {
 #else
 
 // The five exchanges at one meeting of the lanes: the same bits for a fifth of the switches.
-inline float warp_sum(float x FUSEDLM_WHERE) {
+template <class T>
+T warp_sum(T x FUSEDLM_WHERE) {
   const auto add = [](uint64_t a, uint64_t b) {
-    return emulator::to_bits(emulator::from_bits<float>(a) + emulator::from_bits<float>(b));
+    return emulator::to_bits(emulator::from_bits<T>(a) + emulator::from_bits<T>(b));
   };
-  return emulator::from_bits<float>(emulator::butterfly(emulator::to_bits(x), add FUSEDLM_HERE));
+  return emulator::from_bits<T>(emulator::butterfly(emulator::to_bits(x), add FUSEDLM_HERE));
 }
 inline float warp_max(float x FUSEDLM_WHERE) {
   const auto larger = [](uint64_t a, uint64_t b) {
@@ -39,6 +41,17 @@ inline float warp_max(float x FUSEDLM_WHERE) {
 }
 
 #endif
+
+/// The sum over this lane and those below it.
+template <class T>
+__device__ __forceinline__ T warp_prefix(T x) {
+#pragma unroll
+  for (int by = 1; by < kWarp; by *= 2) {
+    const T lower = __shfl_up_sync(kAllLanes, x, by);
+    if (lane_id() >= by) x += lower;
+  }
+  return x;
+}
 
 /// Several sums over a block of `blockDim.x` threads at the price of one: each warp's, then those
 /// in the order of the warps. Two barriers.

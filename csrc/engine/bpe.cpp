@@ -5,6 +5,13 @@
 #include <functional>
 
 namespace fusedlm {
+namespace {
+
+uint64_t pair_of(int32_t left, int32_t right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+}
+
+}  // namespace
 
 void MergeTable::reserve(size_t rules) {
   slots_.assign(std::bit_ceil(std::max<size_t>(2 * rules, 16)), {});
@@ -19,13 +26,13 @@ size_t MergeTable::slot_of(uint64_t pair) const {
 }
 
 void MergeTable::add(int32_t left, int32_t right, Rule rule) {
-  const uint64_t pair = uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+  const uint64_t pair = pair_of(left, right);
   slots_[slot_of(pair)] = {pair, rule};
 }
 
 const MergeTable::Rule* MergeTable::find(int32_t left, int32_t right) const {
   if (slots_.empty()) return nullptr;
-  const uint64_t pair = uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+  const uint64_t pair = pair_of(left, right);
   const Slot& slot = slots_[slot_of(pair)];
   return slot.pair == pair ? &slot.rule : nullptr;
 }

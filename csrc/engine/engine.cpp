@@ -73,13 +73,6 @@ struct Engine::State {
     }
     return found->second;
   }
-  void check_tokens(std::span<const int32_t> tokens, const char* argument) const {
-    for (const int32_t token : tokens) {
-      if (token >= 0 && token < model->config.vocab_size) continue;
-      check::fail(kOp, std::string(argument) + " holds " + std::to_string(token) +
-                           ", expected 0 <= id < V = " + std::to_string(model->config.vocab_size));
-    }
-  }
   void check(std::span<const Append> appends, size_t logits);
   void reserve(std::span<const Append> appends);
   void run(std::span<const Append> appends, float* logits);
@@ -96,7 +89,7 @@ void Engine::State::check(std::span<const Append> appends, size_t logits) {
       if (appends[j].sequence == a.sequence) check::fail(kOp, name + " is given twice");
     }
     if (count == 0) check::fail(kOp, name + " gets no token, expected at least one");
-    check_tokens(a.tokens, "tokens");
+    check::ids(kOp, "tokens", a.tokens, model->config.vocab_size);
     if (length + count > model->config.context) {
       check::fail(kOp, name + " has " + std::to_string(length) + " tokens and would get " +
                            std::to_string(count) + " more, expected at most the context of " +
@@ -165,7 +158,7 @@ const Model& Engine::model() const { return *state_->model; }
 const EngineOptions& Engine::options() const { return state_->options; }
 
 Engine::Sequence Engine::open(std::span<const int32_t> prompt) {
-  state_->check_tokens(prompt, "prompt");
+  check::ids(kOp, "prompt", prompt, model().config.vocab_size);
   state_->sequences.emplace(++state_->last, state_->cache.open(prompt));
   return state_->last;
 }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <iterator>
 #include <utility>
 
 #include "core/check.h"
@@ -39,6 +38,17 @@ struct Pass {
   std::vector<Part> parts;
   index_t rows = 0;
 };
+
+/// Pages that the passes write into and that their texts do not have yet.
+index_t new_pages(const std::vector<Pass>& passes) {
+  index_t pages = 0;
+  for (const Pass& pass : passes) {
+    for (const Part& part : pass.parts) {
+      pages += pages_of(part.first + part.count) - pages_of(part.first);
+    }
+  }
+  return pages;
+}
 
 // How many of a prompt's `left` tokens go through now: more than kRows, and as many left for later, or none.
 index_t piece_of(index_t left, index_t budget) {
@@ -168,15 +178,10 @@ std::vector<Pass> Generator::State::plan() {
 // Rows and pages that are left go to guesses, in equal shares. Whether a text gets some decides how soon
 // it comes, not what it says.
 void Generator::State::guess(std::vector<Pass>& passes) {
-  index_t free_pages = engine->free_tokens() / kPage;
+  index_t free_pages = engine->free_tokens() / kPage - new_pages(passes);
   const auto wants = [](const Part& part) {
     return part.draws && part.count == 1 && part.job->request.guess_tokens > 0;
   };
-  for (const auto& pass : passes) {
-    for (const Part& part : pass.parts) {
-      free_pages -= pages_of(part.first + part.count) - pages_of(part.first);
-    }
-  }
   for (Pass& pass : passes) {
     std::vector<Part*> wanting;
     for (Part& part : pass.parts)
@@ -201,13 +206,7 @@ void Generator::State::guess(std::vector<Pass>& passes) {
 // Whether pages are free for all that the passes write. If not, the youngest job waits again (or, alone,
 // ends), and there is another plan to be made.
 bool Generator::State::make_room(const std::vector<Pass>& passes) {
-  index_t pages = 0;
-  for (const Pass& pass : passes) {
-    for (const Part& part : pass.parts) {
-      pages += pages_of(part.first + part.count) - pages_of(part.first);
-    }
-  }
-  if (pages * kPage <= engine->free_tokens()) return true;
+  if (new_pages(passes) * kPage <= engine->free_tokens()) return true;
   put_back_youngest();
   return false;
 }

@@ -1,6 +1,5 @@
 #include "engine/gguf.h"
 
-#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <cmath>

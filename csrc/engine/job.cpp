@@ -21,14 +21,6 @@ void require(bool fits, const char* field, T value, const std::string& expected)
   check::fail(kOp, text.str());
 }
 
-void check_ids(const char* field, const std::vector<int32_t>& ids, index_t V) {
-  for (const int32_t id : ids) {
-    if (id >= 0 && id < V) continue;
-    check::fail(kOp, std::string(field) + " holds " + std::to_string(id) +
-                         ", expected 0 <= id < V = " + std::to_string(V));
-  }
-}
-
 bool is_end(const Job& job, const DecoderConfig& config, int32_t token) {
   const auto holds = [&](const std::vector<int32_t>& ids) {
     return std::find(ids.begin(), ids.end(), token) != ids.end();
@@ -91,8 +83,8 @@ void check_request(const Request& r, const Engine& engine) {
   const DecoderConfig& config = engine.model().config;
   const auto length = static_cast<index_t>(r.prompt.size());
   if (r.prompt.empty()) check::fail(kOp, "prompt is empty, expected at least one token");
-  check_ids("prompt", r.prompt, config.vocab_size);
-  check_ids("stop_ids", r.stop_ids, config.vocab_size);
+  check::ids(kOp, "prompt", r.prompt, config.vocab_size);
+  check::ids(kOp, "stop_ids", r.stop_ids, config.vocab_size);
   if (length > config.context) {
     check::fail(kOp, "prompt has " + std::to_string(length) + " tokens, expected at most the " +
                          std::to_string(config.context) + " of the model's context");

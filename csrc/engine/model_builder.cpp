@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/mapped_file.h"
 #include "engine/to_float32.h"
 #include "fusedlm/arena.h"
 #include "fusedlm/device.h"

@@ -13,6 +13,7 @@
 namespace fusedlm {
 
 enum class Presence : uint8_t { never, always, if_stored };
+inline Presence always_if(bool there) { return there ? Presence::always : Presence::never; }
 
 /// Names of a family's tensors. {} stands for the number of the layer, * for "weight" or "bias".
 struct TensorNames {

@@ -70,7 +70,6 @@ void read_activation(const json::Fields& fields, DecoderConfig& c) {
 }
 
 Layout own_layout(const json::Fields& fields, const DecoderConfig& c) {
-  const auto always_if = [](bool there) { return there ? Presence::always : Presence::never; };
   const bool bias = fields.boolean("bias", true);
   Layout layout{own_names()};
   layout.norm_bias = always_if(bias && c.norm == Norm::layer_norm);

@@ -134,8 +134,6 @@ struct Source {
   Layout layout;
 };
 
-Presence always_if(bool there) { return there ? Presence::always : Presence::never; }
-
 Source gpt2(const Fields& config) {
   if (!config.boolean("scale_attn_weights", true))
     throw Unsupported(config.where() + ": scale_attn_weights is false");

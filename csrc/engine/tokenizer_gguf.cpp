@@ -1,7 +1,5 @@
 // The tokenizer that a GGUF file carries in its metadata.
 
-#include <algorithm>
-
 #include "engine/gguf.h"
 #include "engine/tokenizer_state.h"
 #include "fusedlm/errors.h"

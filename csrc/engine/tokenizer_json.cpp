@@ -1,8 +1,6 @@
 // tokenizer.json of Hugging Face's `tokenizers`: byte-level BPE, and fusedlm's own characters. What is
 // there beyond that is refused by name. Truncation and padding are about batches, and left out.
 
-#include <algorithm>
-
 #include "engine/json.h"
 #include "engine/mapped_file.h"
 #include "engine/tokenizer_state.h"

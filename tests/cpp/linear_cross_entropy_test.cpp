@@ -68,11 +68,11 @@ Outputs run(const Case& c, const Inputs& in, DType dtype) {
                         .dx = o.dx.view(),
                         .dweight = o.dweight.view(),
                         .dbias = o.dbias.view(),
-                        .reduction = c.reduction,
-                        .ignore_index = kIgnored,
-                        .label_smoothing = c.label_smoothing,
-                        .z_loss = c.z_loss,
-                        .softcap = c.softcap},
+                        .options = {.reduction = c.reduction,
+                                    .ignore_index = kIgnored,
+                                    .label_smoothing = c.label_smoothing,
+                                    .z_loss = c.z_loss,
+                                    .softcap = c.softcap}},
                        Context::current());
   return o;
 }

@@ -17,9 +17,7 @@ namespace fusedlm {
 /// CUDA, where that would mean waiting for the GPU, such a row's loss is NaN instead.
 struct LinearCrossEntropy {
   TensorView x, weight, bias{}, targets, class_weight{}, row_grad{}, loss, dx{}, dweight{}, dbias{};
-  Reduction reduction = Reduction::mean;
-  index_t ignore_index = -100;
-  float label_smoothing = 0.0f, z_loss = 0.0f, softcap = 0.0f;
+  CrossEntropyOptions options{};
 };
 void linear_cross_entropy(const LinearCrossEntropy& args, Context& ctx);
 
