@@ -21,8 +21,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention` on `ops.attention`.
 
-    query [..., H, T, D], key [..., G, S, D], value [..., G, S, E], float32 or bfloat16; leading
-    dimensions broadcast, and so do heads of which there is one. With enable_gqa G divides H.
+    query [..., H, T, D], key [..., G, S, D], value [..., G, S, E], float32, bfloat16 or float16;
+    leading dimensions broadcast, and so do heads of which there is one. With enable_gqa G divides H.
     is_causal lets query t see keys 0 to t (aligned at the top left, unlike `ops.attention`).
     attn_mask broadcasts to [..., H, T, S]: boolean (True keeps) or floating (added). A query that
     sees no key gives zeros.
@@ -73,7 +73,7 @@ def _has_kernel(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float
 ) -> bool:
     return (
-        query.dtype in (torch.float32, torch.bfloat16)
+        query.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and query.dtype == key.dtype == value.dtype
         and dropout_p < 1.0
         and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
