@@ -199,7 +199,7 @@ def test_ctrl_c_saves_and_resume_goes_on(text, tmp_path):
 def test_export_writes_what_loads_as_the_same_model(run, trained, tmp_path):
     import torch
 
-    from fusedlm.models import load
+    from fusedlm.models import Encoder, EncoderConfig, load, save
 
     code, stdout, err = run("export", trained, tmp_path / "out")
     assert code == 0, err
@@ -208,6 +208,12 @@ def test_export_writes_what_loads_as_the_same_model(run, trained, tmp_path):
     (ours, words), (again, same) = load(trained / "best"), load(tmp_path / "out")
     ids = torch.tensor([words.encode("the fox")])
     assert torch.equal(again(ids), ours(ids)) and same.encode("the fox") == words.encode("the fox")
+    config = EncoderConfig(
+        words.vocab_size, context=8, layers=1, width=8, heads=2, task="sequence", labels=["n", "y"]
+    )
+    save(tmp_path / "encoder", Encoder(config), words)
+    code, stdout, err = run("export", tmp_path / "encoder", tmp_path / "bert")
+    assert code == 0 and "transformers.AutoModelForSequenceClassification." in stdout, err
     code, _, err = run("export", trained, tmp_path / "other", "--dtype", "int8")
     assert code == 1 and "dtype is 'int8', expected one of float32" in err
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +15,9 @@ from selenium.webdriver.support.ui import Select
 
 from fusedlm.explain import Question, View, walk, write_page
 from tests.explain.test_walk import decoder, encoder
-from tests.support.browser import chromium, needs_browser
+from tests.support.browser import chromium, needs_browser, shot
 
 pytestmark = needs_browser
-SCREENSHOTS = os.environ.get("FUSEDLM_SCREENSHOTS")
 TEXT = "the <b>fox"
 
 
@@ -36,11 +33,6 @@ def shape(browser, width: int, height: int, scheme: str = "light") -> None:
     )
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def shot(browser, name: str) -> None:
-    if SCREENSHOTS:
-        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
 
 
 def complaints(browser) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusedlm.generate import ChatTemplate, LanguageModel, Vocabulary, generate
-from fusedlm.models import load
+from fusedlm.models import export_gguf, load
 from tests.support.tiny import save_tiny_model
 
 CHAT = [{"role": "user", "content": "the quick"}]
@@ -123,6 +123,14 @@ def test_a_stream_that_is_left_leaves_the_engine(model):
 
 def test_an_empty_text_starts_from_the_token_that_ends_texts(model):
     assert model.generate("", max_new_tokens=5, seed=0).prompt_tokens == 1
+
+
+def test_a_name_keeps_what_looks_like_an_ending_but_a_files_loses_it(tmp_path):
+    folder = save_tiny_model(tmp_path / "SmolLM2-1.7B")
+    assert LanguageModel.load(folder).name == "SmolLM2-1.7B"
+    decoder, tokenizer = load(folder)
+    export_gguf(decoder, tokenizer, tmp_path / "tiny-1.7B.gguf", "float32")
+    assert LanguageModel.load(tmp_path / "tiny-1.7B.gguf").name == "tiny-1.7B"
 
 
 def test_formats_and_dtypes_load(folder):

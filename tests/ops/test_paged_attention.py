@@ -10,8 +10,7 @@ from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
-
-ON_GPU = ("simt", "cuda")
+from tests.support.gpu import ON_GPU
 
 
 def paged(key, lengths, page, seed=0):

@@ -11,10 +11,10 @@ from fusedlm import ops
 from tests.support import reference
 from tests.support.drawn import Case, Drawing
 from tests.support.drawn_attention import scores
+from tests.support.gpu import ON_GPU
 from tests.support.properties import check
 
 HEADS = [(1, 1), (2, 1), (3, 3), (4, 2), (9, 3)]
-ON_GPU = ("simt", "cuda")
 
 
 @st.composite

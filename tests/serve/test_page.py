@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +13,11 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from tests.support.browser import chromium, needs_browser  # noqa: E402
+from tests.support.browser import chromium, needs_browser, shot  # noqa: E402
 from tests.support.fake_engine import FakeGenerator, Gate, fake_language_model  # noqa: E402
 from tests.support.server import serving, until  # noqa: E402
 
 pytestmark = needs_browser
-SCREENSHOTS = os.environ.get("FUSEDLM_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +41,6 @@ def say(browser, text: str) -> None:
 
 def finished(browser) -> bool:
     return browser.find_element(By.ID, "send").is_displayed()
-
-
-def shot(browser, name: str) -> None:
-    if SCREENSHOTS:
-        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
 
 
 def complaints(browser) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("FUSEDLM_SCREENSHOTS")  # a folder for pictures of the pages
 DRIVER = shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"
@@ -27,3 +30,9 @@ def chromium(width: int, height: int, *logs: str) -> Iterator[webdriver.Chrome]:
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
+
+
+def shot(browser: webdriver.Chrome, name: str) -> None:
+    """Keeps a picture of the page where FUSEDLM_SCREENSHOTS names a folder."""
+    if SCREENSHOTS:
+        browser.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))

@@ -7,3 +7,4 @@ import torch
 import fusedlm
 
 HAS_GPU = torch.cuda.is_available() and fusedlm.cuda_compiled()
+ON_GPU = ("simt", "cuda")  # names under which the kernels of a GPU run, emulated or not

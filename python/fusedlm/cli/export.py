@@ -9,6 +9,11 @@ import typer
 
 from .options import ModelFile
 
+_HEADS = {
+    "sequence": "ForSequenceClassification", "token": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+}  # fmt: skip
+
 
 def export(
     model: ModelFile,
@@ -24,7 +29,7 @@ def export(
       fusedlm export runs/mine exported/mine
       fusedlm export SmolLM2-135M-Instruct.Q4_1.gguf exported/smollm2 --dtype bfloat16
     """
-    from fusedlm.models import export_hf, load
+    from fusedlm.models import Encoder, export_hf, load
     from fusedlm.models.export import DTYPES
 
     from .options import model_folder
@@ -33,5 +38,7 @@ def export(
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     loaded, tokenizer = load(model_folder(model))
     export_hf(loaded, tokenizer, out, dtype=DTYPES[dtype])
-    auto = "AutoModelForCausalLM"
+    task = getattr(loaded.config, "task", None)
+    auto = "AutoModel" if isinstance(loaded, Encoder) else "AutoModelForCausalLM"
+    auto += _HEADS.get(str(task), "")
     typer.echo(f'{out}: load it by transformers.{auto}.from_pretrained("{out}")')
