@@ -67,7 +67,7 @@ def test_embeddings_that_take_too_long_are_503_and_the_next_wait_for_their_end()
             assert ends.wait(30)
             return [[1.0]] * len(texts), 1
 
-    with serving(Held().model, Slow(), timeout=0.2) as server:
+    with serving(Held().model, Slow(), timeout=1.5) as server:
         for _ in range(2):
             status, error = server.error("/v1/embeddings", {"input": "a"})
             assert status == 503 and error["code"] == "timeout"
