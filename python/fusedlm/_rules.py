@@ -99,8 +99,6 @@ def check_cross_entropy(
     x_shape: Sequence[int], targets_shape: Sequence[int], reduction: str
 ) -> None:
     check_reduction("linear_cross_entropy", reduction)
-    if not x_shape:
-        raise ValueError("linear_cross_entropy: x has shape [], expected at least 1 dimension")
     if targets_shape != x_shape[:-1]:
         raise ValueError(
             f"linear_cross_entropy: targets has shape {list(targets_shape)}, expected"

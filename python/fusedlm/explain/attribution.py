@@ -87,7 +87,7 @@ def integrated_gradients(
     end = table[ids[0]]
     C = table.shape[1]
     if isinstance(model, Encoder) and model.ngrams is not None:  # more numbers of each token
-        said = ngram_shares(model, ids, weights)[0]
+        said = ngram_shares(model.ngrams, model.pack(ids)[0], weights)[0]
         start, end = torch.cat((start, torch.zeros_like(said)), 1), torch.cat((end, said), 1)
 
     def log_shares(rows: Tensor) -> Tensor:

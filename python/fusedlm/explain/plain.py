@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Weights = Mapping[str, Tensor]
+from fusedlm._rules import FFN_ACTIVATIONS
+from fusedlm.nn.feed_forward import PLAIN_ACTIVATIONS
 
-_ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "swiglu": F.silu,
-    "geglu": F.gelu,
-    "geglu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def attend(
 
 
 def feed_forward(x: Tensor, weights: Weights, name: str, activation: str) -> FeedForward:
-    act: Callable[[Tensor], Tensor] = _ACTIVATIONS[activation]
+    act = PLAIN_ACTIVATIONS[FFN_ACTIVATIONS[activation][0]]
     up = linear(x, weights, name + "up_")
     gate: Tensor | None = None
     if name + "gate_weight" not in weights:

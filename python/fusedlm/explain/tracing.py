@@ -23,6 +23,8 @@ from torch import Tensor
 from fusedlm.models import Decoder, Encoder, EncoderConfig
 from fusedlm.models.checks import check_tokens
 from fusedlm.models.lora import merged_state
+from fusedlm.models.ngrams import NGrams
+from fusedlm.models.packed import Packed
 
 from . import plain
 from .plain import Attention, FeedForward, Weights
@@ -215,7 +217,9 @@ def _encoder(
         classified = pooled if config.task == "sequence" and pooled is not None else x
         found = plain.linear(classified, weights, "classifier.")
         if model.ngrams is not None:
-            found = found + (ngram_shares(model, ids, weights).sum(1) if ngrams is None else ngrams)
+            if ngrams is None:
+                ngrams = ngram_shares(model.ngrams, packed, weights).sum(1)
+            found = found + ngrams
     return Trace(parts, embeddings, first, layers, x, pooled, found)
 
 
@@ -237,22 +241,20 @@ def _encoder_layer(model: Encoder, number: int, x: Tensor, weights: Weights) -> 
     return Layer(x, x, attention, middle, ffn_in, ffn, output)
 
 
-def ngram_shares(model: Encoder, ids: Tensor, weights: Weights) -> Tensor:
-    """What each token has of the logits that the n-grams add, [B, T, K]: each n-gram's is shared out
-    evenly among its tokens. All zeros of an encoder without n-grams."""
-    if model.ngrams is None:
-        return weights["token_weight"].new_zeros(*ids.shape, len(model.config.labels or ()))
-    packed, _ = model.pack(ids)
-    longest, T = model.ngrams.longest, ids.shape[1]
-    buckets = model.ngrams.buckets(packed).view(*ids.shape, longest)
+def ngram_shares(ngrams: NGrams, packed: Packed, weights: Weights) -> Tensor:
+    """What each token of B texts of T tokens has of the logits that the n-grams add, [B, T, K]: each
+    n-gram's is shared out evenly among its tokens."""
+    longest, B = ngrams.longest, len(packed.starts) - 1
+    buckets = ngrams.buckets(packed).view(B, -1, longest)
+    T = buckets.shape[1]
     said = weights["ngrams.weight"][buckets]  # [B, T, longest, K], of those that end in each token
-    place = torch.arange(T, device=ids.device)
+    place = torch.arange(T, device=buckets.device)
     shares: Tensor = torch.zeros_like(said[:, :, 0])
     for more in range(longest):  # tokens before the last; those before the text's begin are nothing
         own = said[:, :, more] / (place.clamp(max=more) + 1)[:, None]
         for back in range(min(more + 1, T)):
             shares = shares + F.pad(own[:, back:], (0, 0, 0, back))
-    factor: float = model.ngrams.scale / math.sqrt(T * longest)
+    factor: float = ngrams.scale / math.sqrt(T * longest)
     return shares * factor
 
 

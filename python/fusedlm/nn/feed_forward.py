@@ -14,8 +14,8 @@ from fusedlm import _rules, ops
 from .adapter import Adapter
 from .basic import normal
 
-# By the names of the kernels.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+# In plain torch, by the names of the kernels.
+PLAIN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -75,7 +75,7 @@ class FeedForward(nn.Module):
 
     def _adapted(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The products one by one, each with what its adapter adds."""
-        activation = _ACTIVATIONS[
+        activation = PLAIN_ACTIVATIONS[
             _rules.ffn_activation(self.activation, self.gate_weight is not None)
         ]
 

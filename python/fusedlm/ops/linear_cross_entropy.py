@@ -173,6 +173,7 @@ def linear_cross_entropy(
     float16 x they wait for what arrives at the loss, since without its scale they would vanish.
     Raises ValueError naming the argument that does not fit, or the target out of range.
     """
+    _rules.check_rows("linear_cross_entropy", "x", x)
     _rules.check_cross_entropy(x.shape, targets.shape, reduction)
     (x,) = same_autocast_dtype(x)
     if x.dtype == torch.float16 and reduction != "none":

@@ -119,7 +119,7 @@ def train(
     context.with_resource(hold(out))
     if resume:
         check_resumed(context, _ON_RESUME)
-        settings = _recall(out)
+        settings = recall(out, "answer train", lambda values: Settings(**values))
         _go_on(
             replace(settings, epochs=epochs) if "epochs" in given(context) else settings, out, quiet
         )
@@ -146,10 +146,6 @@ def _begin(settings: Settings, out: Path, quiet: bool) -> None:
     model, tokenizer = reader_on(settings.base)
     remember(out, asdict(settings))
     _fit(settings, model, tokenizer, parts, out, quiet)
-
-
-def _recall(out: Path) -> Settings:
-    return recall(out, "answer train", lambda values: Settings(**values))
 
 
 def _go_on(settings: Settings, out: Path, quiet: bool) -> None:
