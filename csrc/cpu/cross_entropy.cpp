@@ -29,7 +29,7 @@ void forward_row(const CrossEntropyForward& a, const RowLoss& loss, index_t n, f
     return;
   }
   const T* row = a.logits.row<T>(n);
-  const RowSums sums = reduce_row(loss, row, capped, V);
+  const RowSums sums = reduce_row<T>(loss, plain_row(row, V), plain_row(capped, V));
   lse = sums.lse;
   const float at_target = capped ? capped[target] : to_float(row[target]);
   losses[n] = loss_of_row(loss, sums, at_target, target, V);
@@ -46,9 +46,10 @@ void backward_row(const CrossEntropyBackward& a, const RowLoss& loss, index_t n,
   }
   const T* row = a.logits.row<T>(n);
   const float lse = a.lse.as<float>()[n];
-  if (!capped) return slope_row(loss, row, out, V, target, lse, scale);
+  const LogitRow slopes = plain_row(out, V);
+  if (!capped) return slope_row<T, T>(loss, plain_row(row, V), slopes, target, lse, scale);
   cap_row(loss, row, capped, V);
-  slope_row(loss, capped, out, V, target, lse, scale);
+  slope_row<T, float>(loss, plain_row(capped, V), slopes, target, lse, scale);
 }
 
 }  // namespace
