@@ -9,15 +9,13 @@ the same model patched, in turn in one process; peak memory of a step in process
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import transformers
 
 import fusedlm
+from benchmarks.memory import peak_of
 from benchmarks.timing import alternate
 
 _LLAMA = {
@@ -85,24 +83,6 @@ def step_of(family: str, patched: bool, autocast: bool, rows: int = 8) -> Callab
     return step
 
 
-def peak_of(family: str, patched: bool, autocast: bool) -> float:
-    """GB of memory that two steps add at their highest, in a process of their own (Linux)."""
-    code = (
-        "from benchmarks.patched import step_of, resident;"
-        f" step = step_of({family!r}, {patched}, {autocast});"
-        " open('/proc/self/clear_refs', 'w').write('5');"
-        " base = resident('VmRSS'); step(); step(); print(resident('VmHWM') - base)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(out.stdout.split()[-1]) / 2**20
-
-
-def resident(what: str) -> int:
-    """VmRSS or VmHWM (its peak) of this process, in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help=f"of {', '.join(FAMILIES)}; all by default")
@@ -122,7 +102,13 @@ def main() -> None:
             given.seconds,
         )
         ours, theirs = times["patched"], times["eager"]
-        memory = [peak_of(family, patched, given.autocast) for patched in (True, False)]
+        memory = [
+            peak_of(
+                "from benchmarks.patched import step_of\n"
+                f"step = step_of({family!r}, {patched}, {given.autocast})"
+            )
+            for patched in (True, False)
+        ]
         print(
             f"{family:12} eager {theirs.best * 1e3:7.1f} ms, patched {ours.best * 1e3:7.1f} ms:"
             f" {theirs.best / ours.best:.2f}x best, {theirs.median / ours.median:.2f}x median;"

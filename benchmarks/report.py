@@ -120,7 +120,7 @@ def measure_training(seconds: float) -> list[Row]:
     for s in tqdm(list(training.SHAPES.values()), desc="training steps"):
         for dtype in DTYPES:
             peak = roof(dtype == torch.bfloat16)
-            times = alternate(training.candidates(s, dtype, True), seconds)
+            times = alternate(training.candidates(s, dtype), seconds)
             share = s.flops() / times["ours"].best / peak
             rows.append(Row(f"training step, {s}", str(dtype)[6:], times, share))
             torch._dynamo.reset()
