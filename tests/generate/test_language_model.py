@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -131,6 +132,14 @@ def test_a_name_keeps_what_looks_like_an_ending_but_a_files_loses_it(tmp_path):
     decoder, tokenizer = load(folder)
     export_gguf(decoder, tokenizer, tmp_path / "tiny-1.7B.gguf", "float32")
     assert LanguageModel.load(tmp_path / "tiny-1.7B.gguf").name == "tiny-1.7B"
+
+
+def test_a_quantised_file_runs_without_the_package_that_wrote_it(folder, tmp_path, monkeypatch):
+    decoder, tokenizer = load(folder)
+    export_gguf(decoder, tokenizer, tmp_path / "m.gguf", "q8_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    model = LanguageModel.load(tmp_path / "m.gguf")
+    assert model.generate("the quick", max_new_tokens=5, ignore_eos=True).text
 
 
 def test_formats_and_dtypes_load(folder):

@@ -14,9 +14,10 @@ import torch
 
 from fusedlm.errors import CorruptFileError
 from fusedlm.generate import generate_text
-from fusedlm.models import ModelConfig, export_hf, load
+from fusedlm.models import ModelConfig, export_gguf, export_hf, load
 from fusedlm.models.gguf import load_tokenizer
 from fusedlm.models.gguf_tokenizer import build_tokenizer
+from fusedlm.models.gguf_types import TYPES, GgmlType
 from tests.support.hugging import transformers
 from tests.support.small import small_model
 
@@ -266,10 +267,30 @@ def test_lengths_beyond_the_file_are_refused_before_they_are_used(tmp_path):
             load(tmp_path / "m.gguf")
 
 
-def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16"])
+def test_plain_weights_need_no_package(tmp_path, monkeypatch, format):
+    model = small_model(MODELS["llama"])
+    export_gguf(model, None, tmp_path / "m.gguf", format)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(NotImplementedError, match=r"pip install \"fusedlm\[gguf\]\""):
+    again = load(tmp_path / "m.gguf")[0].state_dict()
+    for name, value in model.state_dict().items():
+        kept = value.to(getattr(torch, format)).float() if value.dim() == 2 else value
+        assert torch.equal(again[name], kept), name
+
+
+def test_quantised_weights_say_which_package_unpacks_them(tmp_path, monkeypatch):
+    export_gguf(small_model(MODELS["llama"]), None, tmp_path / "m.gguf", "q8_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    words = r"m\.gguf: .* of type Q8_0 needs the package gguf; .* pip install \"fusedlm\[gguf\]\""
+    with pytest.raises(NotImplementedError, match=words):
         load(tmp_path / "m.gguf")
+
+
+def test_our_table_of_types_is_that_of_the_package():
+    for number, (block, size) in gguf.GGML_QUANT_SIZES.items():
+        if number in TYPES:  # newer packages may have more
+            assert TYPES[number] == GgmlType(number, number.name, block, size)
+    assert TYPES.keys() >= {kind for kind in gguf.GGML_QUANT_SIZES if kind <= 30}
 
 
 def metadata(kind: str, tokens: list[str], **more) -> dict:

@@ -1,6 +1,6 @@
 """Decoders from GGUF, the file format of llama.cpp: weights of any of its types, as float32.
 
-Needs the package `gguf`: pip install "fusedlm[gguf]".
+Quantised weights need the package `gguf`: pip install "fusedlm[gguf]".
 """
 
 from __future__ import annotations

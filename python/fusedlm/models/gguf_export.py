@@ -20,8 +20,8 @@ from fusedlm.data.tokenizer import Tokenizer
 from .config import ModelConfig
 from .decoder import Decoder
 from .files import whole_file
-from .gguf_file import gguf_package
 from .gguf_tokenizer import write_tokenizer
+from .gguf_types import gguf_package
 from .huggingface import family_for, half_split
 from .lora import merged_state
 from .names import GGUF, GGUF_GPT2
@@ -79,7 +79,7 @@ def export_gguf(
     family = _architecture(model.config)
     if tokenizer is not None:
         check_size("export_gguf", tokenizer, model.config.vocab_size)
-    gguf = gguf_package(path, "writing")
+    gguf = gguf_package(path, "writing GGUF")
     written = Written(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as new:
