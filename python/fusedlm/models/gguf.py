@@ -17,7 +17,7 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .gguf_file import GgufFile
 from .gguf_tokenizer import build_tokenizer
-from .huggingface import Fields, half_split
+from .huggingface import MOST_LAYERS, Fields, half_split
 from .io import build
 from .names import GGUF, GGUF_GPT2, Names
 
@@ -25,6 +25,13 @@ ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
 _INTERLEAVED = (
     "llama",
 )  # the converter turned the rows of query and key, so that RoPE's pairs are
+# Keys, behind the architecture's name, of what a decoder here does not compute unless they are 0.
+_REFUSED = (
+    "expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale",
+    "residual_scale", "embedding_scale", "attention.scale", "attention.clamp_kqv",
+    "attention.max_alibi_bias", "use_parallel_residual", "attention.sliding_window_pattern",
+    "attention.temperature_length", "rope.scaling.attn_factor", "rope.dimension_sections",
+)  # fmt: skip
 
 
 def load_gguf(path: Path) -> tuple[Decoder, Tokenizer | None]:
@@ -83,19 +90,21 @@ def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
 
 def _common(file: GgufFile, fields: Fields, family: str) -> dict[str, Any]:
     at = f"{family}."
-    fields.must_be(0, at + "expert_count", at + "attention.sliding_window")
+    fields.must_be(0, *(at + name for name in _REFUSED))
     if "token_embd.weight" not in file.names():
         raise CorruptFileError(file.path, "tensor 'token_embd.weight' is missing")
     heads = fields.count(at + "attention.head_count")
     width = fields.count(at + "embedding_length")
+    layers = fields.count(at + "block_count", most=MOST_LAYERS)  # windows are one a layer
     return {
         "vocab_size": file.shape("token_embd.weight")[0],
         "context": fields.count(at + "context_length"),
-        "layers": fields.count(at + "block_count"), "width": width, "heads": heads,
+        "layers": layers, "width": width, "heads": heads,
         "kv_heads": fields.count(at + "attention.head_count_kv", heads),
         "head_width": fields.count(at + "attention.key_length", width // max(1, heads)),
         "ffn_width": fields.count(at + "feed_forward_length"),
         "tied": "output.weight" not in file.names(),
+        "windows": [fields.count(at + "attention.sliding_window", 0)] * layers,
     }  # fmt: skip
 
 
