@@ -20,6 +20,7 @@ from fusedlm.models.gguf import load_tokenizer
 from fusedlm.models.gguf_tokenizer import build_tokenizer
 from fusedlm.models.gguf_types import TYPES, GgmlType
 from tests.support.hugging import transformers
+from tests.support.sentence_pieces import sentence_pieces
 from tests.support.small import small_model
 
 gguf = pytest.importorskip("gguf")
@@ -328,25 +329,7 @@ def test_words_are_cut_as_the_name_says(tmp_path, pre, words):
 
 
 def test_sentence_piece_tokens_equal_those_of_sentencepiece(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    text = tmp_path / "text.txt"
-    words = "the quick brown fox jumps over lazy dogs while nineteen old sailors sing their songs"
-    text.write_text("\n".join([words, words[::-1], "one two three " * 9] * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=330, model_type="bpe",
-        byte_fallback=True, character_coverage=1.0, minloglevel=2, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, hard_vocab_limit=False,
-    )  # fmt: skip
-    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
-    size = range(theirs.vocab_size())
-    kinds = [
-        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1
-        for i in size
-    ]
-    values = metadata(
-        "llama", [theirs.id_to_piece(i) for i in size], token_type=kinds,
-        scores=[theirs.get_score(i) for i in size], bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    theirs, values = sentence_pieces(tmp_path)
     ours = build_tokenizer(tmp_path / "m.gguf", values)
     for line in ("the sailors sing", "quick  dogs, lazy é 你 fox", "nineteen nineteen three"):
         assert ours.encode(line) == theirs.encode(line)
