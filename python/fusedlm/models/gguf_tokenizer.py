@@ -1,4 +1,4 @@
-"""Tokenizers from the metadata of a GGUF file: byte-level BPE, and SentencePiece's BPE of Llama 2.
+"""Tokenizers from the metadata of a GGUF file: byte-level BPE, SentencePiece's BPE of Llama 2, WordPiece.
 
 A file names the pattern that cuts text into words ("tokenizer.ggml.pre") and has tokens and merges;
 the patterns themselves are those of the models' own tokenizers.
@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 
+from .gguf_word_piece import word_piece
 from .huggingface import Fields
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -40,6 +41,7 @@ _PRE, _DEFAULT = "tokenizer.ggml.pre", "default"  # of files from before there w
 KNOWN = ("gpt-2", _DEFAULT, *_DIGITS_ALONE, *_PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
+_CLASS = "PreTrainedTokenizerFast"  # of transformers, for folders that are written from it
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
     1, 7
 )  # tokenizer.ggml.token_type
@@ -52,13 +54,16 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
         return None
     tokens = fields.strings("tokenizer.ggml.tokens")
     kind = fields.need("tokenizer.ggml.model")
+    if kind == "bert":
+        inner, special = word_piece(fields, tokens)
+        return Tokenizer(inner, {"tokenizer_class": _CLASS, **special})
     types = _numbers(fields, "tokenizer.ggml.token_type", len(tokens), [_NORMAL] * len(tokens))
     if kind == "gpt2":
         inner = _byte_level(fields, tokens)
     elif kind == "llama":
         inner = _sentence_piece(fields, tokens, types)
     else:
-        raise fields.refusal("tokenizer.ggml.model", kind, "gpt2 or llama")
+        raise fields.refusal("tokenizer.ggml.model", kind, "gpt2, llama or bert")
     added = [
         AddedToken(token, special=type_ == _CONTROL, normalized=False)
         for token, type_ in zip(tokens, types, strict=True)
@@ -68,7 +73,7 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     special = _special(fields, tokens)
     starts = kind == "llama" or fields.get(_PRE) in _WHOLE_WORDS
     _begin_and_end(inner, fields, special, starts=starts)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    settings = {"tokenizer_class": _CLASS, **special}
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     ends = [i for i, type_ in enumerate(types) if type_ == _CONTROL and tokens[i] in _ENDS]
