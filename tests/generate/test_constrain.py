@@ -12,6 +12,8 @@ llguidance = pytest.importorskip("llguidance")
 
 from fusedlm.data.tokenizer import train_bpe, train_chars  # noqa: E402
 from fusedlm.generate.constrain import Constrainer  # noqa: E402
+from fusedlm.models.gguf_tokenizer import build_tokenizer  # noqa: E402
+from tests.support.sentence_pieces import sentence_pieces  # noqa: E402
 
 TEXT = '{"name": "Ada", "age": 36, "tags": ["x", "y"]} the quick brown fox 0123456789 ' * 30
 SCHEMA = {
@@ -26,9 +28,14 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_bpe(TEXT, 400)
+@pytest.fixture(scope="module", params=["byte-level BPE", "SentencePiece"])
+def tokenizer(request, tmp_path_factory):
+    if request.param == "byte-level BPE":
+        return train_bpe(TEXT, 400)
+    folder = tmp_path_factory.mktemp("pieces")
+    tokenizer = build_tokenizer(folder / "m.gguf", sentence_pieces(folder)[1])
+    assert tokenizer is not None
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +93,7 @@ def test_a_grammar_is_followed(constrainer, tokenizer):
 
 def test_tokens_that_are_taken_back_are_forgotten(constrainer, tokenizer):
     constraint, mask = constrainer.make(regex="ab|cd"), words(constrainer)
-    a, c = (tokenizer.encode(letter)[0] for letter in "ac")
+    a, c = map(tokenizer.token_id, "ac")
     allow = constraint.start()
     allow([], mask)
     first = allowed(mask)

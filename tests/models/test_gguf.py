@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import struct
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 
 from fusedlm.errors import CorruptFileError
 from fusedlm.generate import generate_text
-from fusedlm.models import ModelConfig, export_hf, load
+from fusedlm.models import ModelConfig, export_gguf, export_hf, load
 from fusedlm.models.gguf import load_tokenizer
 from fusedlm.models.gguf_tokenizer import build_tokenizer
+from fusedlm.models.gguf_types import TYPES, GgmlType
 from tests.support.hugging import transformers
+from tests.support.sentence_pieces import sentence_pieces
 from tests.support.small import small_model
 
 gguf = pytest.importorskip("gguf")
@@ -219,11 +222,13 @@ def test_what_is_missing_or_not_known_is_named(tmp_path):
         load(dropped)
     for key, value in (
         ("expert_count", 4),
+        ("attention.sliding_window_pattern", [True, False]),
+        ("logit_scale", 0.5),
         ("rope.scaling.type", "yarn"),
         ("rope.dimension_count", 4),
     ):
         file = write(tmp_path / "c.gguf", model, "llama", {f"llama.{key}": value})
-        with pytest.raises(NotImplementedError, match=rf"llama\.{key} is {value!r}"):
+        with pytest.raises(NotImplementedError, match=re.escape(f"llama.{key} is {value!r}")):
             load(file)
     with pytest.raises(FileNotFoundError, match=r"none\.gguf is missing"):
         load(tmp_path / "none.gguf")
@@ -266,10 +271,30 @@ def test_lengths_beyond_the_file_are_refused_before_they_are_used(tmp_path):
             load(tmp_path / "m.gguf")
 
 
-def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16"])
+def test_plain_weights_need_no_package(tmp_path, monkeypatch, format):
+    model = small_model(MODELS["llama"])
+    export_gguf(model, None, tmp_path / "m.gguf", format)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(NotImplementedError, match=r"pip install \"fusedlm\[gguf\]\""):
+    again = load(tmp_path / "m.gguf")[0].state_dict()
+    for name, value in model.state_dict().items():
+        kept = value.to(getattr(torch, format)).float() if value.dim() == 2 else value
+        assert torch.equal(again[name], kept), name
+
+
+def test_quantised_weights_say_which_package_unpacks_them(tmp_path, monkeypatch):
+    export_gguf(small_model(MODELS["llama"]), None, tmp_path / "m.gguf", "q8_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    words = r"m\.gguf: .* of type Q8_0 needs the package gguf; .* pip install \"fusedlm\[gguf\]\""
+    with pytest.raises(NotImplementedError, match=words):
         load(tmp_path / "m.gguf")
+
+
+def test_our_table_of_types_is_that_of_the_package():
+    for number, (block, size) in gguf.GGML_QUANT_SIZES.items():
+        if number in TYPES:  # newer packages may have more
+            assert TYPES[number] == GgmlType(number, number.name, block, size)
+    assert TYPES.keys() >= {kind for kind in gguf.GGML_QUANT_SIZES if kind <= 30}
 
 
 def metadata(kind: str, tokens: list[str], **more) -> dict:
@@ -304,25 +329,7 @@ def test_words_are_cut_as_the_name_says(tmp_path, pre, words):
 
 
 def test_sentence_piece_tokens_equal_those_of_sentencepiece(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    text = tmp_path / "text.txt"
-    words = "the quick brown fox jumps over lazy dogs while nineteen old sailors sing their songs"
-    text.write_text("\n".join([words, words[::-1], "one two three " * 9] * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=330, model_type="bpe",
-        byte_fallback=True, character_coverage=1.0, minloglevel=2, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, hard_vocab_limit=False,
-    )  # fmt: skip
-    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
-    size = range(theirs.vocab_size())
-    kinds = [
-        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1
-        for i in size
-    ]
-    values = metadata(
-        "llama", [theirs.id_to_piece(i) for i in size], token_type=kinds,
-        scores=[theirs.get_score(i) for i in size], bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    theirs, values = sentence_pieces(tmp_path)
     ours = build_tokenizer(tmp_path / "m.gguf", values)
     for line in ("the sailors sing", "quick  dogs, lazy é 你 fox", "nineteen nineteen three"):
         assert ours.encode(line) == theirs.encode(line)

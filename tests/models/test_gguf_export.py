@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -10,10 +11,12 @@ import torch
 from tokenizers import normalizers, pre_tokenizers
 from typer.testing import CliRunner
 
+from fusedlm import _core
 from fusedlm.cli.app import app
 from fusedlm.data.tokenizer import Tokenizer, train_bpe, train_chars
 from fusedlm.models import Decoder, ModelConfig, export_gguf, load, save
 from fusedlm.models.gguf_tokenizer import _PATTERNS
+from tests.support.small import spread_out
 
 gguf = pytest.importorskip("gguf")
 
@@ -57,6 +60,25 @@ def test_a_float32_file_has_the_same_logits(kind, tokenizer, tmp_path):
         torch.testing.assert_close(again(ids), model(ids), rtol=1e-4, atol=1e-4)
     assert theirs.encode(TEXT) == tokenizer.encode(TEXT)
     assert theirs.eos_id == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_window_is_kept_by_load_and_by_the_engine(kind, tmp_path):
+    model = spread_out(model_of(kind, 60, windows=[5, 5]), 4.0)
+    export_gguf(model, None, tmp_path / "m.gguf", "float32")
+    again, _ = load(tmp_path / "m.gguf")
+    assert again.config == model.config
+    engine = _core.Engine(_core.Model.load(str(tmp_path / "m.gguf")), dtype="float32")
+    ids = torch.randint(60, (1, 30), generator=torch.Generator().manual_seed(1))
+    out = torch.empty(30, 60)
+    engine.forward([(engine.open(), ids[0].tolist(), True)], out)
+    with torch.no_grad():
+        expected, loaded = model(ids)[0], again(ids)[0]
+        blind = Decoder(replace(model.config, windows=None)).eval()
+        blind.load_state_dict(model.state_dict())
+        assert not torch.allclose(blind(ids)[0], expected, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(loaded, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("format", ["q4_0", "q4_1", "q8_0", "q4_k", "q6_k", "bfloat16", "float16"])
@@ -136,7 +158,11 @@ def test_without_the_package_it_says_what_writing_needs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"windows": [4, 4]}, "windows"), ({"activation": "geglu"}, "activation")],
+    [
+        ({"windows": [4, 0]}, r"windows is \[4, 0\], and GGUF has one window for all layers"),
+        ({"windows": [4, 5]}, r"windows is \[4, 5\], and GGUF has one window for all layers"),
+        ({"activation": "geglu"}, "activation"),
+    ],
 )
 def test_what_gguf_cannot_say_is_refused_and_an_older_file_stays(fields, named, tmp_path):
     (tmp_path / "m.gguf").write_text("old")

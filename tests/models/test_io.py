@@ -1,9 +1,11 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fusedlm.data import train_bpe
 from fusedlm.errors import CorruptFileError
@@ -113,6 +115,21 @@ def change_config(saved: Path, **changes) -> None:
     values = json.loads((saved / "config.json").read_text())
     values.update(changes)
     (saved / "config.json").write_text(json.dumps(values))
+
+
+def test_all_missing_tensors_are_named_at_once(saved):
+    tensors = load_file(saved / "model.safetensors")
+    dropped = sorted(name for name in tensors if name.startswith("blocks.1."))
+    assert len(dropped) > 5
+    change_config(saved, layers=5)  # of which the file has two
+    for name in dropped:
+        del tensors[name]
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CorruptFileError, match="are missing") as caught:
+        load(saved)
+    ends = [name.removeprefix("blocks.1.") for name in dropped]
+    named = re.findall(r"'([^']+)'", caught.value.reason)
+    assert sorted(named) == sorted(f"blocks.{layer}.{e}" for layer in range(1, 5) for e in ends)
 
 
 def test_a_config_that_does_not_fit_is_explained(saved):

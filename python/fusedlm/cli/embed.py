@@ -22,7 +22,9 @@ from .options import (
 
 
 def embed(
-    model: Annotated[Path, typer.Argument(help="A folder with an encoder, e.g. of MiniLM.")],
+    model: Annotated[
+        Path, typer.Argument(help="A folder or .gguf file with an encoder, e.g. MiniLM.")
+    ],
     texts: Annotated[str, typer.Argument(help="A file with one text a line; '-' is stdin.")],
     out: Annotated[
         Path | None,

@@ -37,7 +37,7 @@ def serve(
         str | None, typer.Option(help="What clients call the model.", show_default="its file's")
     ] = None,
     embedding_model: Annotated[
-        Path | None, typer.Option(help="A folder with an encoder, for /v1/embeddings.")
+        Path | None, typer.Option(help="A folder or .gguf file with an encoder, for /v1/embeddings.")
     ] = None,
     max_running: Annotated[int, typer.Option(min=1, help="Texts made at the same time.")] = 16,
     max_waiting: Annotated[

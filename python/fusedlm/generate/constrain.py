@@ -77,7 +77,8 @@ class Constrainer:
             self._tokens = LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=[*end_ids])
         except ValueError as error:
             raise NotImplementedError(
-                f"constrained output needs a byte-level BPE tokenizer ({error})"
+                "constrained output needs a tokenizer of bytes: byte-level BPE, or SentencePiece's BPE"
+                f" with a token for each byte ({error})"
             ) from error
 
     def make(

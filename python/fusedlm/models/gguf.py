@@ -1,6 +1,6 @@
-"""Decoders from GGUF, the file format of llama.cpp: weights of any of its types, as float32.
+"""Models from GGUF, the file format of llama.cpp: weights of any of its types, as float32.
 
-Needs the package `gguf`: pip install "fusedlm[gguf]".
+Quantised weights need the package `gguf`: pip install "fusedlm[gguf]".
 """
 
 from __future__ import annotations
@@ -15,22 +15,35 @@ from fusedlm.errors import CorruptFileError
 
 from .config import ModelConfig
 from .decoder import Decoder
+from .encoder import Encoder
+from .gguf_encoder import read_encoder_config
 from .gguf_file import GgufFile
 from .gguf_tokenizer import build_tokenizer
-from .huggingface import Fields, half_split
+from .huggingface import MOST_LAYERS, Fields, half_split
 from .io import build
-from .names import GGUF, GGUF_GPT2, Names
+from .names import GGUF, GGUF_BERT, GGUF_GPT2, Names
 
-ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
+ARCHITECTURES, ENCODER = ("gpt2", "llama", "qwen2", "qwen3"), "bert"
 _INTERLEAVED = (
     "llama",
 )  # the converter turned the rows of query and key, so that RoPE's pairs are
+# Keys, behind the architecture's name, of what a decoder here does not compute unless they are 0.
+_REFUSED = (
+    "expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale",
+    "residual_scale", "embedding_scale", "attention.scale", "attention.clamp_kqv",
+    "attention.max_alibi_bias", "use_parallel_residual", "attention.sliding_window_pattern",
+    "attention.temperature_length", "rope.scaling.attn_factor", "rope.dimension_sections",
+)  # fmt: skip
 
 
-def load_gguf(path: Path) -> tuple[Decoder, Tokenizer | None]:
-    """The decoder of a .gguf file, in float32 and eval mode, and its tokenizer if it has one."""
+def load_gguf(path: Path) -> tuple[Decoder | Encoder, Tokenizer | None]:
+    """The model of a .gguf file, in float32 and eval mode, and its tokenizer if it has one."""
     file = GgufFile(path)
-    config, names = read_config(file)
+    fields = Fields(path, file.metadata)
+    if fields.get("general.architecture") == ENCODER:
+        encoder = build(read_encoder_config(file, fields), file, GGUF_BERT)
+        return encoder, build_tokenizer(path, file.metadata)
+    config, names = read_config(file, fields)
     model = build(config, file, names)
     if file.metadata["general.architecture"] in _INTERLEAVED:
         model.load_state_dict(half_split(config, model.state_dict()), assign=True)
@@ -48,14 +61,13 @@ def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, str]]:
     return tokenizer, tokenizer.special
 
 
-def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
+def read_config(file: GgufFile, fields: Fields) -> tuple[ModelConfig, Names]:
     """The `ModelConfig` that the metadata describe, and what the tensors are called."""
-    fields = Fields(file.path, file.metadata)
     family = fields.need("general.architecture")
     if family not in ARCHITECTURES:
         raise NotImplementedError(
             f"{file.path}: the architecture {family!r} is not known; known are"
-            f" {', '.join(ARCHITECTURES)}"
+            f" {', '.join(ARCHITECTURES)} (decoders) and {ENCODER} (encoders)"
         )
     values, names = _common(file, fields, family), file.names()
 
@@ -65,13 +77,13 @@ def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
     if family == "gpt2":
         values |= {
             "norm": "layer_norm", "activation": "gelu_tanh", "position": "learned", "bias": True,
-            "norm_eps": _number(fields, "gpt2.attention.layer_norm_epsilon", 1e-5),
+            "norm_eps": fields.number("gpt2.attention.layer_norm_epsilon", 1e-5),
         }  # fmt: skip
     else:
         bias = has("attn_output.bias")
         values |= {
             "norm": "rms_norm", "activation": "swiglu", "position": "rope", "bias": bias,
-            "norm_eps": _number(fields, f"{family}.attention.layer_norm_rms_epsilon", 1e-5),
+            "norm_eps": fields.number(f"{family}.attention.layer_norm_rms_epsilon", 1e-5),
             "qkv_bias": has("attn_q.bias"), "qk_norm": has("attn_q_norm.weight"),
             **_rope(file, fields, family, values),
         }  # fmt: skip
@@ -83,44 +95,36 @@ def read_config(file: GgufFile) -> tuple[ModelConfig, Names]:
 
 def _common(file: GgufFile, fields: Fields, family: str) -> dict[str, Any]:
     at = f"{family}."
-    fields.must_be(0, at + "expert_count", at + "attention.sliding_window")
+    fields.must_be(0, *(at + name for name in _REFUSED))
     if "token_embd.weight" not in file.names():
         raise CorruptFileError(file.path, "tensor 'token_embd.weight' is missing")
     heads = fields.count(at + "attention.head_count")
     width = fields.count(at + "embedding_length")
+    layers = fields.count(at + "block_count", most=MOST_LAYERS)  # windows are one a layer
     return {
         "vocab_size": file.shape("token_embd.weight")[0],
         "context": fields.count(at + "context_length"),
-        "layers": fields.count(at + "block_count"), "width": width, "heads": heads,
+        "layers": layers, "width": width, "heads": heads,
         "kv_heads": fields.count(at + "attention.head_count_kv", heads),
         "head_width": fields.count(at + "attention.key_length", width // max(1, heads)),
         "ffn_width": fields.count(at + "feed_forward_length"),
         "tied": "output.weight" not in file.names(),
+        "windows": [fields.count(at + "attention.sliding_window", 0)] * layers,
     }  # fmt: skip
-
-
-def _number(fields: Fields, name: str, default: float) -> float:
-    """A float32 of the file as the shortest number that means the same: 1e-05, not 9.99999974e-06."""
-    import numpy as np
-
-    value = fields.get(name, default)
-    if not isinstance(value, (int, float)):
-        raise CorruptFileError(fields.file, f"{name} is {value!r}, expected a number")
-    return float(str(np.float32(value)))
 
 
 def _rope(file: GgufFile, fields: Fields, family: str, values: dict[str, Any]) -> dict[str, Any]:
     at = f"{family}.rope."
     fields.must_be(values["head_width"], at + "dimension_count")
-    base = _number(fields, at + "freq_base", 10000.0)
+    base = fields.number(at + "freq_base", 10000.0)
     # As llama.cpp reads it: a factor is linear unless the type says otherwise, and nothing with "none".
     kind = fields.get(at + "scaling.type", "linear")
     if kind not in ("none", "linear"):
         raise fields.refusal(at + "scaling.type", kind, "none or linear")
     factor = 1.0
     if kind == "linear":  # scale_linear is what older files call it
-        older = _number(fields, at + "scale_linear", 1.0)
-        factor = _number(fields, at + "scaling.factor", older)
+        older = fields.number(at + "scale_linear", 1.0)
+        factor = fields.number(at + "scaling.factor", older)
     scaling = None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
     if "rope_freqs.weight" in file.names():
         if scaling:

@@ -20,8 +20,8 @@ from fusedlm.data.tokenizer import Tokenizer
 from .config import ModelConfig
 from .decoder import Decoder
 from .files import whole_file
-from .gguf_file import gguf_package
 from .gguf_tokenizer import write_tokenizer
+from .gguf_types import gguf_package
 from .huggingface import family_for, half_split
 from .lora import merged_state
 from .names import GGUF, GGUF_GPT2
@@ -79,7 +79,7 @@ def export_gguf(
     family = _architecture(model.config)
     if tokenizer is not None:
         check_size("export_gguf", tokenizer, model.config.vocab_size)
-    gguf = gguf_package(path, "writing")
+    gguf = gguf_package(path, "writing GGUF")
     written = Written(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as new:
@@ -107,13 +107,17 @@ def export_gguf(
 
 def _architecture(config: ModelConfig) -> str:
     """The name GGUF has for what `config` says."""
+    if len(set(config.windows or [0])) > 1:
+        raise ValueError(
+            f"export_gguf: windows is {config.windows!r}, and GGUF has one window for all layers"
+        )
     family = family_for(config, "export_gguf")
+    family = "llama" if family == "mistral" else family
     activation = "gelu_tanh" if family == "gpt2" else "swiglu"
-    for name, wanted in (("windows", None), ("activation", activation)):
-        if getattr(config, name) != wanted:
-            raise ValueError(
-                f"export_gguf: {name} is {getattr(config, name)!r}, and GGUF's {family} has {wanted!r}"
-            )
+    if config.activation != activation:
+        raise ValueError(
+            f"export_gguf: activation is {config.activation!r}, and GGUF's {family} has {activation!r}"
+        )
     return family
 
 
@@ -133,6 +137,8 @@ def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> N
     writer.add_value_length(config.head_width)
     writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.rope_base)
+    if config.windows:
+        writer.add_sliding_window(config.windows[0])
     scaling = config.rope_scaling or {}
     if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fusedlm.errors import CorruptFileError
+
+from .gguf_types import TYPES, GgmlType, unpack
 
 _VERSIONS = (2, 3)
 _SCALARS = {  # type -> format of struct
@@ -29,7 +30,7 @@ _MOST_DIMENSIONS = 4
 @dataclass(frozen=True)
 class _Tensor:
     shape: tuple[int, ...]  # rows first, as ours
-    kind: Any  # gguf.GGMLQuantizationType
+    kind: GgmlType
     start: int
     size: int
 
@@ -38,7 +39,6 @@ class GgufFile:
     """Metadata and tensors of a .gguf file, mapped; a `Source` of weights."""
 
     def __init__(self, path: Path) -> None:
-        self._gguf = gguf_package(path, "reading")
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
@@ -69,19 +69,7 @@ class GgufFile:
         tensor = self._tensors[name]
         data = np.frombuffer(self._bytes, np.uint8, tensor.size, tensor.start)
         rows = data.reshape(*tensor.shape[:-1], -1)
-        kind = self._gguf.GGMLQuantizationType
-        if tensor.kind in (kind.F32, kind.F16):
-            as_is = rows.view(np.float32 if tensor.kind == kind.F32 else np.float16)
-            values = as_is.astype(np.float32)
-        else:
-            try:
-                values = self._gguf.quants.dequantize(rows, tensor.kind)
-            except NotImplementedError:
-                raise NotImplementedError(
-                    f"{self.path}: tensor {name!r} is of type {tensor.kind.name}, which the package"
-                    " gguf does not read"
-                ) from None
-        return torch.from_numpy(values).view(tensor.shape)
+        return unpack(self.path, name, rows, tensor.kind).view(tensor.shape)
 
     def _value(self, kind: int, depth: int = 0) -> Any:
         if kind in _SCALARS:
@@ -108,16 +96,14 @@ class GgufFile:
             raise self._corrupt(f"tensor {name!r} has {dimensions} dimensions")
         shape = tuple(reversed(self._unpack(f"<{dimensions}Q")))
         number, offset = self._unpack("<IQ")
-        try:
-            kind = self._gguf.GGMLQuantizationType(number)
-        except ValueError:
+        kind = TYPES.get(number)
+        if kind is None:
             raise NotImplementedError(
                 f"{self.path}: tensor {name!r} is of type {number}, which is not known"
-            ) from None
-        block, size = self._gguf.GGML_QUANT_SIZES[kind]
-        if shape[-1] % block or 0 in shape:
+            )
+        if shape[-1] % kind.block or 0 in shape:
             raise self._corrupt(f"tensor {name!r} of type {kind.name} has shape {list(shape)}")
-        return name, _Tensor(shape, kind, offset, math.prod(shape) // block * size)
+        return name, _Tensor(shape, kind, offset, math.prod(shape) // kind.block * kind.size)
 
     def _place_tensors(self) -> None:
         alignment = self.metadata.get("general.alignment", 32)
@@ -146,17 +132,6 @@ class GgufFile:
 
     def _corrupt(self, reason: str) -> CorruptFileError:
         return CorruptFileError(self.path, f"not a valid GGUF file ({reason})")
-
-
-def gguf_package(path: Path, doing: str) -> Any:
-    """The package gguf, which knows the quantised types; `doing` is "reading" or "writing"."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise NotImplementedError(
-            f'{path}: {doing} GGUF needs the package gguf; install it by pip install "fusedlm[gguf]"'
-        ) from error
-    return gguf
 
 
 def _map(path: Path) -> mmap.mmap | bytes:

@@ -1,4 +1,4 @@
-"""Tokenizers from the metadata of a GGUF file: byte-level BPE, and SentencePiece's BPE of Llama 2.
+"""Tokenizers from the metadata of a GGUF file: byte-level BPE, SentencePiece's BPE of Llama 2, WordPiece.
 
 A file names the pattern that cuts text into words ("tokenizer.ggml.pre") and has tokens and merges;
 the patterns themselves are those of the models' own tokenizers.
@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 
+from .gguf_word_piece import word_piece
 from .huggingface import Fields
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -28,12 +29,19 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
+_PATTERNS = {
+    "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN,
+}  # fmt: skip
+# Of these llama.cpp knows what the file need not say: a whole word that is a token is one, whatever the
+# merges say, and a text begins with bos.
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")
 _NORMALIZERS = {"qwen2": {"type": "NFC"}}  # as tokenizer.json describes it; others have none
 _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
-KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
+_PRE, _DEFAULT = "tokenizer.ggml.pre", "default"  # of files from before there was this field: GPT-2
+KNOWN = ("gpt-2", _DEFAULT, *_DIGITS_ALONE, *_PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
+_CLASS = "PreTrainedTokenizerFast"  # of transformers, for folders that are written from it
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
     1, 7
 )  # tokenizer.ggml.token_type
@@ -46,13 +54,16 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
         return None
     tokens = fields.strings("tokenizer.ggml.tokens")
     kind = fields.need("tokenizer.ggml.model")
+    if kind == "bert":
+        inner, special = word_piece(fields, tokens)
+        return Tokenizer(inner, {"tokenizer_class": _CLASS, **special})
     types = _numbers(fields, "tokenizer.ggml.token_type", len(tokens), [_NORMAL] * len(tokens))
     if kind == "gpt2":
         inner = _byte_level(fields, tokens)
     elif kind == "llama":
         inner = _sentence_piece(fields, tokens, types)
     else:
-        raise fields.refusal("tokenizer.ggml.model", kind, "gpt2 or llama")
+        raise fields.refusal("tokenizer.ggml.model", kind, "gpt2, llama or bert")
     added = [
         AddedToken(token, special=type_ == _CONTROL, normalized=False)
         for token, type_ in zip(tokens, types, strict=True)
@@ -60,8 +71,9 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     ]
     inner.add_tokens(added)
     special = _special(fields, tokens)
-    _begin_and_end(inner, fields, special, starts=kind == "llama")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    starts = kind == "llama" or fields.get(_PRE) in _WHOLE_WORDS
+    _begin_and_end(inner, fields, special, starts=starts)
+    settings = {"tokenizer_class": _CLASS, **special}
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     ends = [i for i, type_ in enumerate(types) if type_ == _CONTROL and tokens[i] in _ENDS]
@@ -79,17 +91,16 @@ def _numbers(fields: Fields, name: str, count: int, default: list[int] | None = 
 
 
 def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
-    pre = fields.get("tokenizer.ggml.pre", "gpt-2")
+    pre = fields.get(_PRE, _DEFAULT)
     if pre not in KNOWN:
-        raise fields.refusal("tokenizer.ggml.pre", pre, f"one of {', '.join(KNOWN)}")
+        raise fields.refusal(_PRE, pre, f"one of {', '.join(KNOWN)}")
     # Pairs, or else what BPE refuses.
     merges: list[Any] = [
         tuple(merge.split(" ")) for merge in fields.strings("tokenizer.ggml.merges")
     ]
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
-        # A whole word that is a token is one in Llama 3 and Tekken, whatever the merges say.
-        model = models.BPE(vocab, merges, ignore_merges=pre in ("llama-bpe", "llama3", "tekken"))
+        model = models.BPE(vocab, merges, ignore_merges=pre in _WHOLE_WORDS)
     except Exception as error:  # the library raises bare Exception
         raise CorruptFileError(fields.file, f"tokenizer.ggml.merges: {error}") from error
     inner = tokenizers.Tokenizer(model)
@@ -98,10 +109,15 @@ def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
         [pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")] if whole
         else [pre_tokenizers.Digits(individual_digits=True)] if pre in _DIGITS_ALONE else []
     )  # fmt: skip
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    blank = bool(fields.get("tokenizer.ggml.add_space_prefix", False))
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=blank and not whole, use_regex=not whole)
     inner.pre_tokenizer = pre_tokenizers.Sequence([*first, bytes_]) if first else bytes_
-    if pre == "qwen2":
-        inner.normalizer = normalizers.NFC()
+    changes: list[Any] = [normalizers.NFC()] if pre == "qwen2" else []
+    if blank and whole:  # before the whole text, which ByteLevel behind the pattern does not see
+        once = normalizers.Replace(Regex(r"\A  "), " ")  # where there is one already
+        changes += [normalizers.Prepend(" "), once]
+    if changes:
+        inner.normalizer = changes[0] if len(changes) == 1 else normalizers.Sequence(changes)
     inner.decoder = decoders.ByteLevel()
     return inner
 
@@ -148,7 +164,7 @@ def _special(fields: Fields, tokens: list[str]) -> dict[str, str]:
 def _begin_and_end(
     inner: tokenizers.Tokenizer, fields: Fields, special: dict[str, str], *, starts: bool
 ) -> None:
-    """What stands around a text: llama.cpp begins with bos unless told otherwise, where Llama 2 does."""
+    """What stands around a text: where the file says nothing it begins with bos if `starts`."""
     wanted = {
         "bos_token": fields.get("tokenizer.ggml.add_bos_token", starts),
         "eos_token": fields.get("tokenizer.ggml.add_eos_token", False),

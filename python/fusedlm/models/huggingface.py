@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,13 @@ class Fields:
                 self.file, f"{name} is {value!r}, expected an integer from 0 to {most}"
             )
         return value
+
+    def number(self, name: str, default: float) -> float:
+        """A float32 of the file as the shortest number that means the same: 1e-05, not 9.99999974e-06."""
+        value = self.get(name, default)
+        if not isinstance(value, (int, float)):
+            raise CorruptFileError(self.file, f"{name} is {value!r}, expected a number")
+        return float(str(np.float32(value)))
 
     def strings(self, name: str) -> list[str]:
         value = self.get(name, [])

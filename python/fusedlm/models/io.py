@@ -121,6 +121,10 @@ def build(
 ) -> Decoder: ...
 @overload
 def build(
+    config: EncoderConfig, source: Source, names: Names | None, *, weights: bool = True
+) -> Encoder: ...
+@overload
+def build(
     config: Config, source: Source, names: Names | None, *, weights: bool = True
 ) -> Model: ...
 def build(config: Config, source: Source, names: Names | None, *, weights: bool = True) -> Model:

@@ -168,3 +168,15 @@ GGUF = Names(
 GGUF_GPT2 = Names(
     layer="blk.{}.", outer=_GGUF_OUTER, inner={**_GGUF_INNER, "attention.qkv.": "attn_qkv."}
 )
+GGUF_BERT = Names(
+    layer="blk.{}.",
+    outer={
+        "token_weight": "token_embd.weight", "position_weight": "position_embd.weight",
+        "type_weight": "token_types.weight", "embedding_norm.": "token_embd_norm.",
+    },
+    inner={
+        "qkv.": ("attn_q.", "attn_k.", "attn_v."), "out.": "attn_output.",
+        "attention_norm.": "attn_output_norm.", "ffn.up_": "ffn_up.", "ffn.down_": "ffn_down.",
+        "ffn_norm.": "layer_output_norm.",
+    },
+)  # fmt: skip

@@ -22,7 +22,6 @@ from .files import must_exist, read_json
 from .names import Names
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_SHOWN = 12  # missing tensors that an error names one by one
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
@@ -201,11 +200,9 @@ def _find_missing(source: Source, in_file: dict[str, str], wanted: list[str]) ->
     missing = [name for name in wanted if name not in in_file]
     if not missing:
         return
-    shown = ", ".join(map(repr, missing[:_SHOWN]))
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    noun = "tensor" if len(missing) == 1 else "tensors"
-    verb = "is" if len(missing) == 1 else "are"
-    raise CorruptFileError(source.path, f"{noun} {shown}{more} {verb} missing")
+    named = ", ".join(map(repr, missing))
+    tensors_are = "tensor {} is" if len(missing) == 1 else "tensors {} are"
+    raise CorruptFileError(source.path, f"{tensors_are.format(named)} missing")
 
 
 def _is_tied_head(model: nn.Module, name: str, names: Names) -> bool:

@@ -26,14 +26,15 @@ _MOST_TEXTS = 2048
 
 
 def load_embedder(path: Path) -> Embedder:
-    """An encoder's folder, as `fusedlm.models.load` reads it."""
+    """An encoder's folder or .gguf file, as `fusedlm.models.load` reads it."""
     from fusedlm.models import Encoder, load
 
     model, tokenizer = load(path)
     if not isinstance(model, Encoder) or tokenizer is None:
         what = "a decoder" if not isinstance(model, Encoder) else "no tokenizer"
         raise ValueError(f"{path} holds {what}, expected an encoder with its tokenizer")
-    return _EncoderEmbedder(path.absolute().name, model, tokenizer)
+    name = path.absolute().name if path.is_dir() else path.stem
+    return _EncoderEmbedder(name, model, tokenizer)
 
 
 class _EncoderEmbedder:
