@@ -125,5 +125,17 @@ TEST(RopeRates, FollowTheFormulaOfEachScaling) {
   EXPECT_NEAR(rates[3], plain[3] / 8, 1e-18);
 }
 
+TEST(RopeRates, RefuseAShapeThatCannotBe) {
+  DecoderConfig c;
+  c.head_width = -2;
+  EXPECT_EQ(message_of<InvalidArgument>([&] { rope_rates(c); }),
+            "rope_rates: head_width is -2, expected at least 0");
+  c.head_width = 8;
+  c.rope_scaling.kind = RopeScaling::Kind::factors;
+  c.rope_scaling.factors = {1, 2, 3};
+  EXPECT_EQ(message_of<InvalidArgument>([&] { rope_rates(c); }),
+            "rope_rates: rope_scaling has 3 factors, expected head_width / 2 = 4");
+}
+
 }  // namespace
 }  // namespace fusedlm::test
