@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <numbers>
 
 #include "fusedlm/model.h"
@@ -45,6 +46,14 @@ TEST_F(GgufModel, LlamaTurnsItsHeadsInterleaved) {
   EXPECT_EQ(value(model->layers[1].qkv[1], 0, 1), 2200.25f);
   EXPECT_EQ(value(model->head, 0, 0), 200);
 }
+
+#ifdef __linux__
+TEST_F(GgufModel, MatricesStayWhereTheyLieInTheFile) {
+  const auto model = load(gguf_of("llama", llama_tensors(kGguf)));
+  const std::string file = std::filesystem::canonical(folder_ / "model.gguf");
+  for (const Weight& w : matrices_of(*model)) EXPECT_EQ(file_mapped_at(w.data), file);
+}
+#endif
 
 TEST_F(GgufModel, WithoutAnOutputMatrixTheHeadIsTied) {
   const auto model = load(gguf_of("llama", llama_tensors(kGguf, true)));
