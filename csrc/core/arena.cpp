@@ -100,7 +100,7 @@ ArenaBlock::ArenaBlock(size_t bytes) : data(Arena::shared().take(bytes)), bytes(
 
 ArenaBlock::~ArenaBlock() { Arena::shared().give(data); }
 
-size_t Arena::bytes_held() const {
+size_t Arena::bytes_held() const noexcept {
   std::lock_guard lock(mutex_);
   return held_;
 }

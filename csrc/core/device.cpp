@@ -120,7 +120,7 @@ std::vector<Isa> available_isas() {
   return isas;
 }
 
-const char* name_of(Isa isa) {
+const char* name_of(Isa isa) noexcept {
   switch (isa) {
     case Isa::scalar:
       return "scalar";
@@ -146,7 +146,7 @@ Isa isa_from_name(const std::string& name) {
                         "', expected scalar, avx2, avx512, avx512_bf16, neon or simt");
 }
 
-bool cuda_compiled() {
+bool cuda_compiled() noexcept {
 #if defined(FUSEDLM_CUDA)
   return true;
 #else
@@ -154,7 +154,7 @@ bool cuda_compiled() {
 #endif
 }
 
-int num_threads() {
+int num_threads() noexcept {
   if (const int team = detail::team_threads()) return team;
   return omp_in_parallel() || is_forked() ? 1 : omp_get_max_threads();
 }
@@ -169,7 +169,7 @@ void set_num_threads(int threads) {
 
 Workspace::~Workspace() { release(); }
 
-void Workspace::release() {
+void Workspace::release() noexcept {
   for (Block& block : blocks_) unmap_pages(block.data, block.size);
   blocks_.clear();
   block_ = used_ = capacity_ = 0;
@@ -205,7 +205,7 @@ void Workspace::fold() noexcept {
   }
 }
 
-Workspace::Scope::Scope(Workspace& workspace)
+Workspace::Scope::Scope(Workspace& workspace) noexcept
     : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {
   ++workspace.depth_;
 }
@@ -220,7 +220,7 @@ Workspace::Scope::~Scope() {
   }
 }
 
-Context& Context::current() {
+Context& Context::current() noexcept {
   thread_local Context context;
   return context;
 }

@@ -2,7 +2,7 @@
 
 namespace fusedlm {
 
-const char* name_of(DType dtype) {
+const char* name_of(DType dtype) noexcept {
   switch (dtype) {
     case DType::float32:
       return "float32";

@@ -2,6 +2,6 @@
 
 namespace fusedlm {
 
-const char* version() { return FUSEDLM_VERSION; }
+const char* version() noexcept { return FUSEDLM_VERSION; }
 
 }  // namespace fusedlm

@@ -22,7 +22,7 @@ const Format& of(WeightFormat format) { return kFormats[static_cast<int>(format)
 
 }  // namespace
 
-const char* name_of(WeightFormat format) { return of(format).name; }
+const char* name_of(WeightFormat format) noexcept { return of(format).name; }
 
 WeightFormat weight_format_from_name(const std::string& name) {
   std::string known;
@@ -33,9 +33,9 @@ WeightFormat weight_format_from_name(const std::string& name) {
   throw InvalidArgument("weight format is '" + name + "', expected one of " + known);
 }
 
-index_t block_size(WeightFormat format) { return of(format).block; }
+index_t block_size(WeightFormat format) noexcept { return of(format).block; }
 
-index_t row_bytes(WeightFormat format, index_t cols) {
+index_t row_bytes(WeightFormat format, index_t cols) noexcept {
   return cols / of(format).block * of(format).bytes;
 }
 

@@ -154,8 +154,8 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
 }
 Engine::~Engine() = default;
 
-const Model& Engine::model() const { return *state_->model; }
-const EngineOptions& Engine::options() const { return state_->options; }
+const Model& Engine::model() const noexcept { return *state_->model; }
+const EngineOptions& Engine::options() const noexcept { return state_->options; }
 
 Engine::Sequence Engine::open(std::span<const int32_t> prompt) {
   check::ids(kOp, "prompt", prompt, model().config.vocab_size);
@@ -180,7 +180,7 @@ void Engine::truncate(Sequence sequence, index_t length) {
   state_->cache.truncate(s, length);
 }
 
-index_t Engine::free_tokens() const { return state_->cache.free_pages() * kPageTokens; }
+index_t Engine::free_tokens() const noexcept { return state_->cache.free_pages() * kPageTokens; }
 
 void Engine::forward(std::span<const Append> appends, std::span<float> logits) {
   State& state = *state_;

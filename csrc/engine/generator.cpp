@@ -353,11 +353,11 @@ std::vector<Event> Generator::step() {
   return std::exchange(s.events, {});
 }
 
-bool Generator::idle() const {
+bool Generator::idle() const noexcept {
   return state_->waiting.empty() && state_->running.empty() && state_->events.empty();
 }
 
-GeneratorStats Generator::stats() const {
+GeneratorStats Generator::stats() const noexcept {
   GeneratorStats stats = state_->stats;
   stats.waiting = static_cast<index_t>(state_->waiting.size());
   stats.running = static_cast<index_t>(state_->running.size());

@@ -53,6 +53,14 @@ RopeScaling read_rope_scaling(const json::Fields& scaling) {
 std::vector<double> rope_rates(const DecoderConfig& config) {
   const index_t pairs = config.head_width / 2;
   const RopeScaling& s = config.rope_scaling;
+  if (config.head_width < 0) {
+    throw InvalidArgument("rope_rates: head_width is " + std::to_string(config.head_width) +
+                          ", expected at least 0");
+  }
+  if (s.kind == RopeScaling::Kind::factors && static_cast<index_t>(s.factors.size()) != pairs) {
+    throw InvalidArgument("rope_rates: rope_scaling has " + std::to_string(s.factors.size()) +
+                          " factors, expected head_width / 2 = " + std::to_string(pairs));
+  }
   std::vector<double> rates(pairs);
   for (index_t i = 0; i < pairs; ++i) {
     double& rate = rates[i];

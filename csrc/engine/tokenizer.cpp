@@ -110,8 +110,10 @@ int32_t Tokenizer::id_of(std::string_view token) const {
   return found == state_->ids.end() ? -1 : found->second;
 }
 
-int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(state_->bytes.size()); }
+int32_t Tokenizer::vocab_size() const noexcept {
+  return static_cast<int32_t>(state_->bytes.size());
+}
 
-std::optional<int32_t> Tokenizer::bos_id() const { return state_->bos; }
+std::optional<int32_t> Tokenizer::bos_id() const noexcept { return state_->bos; }
 
 }  // namespace fusedlm

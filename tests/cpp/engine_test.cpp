@@ -354,12 +354,14 @@ void round_matrices(SmallDecoder& d, WeightFormat format) {
 }
 
 TEST(Engine, QuantisedWeightsGiveTheLogitsOfWhatTheyHold) {
-  DecoderConfig c = llama_config();
-  c.width = 64, c.ffn_width = 96, c.head_width = 16;
-  const Tokens tokens = random_tokens(60, c.vocab_size, 1);
-  for (const WeightFormat format : {WeightFormat::bfloat16, WeightFormat::int8, WeightFormat::q8_0,
-                                    WeightFormat::q4_0, WeightFormat::q4_1}) {
+  const Tokens tokens = random_tokens(60, llama_config().vocab_size, 1);
+  for (const WeightFormat format :
+       {WeightFormat::bfloat16, WeightFormat::int8, WeightFormat::q8_0, WeightFormat::q4_0,
+        WeightFormat::q4_1, WeightFormat::q4_k, WeightFormat::q6_k}) {
     SCOPED_TRACE(name_of(format));
+    DecoderConfig c = llama_config();
+    const bool wide = block_size(format) == 256;  // rows are whole blocks
+    c.width = wide ? 256 : 64, c.ffn_width = wide ? 256 : 96, c.head_width = wide ? 64 : 16;
     const SmallDecoder d("", c, Extras{}, DType::float32, {.format = format});
     SmallDecoder rounded("", c, Extras{});
     round_matrices(rounded, format);

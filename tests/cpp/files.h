@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -131,6 +133,22 @@ class Gguf {
   std::string values_, heads_, data_;
   uint64_t count_ = 0, tensors_ = 0;
 };
+
+/// The file that is mapped at an address, as Linux tells; "" where none is.
+inline std::string file_mapped_at(const void* address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {  // "7f00-7f10 r--p 0 08:01 42   /tmp/a"
+    std::istringstream fields(line);
+    uintptr_t begin = 0, end = 0;
+    std::string access, offset, device, inode, path;
+    fields >> std::hex >> begin;
+    fields.ignore(1);
+    fields >> end >> access >> offset >> device >> inode >> path;
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    if (begin <= at && at < end) return path;
+  }
+  return "";
+}
 
 /// What an exception of type E says; "" where none comes.
 template <class E, class Call>

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <numbers>
 
 #include "fusedlm/model.h"
@@ -45,6 +46,14 @@ TEST_F(GgufModel, LlamaTurnsItsHeadsInterleaved) {
   EXPECT_EQ(value(model->layers[1].qkv[1], 0, 1), 2200.25f);
   EXPECT_EQ(value(model->head, 0, 0), 200);
 }
+
+#ifdef __linux__
+TEST_F(GgufModel, MatricesStayWhereTheyLieInTheFile) {
+  const auto model = load(gguf_of("llama", llama_tensors(kGguf)));
+  const std::string file = std::filesystem::canonical(folder_ / "model.gguf");
+  for (const Weight& w : matrices_of(*model)) EXPECT_EQ(file_mapped_at(w.data), file);
+}
+#endif
 
 TEST_F(GgufModel, WithoutAnOutputMatrixTheHeadIsTied) {
   const auto model = load(gguf_of("llama", llama_tensors(kGguf, true)));
@@ -123,6 +132,18 @@ TEST(RopeRates, FollowTheFormulaOfEachScaling) {
   const double share = (128 * 0.1 / (2 * std::numbers::pi) - 1) / 3;
   EXPECT_NEAR(rates[1], 0.1 * (share + (1 - share) / 8), 1e-15);
   EXPECT_NEAR(rates[3], plain[3] / 8, 1e-18);
+}
+
+TEST(RopeRates, RefuseAShapeThatCannotBe) {
+  DecoderConfig c;
+  c.head_width = -2;
+  EXPECT_EQ(message_of<InvalidArgument>([&] { rope_rates(c); }),
+            "rope_rates: head_width is -2, expected at least 0");
+  c.head_width = 8;
+  c.rope_scaling.kind = RopeScaling::Kind::factors;
+  c.rope_scaling.factors = {1, 2, 3};
+  EXPECT_EQ(message_of<InvalidArgument>([&] { rope_rates(c); }),
+            "rope_rates: rope_scaling has 3 factors, expected head_width / 2 = 4");
 }
 
 }  // namespace

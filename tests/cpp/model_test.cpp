@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "small_llama.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 class HuggingFace : public ModelFolder {};
 
-TEST_F(HuggingFace, LlamaKeepsItsMatricesWhereTheyLieInTheFile) {
+TEST_F(HuggingFace, LlamaHasItsShapeAndWeights) {
   const auto model = load(config("llama"), llama_tensors(kLlama));
   const DecoderConfig& c = model->config;
   EXPECT_EQ(c.family, "llama");
@@ -34,6 +35,18 @@ TEST_F(HuggingFace, LlamaKeepsItsMatricesWhereTheyLieInTheFile) {
             2 * V * C + C + L * (2 * C + 2 * H * D * C + 2 * G * D * C + 3 * F * C));
   EXPECT_EQ(model->bytes, 4 * (model->parameters - V * C));  // of the embedding a step reads rows
 }
+
+#ifdef __linux__
+TEST_F(HuggingFace, MatricesStayWhereTheyLieInTheFileUnlessTheyAreConverted) {
+  const auto model = load(config("llama"), llama_tensors(kLlama));
+  const std::string file = std::filesystem::canonical(folder_ / "model.safetensors");
+  for (const Weight& w : matrices_of(*model)) EXPECT_EQ(file_mapped_at(w.data), file);
+  EXPECT_EQ(file_mapped_at(model->layers[1].ffn_norm.weight), file);
+  const LoadOptions options{.format = WeightFormat::bfloat16};
+  const auto converted = load(config("llama"), llama_tensors(kLlama), options);
+  for (const Weight& w : matrices_of(*converted)) EXPECT_EQ(file_mapped_at(w.data), "");
+}
+#endif
 
 TEST_F(HuggingFace, TiedHeadsAreTheEmbeddingEvenIfOneIsStored) {
   const auto model = load(config("llama", R"("tie_word_embeddings":true)"), llama_tensors(kLlama));

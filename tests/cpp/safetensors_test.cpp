@@ -23,12 +23,19 @@ std::string refusal(const std::string& header, const std::string& data) {
 TEST(Safetensors, GivesShapesTypesAndBytesInTheMapping) {
   const Folder folder;
   const auto a = numbered({2, 3}), b = TensorBytes{{4}, "12345678", "BF16"};
-  const StoredTensors read_back = read(folder, safetensors({{"a", a}, {"b", b}}));
-  const StoredTensor& tensor = read_back.tensors.at("a");
+  const auto file =
+      MappedFile::open(folder.write("a.safetensors", safetensors({{"a", a}, {"b", b}})));
+  StoredTensors tensors;
+  read_safetensors(file, tensors);
+  const StoredTensor& tensor = tensors.tensors.at("a");
   EXPECT_EQ(tensor.shape, a.shape);
   EXPECT_EQ(tensor.format, WeightFormat::float32);
   EXPECT_EQ(std::memcmp(tensor.data, a.bytes.data(), a.bytes.size()), 0);
-  EXPECT_EQ(read_back.tensors.at("b").format, WeightFormat::bfloat16);
+  EXPECT_EQ(tensors.tensors.at("b").format, WeightFormat::bfloat16);
+  // The last of the file's bytes, a before b.
+  const std::byte* end = file->bytes().data() + file->bytes().size();
+  EXPECT_EQ(tensors.tensors.at("b").data, end - b.bytes.size());
+  EXPECT_EQ(tensor.data, end - b.bytes.size() - a.bytes.size());
 }
 
 TEST(Safetensors, ReadsScalarsEmptyTensorsAndTypesThatAreNoWeights) {

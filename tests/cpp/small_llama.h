@@ -76,6 +76,16 @@ inline float value(const Weight& w, index_t row, index_t col) {
   return v;
 }
 
+/// Every matrix of a model.
+inline std::vector<Weight> matrices_of(const Model& model) {
+  std::vector<Weight> all{model.embedding, model.head};
+  for (const LayerWeights& layer : model.layers) {
+    all.insert(all.end(), layer.qkv.begin(), layer.qkv.begin() + layer.qkv_count);
+    all.insert(all.end(), {layer.out, layer.gate, layer.up, layer.down});
+  }
+  return all;
+}
+
 /// A folder with config.json and model.safetensors.
 class ModelFolder : public ::testing::Test {
  protected:

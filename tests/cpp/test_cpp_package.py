@@ -12,9 +12,11 @@ import pytest
 
 from fusedlm import cpp
 from tests.support.commands import must, run
+from tests.support.tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "cpp"
+RESULT = ": out[0] = 2.000\n"  # of examples/cpp/attention.cpp
 STRICT = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
@@ -31,7 +33,7 @@ def losses(output: str) -> list[float]:
 
 
 def test_a_program_finds_the_moved_library_by_cmake(examples):
-    assert must(examples / "attention").endswith(": out[0] = 2.000\n")
+    assert must(examples / "attention").endswith(RESULT)
 
 
 def test_the_training_example_learns_its_text(examples):
@@ -65,13 +67,28 @@ def test_mistakes_on_the_command_line_are_named(examples, arguments, message):
     assert done.stdout.splitlines()[0] == message
 
 
-def test_pkg_config_and_the_compiler_are_enough(prefix, compiler, tmp_path):
+@pytest.fixture(scope="session")
+def compiled(compiler, tmp_path_factory):
+    """compiled(folder of fusedlm.pc): examples/cpp/attention.cpp by the compiler and pkg-config alone."""
     if shutil.which("pkg-config") is None:
         pytest.skip("pkg-config is not on the PATH")
-    path = {**os.environ, "PKG_CONFIG_PATH": str(next(prefix.glob("lib*/**/pkgconfig")))}
-    flags = must("pkg-config", "--cflags", "--libs", "fusedlm", env=path).split()
-    must(compiler, *STRICT, EXAMPLES / "attention.cpp", *flags, "-o", tmp_path / "attention")
-    assert must(tmp_path / "attention").endswith(": out[0] = 2.000\n")
+
+    def call(pkgconfig: Path) -> Path:
+        path = {**os.environ, "PKG_CONFIG_PATH": str(pkgconfig)}
+        flags = must("pkg-config", "--cflags", "--libs", "fusedlm", env=path).split()
+        program = tmp_path_factory.mktemp("compiled") / "attention"
+        must(compiler, *STRICT, EXAMPLES / "attention.cpp", *flags, "-o", program)
+        return program
+
+    return call
+
+
+def test_pkg_config_and_the_compiler_are_enough(prefix, compiled):
+    assert must(compiled(pkgconfig_of(prefix))).endswith(RESULT)
+
+
+def pkgconfig_of(prefix: Path) -> Path:
+    return next(prefix.glob("lib*/**/pkgconfig"))
 
 
 def test_every_public_header_stands_alone_without_a_warning(prefix, compiler, tmp_path):
@@ -88,7 +105,7 @@ def test_every_public_header_stands_alone_without_a_warning(prefix, compiler, tm
         list(pool.map(check, headers))
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/cpp.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/cpp.md", "docs/engine.md"])
 def test_the_programs_in_the_documents_compile(prefix, compiler, tmp_path, document):
     programs = re.findall(r"```cpp\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert programs
@@ -123,13 +140,23 @@ target_link_libraries(attention PRIVATE fusedlm::fusedlm)
 """
 
 
-@pytest.mark.parametrize("shared", ["OFF", "ON"])
-def test_a_project_takes_the_library_in_as_a_subproject(cmake_build, tmp_path, shared):
-    (tmp_path / "CMakeLists.txt").write_text(PARENT)
+@pytest.fixture(scope="module", params=["OFF", "ON"])
+def shared(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def subproject(cmake_build, tmp_path_factory, shared) -> Path:
+    folder = tmp_path_factory.mktemp("parent")
+    (folder / "CMakeLists.txt").write_text(PARENT)
     # One instruction set, so that this takes seconds.
     options = ["-DFUSEDLM_ISAS=scalar", "-DFUSEDLM_CUDA=OFF", f"-DBUILD_SHARED_LIBS={shared}"]
-    build = cmake_build(tmp_path, tmp_path / "build", *options)
-    assert must(build / "attention") == "scalar: out[0] = 2.000\n"
+    return cmake_build(folder, folder / "build", *options)
+
+
+def test_a_project_takes_the_library_in_as_a_subproject(subproject, shared, tmp_path):
+    build = subproject
+    assert must(build / "attention") == f"scalar{RESULT}"
     must("cmake", "--install", build, "--prefix", tmp_path / "prefix")
     assert not list(tmp_path.glob("prefix/**/*.h"))
     assert (build / "leaked.txt").read_text() == ""
@@ -137,7 +164,32 @@ def test_a_project_takes_the_library_in_as_a_subproject(cmake_build, tmp_path, s
     assert (build / library).exists()
 
 
-def test_the_pip_package_carries_the_library(cmake_build, tmp_path):
+def assert_generates(program: Path, folder: Path) -> None:
+    model = save_tiny_model(folder / "model")
+    assert must(program, model, "the quick", "--max-new-tokens", 4).startswith("the quick")
+
+
+def test_an_installed_library_of_either_kind_is_found_where_it_was_moved(
+    subproject, shared, cmake_build, compiled, tmp_path
+):
+    parent = subproject.parent
+    build = cmake_build(parent, subproject, "-DFUSEDLM_INSTALL=ON")  # nothing is compiled again
+    must("cmake", "--install", build, "--prefix", tmp_path / "at_first")
+    prefix = (tmp_path / "at_first").rename(tmp_path / "moved")
+    libraries = {file.name for file in prefix.glob("lib*/**/libfusedlm*")}
+    assert ("libfusedlm.so" in libraries) == (shared == "ON")
+    assert ("libfusedlm.a" in libraries) == (shared == "OFF")
+    found = cmake_build(EXAMPLES, tmp_path / "examples", f"-DCMAKE_PREFIX_PATH={prefix}")
+    assert must(found / "attention") == f"scalar{RESULT}"
+    assert_generates(found / "generate", tmp_path)
+    program = compiled(pkgconfig_of(prefix))
+    library = pkgconfig_of(prefix).parent
+    assert must(program, env={**os.environ, "LD_LIBRARY_PATH": str(library)}) == f"scalar{RESULT}"
+    linked = f"{library.resolve()}/libfusedlm.so." in must("ldd", found / "attention")
+    assert linked == (shared == "ON")
+
+
+def test_the_pip_package_carries_the_library(cmake_build, compiled, tmp_path):
     try:
         folder = cpp.cmake_dir()
     except FileNotFoundError as error:
@@ -145,6 +197,7 @@ def test_the_pip_package_carries_the_library(cmake_build, tmp_path):
     where = must("fusedlm", "--cmake-dir").strip()
     assert where == str(folder)
     build = cmake_build(EXAMPLES, tmp_path, f"-Dfusedlm_DIR={where}")
-    assert must(build / "attention").endswith(": out[0] = 2.000\n")
+    assert must(build / "attention").endswith(RESULT)
+    assert_generates(build / "generate", tmp_path)
+    assert must(compiled(Path(must("fusedlm", "--pkgconfig-dir").strip()))).endswith(RESULT)
     assert (Path(must("fusedlm", "--include-dir").strip()) / "fusedlm" / "attention.h").is_file()
-    assert (Path(must("fusedlm", "--pkgconfig-dir").strip()) / "fusedlm.pc").is_file()

@@ -9,6 +9,7 @@
 #include "engine/pre_tokenizer.h"
 #include "engine/unicode.h"
 #include "files.h"
+#include "threads.h"
 
 namespace fusedlm::test {
 namespace {
@@ -120,6 +121,25 @@ TEST_F(TokenizerFile, EncodesAndDecodesBytes) {
   EXPECT_EQ(tokenizer->vocab_size(), 7);
   expect_says(message_of<InvalidArgument>([&] { tokenizer->decode(Ids{7}); }),
               "holds 7, expected 0 to 6");
+}
+
+TEST_F(TokenizerFile, ServesFourThreadsAtOnce) {
+  const auto tokenizer = load(tokenizer_json(kModel, kAdded));
+  std::string texts[4];  // words in another order each, some that come again
+  for (int i = 0; i < 4; ++i) {
+    for (int word = 0; word < 300; ++word) {
+      texts[i] += std::string(static_cast<size_t>((word * (2 * i + 1)) % 7 + 1), "ab"[word % 2]);
+      texts[i] += word % 5 == i ? "<e>" : " ab";
+    }
+  }
+  std::vector<Ids> ids[4];
+  in_threads(4, [&](int i) {
+    for (int round = 0; round < 50; ++round) ids[i].push_back(tokenizer->encode(texts[i]));
+  });
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(tokenizer->decode(ids[i][0], false), texts[i]);
+    for (const Ids& found : ids[i]) EXPECT_EQ(found, tokenizer->encode(texts[i]));
+  }
 }
 
 TEST_F(TokenizerFile, FindsTheLongestAddedTokenAndLeavesSpecialOnesOutOnRequest) {

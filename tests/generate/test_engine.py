@@ -15,6 +15,7 @@ from fusedlm import _core
 from fusedlm.models import Decoder, ModelConfig
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, results_by_threads
+from tests.support.engine import logits_of
 from tests.support.small import small_model
 
 SCALING = {
@@ -46,15 +47,6 @@ def core_model(decoder: Decoder, weight_format: str | None = None):
     return _core.Model.from_tensors(
         decoder.config.to_dict(), dict(decoder.state_dict()), weight_format
     )
-
-
-def logits_of(engine, tokens: list[int], piece: int, vocab_size: int) -> torch.Tensor:
-    sequence, out = engine.open(), torch.full((len(tokens), vocab_size), float("nan"))
-    for at in range(0, len(tokens), piece):
-        part = tokens[at : at + piece]
-        engine.forward([(sequence, part, True)], out[at : at + len(part)])
-    engine.close(sequence)
-    return out
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

@@ -14,38 +14,19 @@ from typer.testing import CliRunner
 from fusedlm import _core
 from fusedlm.cli.app import app
 from fusedlm.data.tokenizer import Tokenizer, train_bpe, train_chars
-from fusedlm.models import Decoder, ModelConfig, export_gguf, load, save
+from fusedlm.models import Decoder, export_gguf, load, save
 from fusedlm.models.gguf_tokenizer import _PATTERNS
+from tests.support.gguf_decoders import KINDS, model_of
 from tests.support.small import spread_out
 
 gguf = pytest.importorskip("gguf")
 
 TEXT = "To be, or not to be, that is the question: 1234 naïve café 你好\n\n"
-SHAPES = {"layers": 2, "width": 64, "heads": 4, "context": 32}
-
-
-def model_of(kind: str, vocab_size: int, **fields) -> Decoder:
-    torch.manual_seed(0)
-    shapes = SHAPES | {"vocab_size": vocab_size, "ffn_width": 256} | fields
-    if kind == "gpt2":
-        return Decoder(ModelConfig.gpt2(**shapes)).eval()
-    kinds = {
-        "llama": {}, "tied": {"tied": True}, "interleaved": {"rope_interleaved": True},
-        "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True, "head_width": 32},
-        "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-        "llama3": {"head_width": 64, "rope_base": 500000.0, "rope_scaling": {
-            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192}},
-    }  # fmt: skip
-    return Decoder(ModelConfig.llama(**{**shapes, "kv_heads": 2, **kinds[kind]})).eval()
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_bpe(TEXT * 20, 300)
-
-
-KINDS = ["gpt2", "llama", "tied", "interleaved", "qwen2", "qwen3", "linear", "llama3"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

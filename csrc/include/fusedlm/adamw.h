@@ -11,7 +11,7 @@ namespace fusedlm {
 ///   grads   float32 or bfloat16, any shape, dense
 ///   norm    where the host wants the value, or null; on CUDA this waits for the stream
 ///   result  [] float64 on the device of grads, or undefined; written without any wait
-/// Not finite exactly when an element is not (or the sum exceeds a double).
+/// Not finite exactly when an element is not (or the sum exceeds a double). Throws as every op (errors.h).
 struct GradNorm {
   std::vector<TensorView> grads;
   double* norm = nullptr;
@@ -26,7 +26,7 @@ void grad_norm(const GradNorm& args, Context& ctx);
 ///   grads                 float32 or bfloat16, shaped like the parameter
 ///   exp_avgs, exp_avg_sqs float32, shaped like the parameter: m and v
 ///   lrs, weight_decays, steps  one for each parameter; steps count from 1
-/// Everything dense. Throws InvalidArgument naming the argument and its index.
+/// Everything dense. Throws as every op (errors.h), naming an argument with its index.
 struct AdamwStep {
   std::vector<TensorView> params, grads, exp_avgs, exp_avg_sqs;
   std::vector<double> lrs, weight_decays;

@@ -25,9 +25,9 @@ class Arena {
   void release() noexcept;
 
   /// In use or kept for later.
-  size_t bytes_held() const;
+  size_t bytes_held() const noexcept;
 
-  /// The process's own.
+  /// The process's own. Throws nothing.
   static Arena& shared();
 
  private:
@@ -46,8 +46,9 @@ class Arena {
   size_t held_ = 0;
 };
 
-/// A block of the process's arena for as long as this lives. Throws OutOfMemory.
+/// A block of the process's arena for as long as this lives.
 struct ArenaBlock {
+  /// Throws OutOfMemory.
   explicit ArenaBlock(size_t bytes);
   ~ArenaBlock();
   ArenaBlock(const ArenaBlock&) = delete;

@@ -39,7 +39,7 @@ struct AttentionOptions {
 ///   key, value  [B, S, G, D]  G divides H; on the CPU, in pages, they may be bfloat16 with a float32 query
 ///   lse         [B, H, T]     float32, log of the sum of exp(score); +inf where a query sees no key (its
 ///                             out is 0)
-/// Throws InvalidArgument naming the argument that does not fit.
+/// Throws as every op (errors.h), on CUDA Unsupported for a D without a kernel too.
 struct AttentionForward {
   TensorView query, key, value, out, lse;
   AttentionOptions options{};
@@ -49,6 +49,7 @@ void attention_forward(const AttentionForward& args, Context& ctx);
 /// Gradients, with scores recomputed from lse. Parallel over batch, heads and chunks of keys; sums in
 /// float32 and in a fixed order. Rows that belong to no sequence are not written.
 ///   dout, dquery as query; dkey, dvalue as key
+/// Throws as the forward, and InvalidArgument for a block_table.
 struct AttentionBackward {
   TensorView dout, query, key, value, out, lse, dquery, dkey, dvalue;
   AttentionOptions options{};

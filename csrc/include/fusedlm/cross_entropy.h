@@ -23,7 +23,7 @@ struct CrossEntropyOptions {
 ///   class_weight [V] float32 or undefined
 ///   loss         [N] float32 for none, else [1]
 ///   lse          [N] float32, kept for the backward; 0 where a row does not count
-/// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range.
+/// Throws as every op (errors.h), InvalidArgument naming the row whose target is out of range too.
 struct CrossEntropyForward {
   TensorView logits, targets, class_weight, loss, lse;
   CrossEntropyOptions options;
@@ -32,6 +32,7 @@ void cross_entropy_forward(const CrossEntropyForward& args, Context& ctx);
 
 /// dlogits [N, V] as logits, which are read again: nothing of their size is kept in between.
 ///   dloss [N] float32 for none, else [1]: the gradient arriving at the loss
+/// Throws as the forward.
 struct CrossEntropyBackward {
   TensorView dloss, logits, targets, class_weight, lse, dlogits;
   CrossEntropyOptions options;

@@ -23,8 +23,8 @@ struct EngineOptions {
   index_t prefill_tokens = 512;
 };
 
-/// Not thread-safe: one thread at a time per engine; engines may share a model. A sequence that is not open
-/// is an InvalidArgument in every function.
+/// Engines are independent, also those of one model, and may run in threads of their own. One engine is for one
+/// thread at a time: hand it round under a lock, or otherwise in order.
 class Engine {
  public:
   using Sequence = int32_t;
@@ -37,23 +37,26 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  const Model& model() const;
+  const Model& model() const noexcept;
   /// As they were given, with cache_tokens as it is.
-  const EngineOptions& options() const;
+  const EngineOptions& options() const noexcept;
 
   /// A new sequence without tokens. Whole pages of `prompt` whose tokens and predecessors are in the
   /// cache already (of a living sequence or one that was closed not long ago) are shared with it, though
   /// never the prompt's last token; `length` tells how many tokens it starts with. Their keys and values
-  /// are those of the call that computed them first.
+  /// are those of the call that computed them first. Throws InvalidArgument for a token outside the vocabulary.
   Sequence open(std::span<const int32_t> prompt = {});
-  /// Its pages may be given out again, the least recently used first.
+  /// Its pages may be given out again, the least recently used first. Throws InvalidArgument where it is not
+  /// open.
   void close(Sequence sequence);
+  /// How many tokens it has. Throws InvalidArgument where it is not open.
   index_t length(Sequence sequence) const;
-  /// Forgets what follows the first `length` tokens. Throws InvalidArgument where there are fewer.
+  /// Forgets what follows the first `length` tokens. Throws InvalidArgument where there are fewer, or it is not
+  /// open.
   void truncate(Sequence sequence, index_t length);
 
   /// Tokens that could be added to a sequence now without closing another.
-  index_t free_tokens() const;
+  index_t free_tokens() const noexcept;
 
   /// Of which of its tokens an append wants the logits that follow.
   enum class Logits : uint8_t { last, all, none };
@@ -69,7 +72,8 @@ class Engine {
   /// activations of `dtype`; up to prefill_tokens of them, of sequences that get more than kStreamedRows
   /// each, are the same bits in all such calls.
   /// Throws InvalidArgument (a token outside the vocabulary, a sequence that is closed or would outgrow
-  /// the context, logits of a wrong size) and OutOfMemory (no page is free); then nothing has changed.
+  /// the context, logits of a wrong size) and OutOfMemory (no page is free, or no scratch memory); then no
+  /// sequence has changed.
   void forward(std::span<const Append> appends, std::span<float> logits);
 
  private:

@@ -12,7 +12,7 @@ namespace fusedlm {
 ///   up_weight, gate_weight [F, C], down_weight [C, F], up_bias, gate_bias [F], down_bias [C]
 ///   up, gate [N, F] like x, dense: u and g, kept for the backward, which recomputes h from them; gate is
 ///            there exactly where gate_weight is
-/// Weights and biases are float32 or bfloat16. Throws InvalidArgument naming the argument.
+/// Weights and biases are float32 or bfloat16. Throws as every op (errors.h).
 struct FfnForward {
   TensorView x, up_weight, up_bias{}, gate_weight{}, gate_bias{}, down_weight, down_bias{},
       residual{};
@@ -23,7 +23,7 @@ void ffn_forward(const FfnForward& args, Context& ctx);
 
 /// dy, dx like x; x, up and gate as the forward had and left them. Gradients have the shapes of what they
 /// belong to, weights' in float32 or bfloat16, biases' in float32; undefined ones are skipped (but dx).
-/// The residual's gradient is dy itself.
+/// The residual's gradient is dy itself. Throws as every op (errors.h).
 struct FfnBackward {
   TensorView dy, x, up_weight, gate_weight{}, down_weight, up, gate{};
   TensorView dx, dup_weight{}, dup_bias{}, dgate_weight{}, dgate_bias{}, ddown_weight{},

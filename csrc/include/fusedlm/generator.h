@@ -26,7 +26,8 @@ struct Request {
   /// (prompt look-up decoding), and check them in one step. The text is the same as without. 0: off.
   index_t guess_tokens = 0;
   /// Called before each draw with the tokens so far; writes a bit for each token of the vocabulary that
-  /// may come (bit v % 32 of word v / 32) and returns true, or returns false: all may. May be empty.
+  /// may come (bit v % 32 of word v / 32) and returns true, or returns false: all may. May be empty. It is
+  /// called on the thread that steps.
   std::function<bool(std::span<const int32_t> new_tokens, std::span<uint32_t> allowed)> allow{};
 };
 
@@ -49,29 +50,33 @@ struct GeneratorStats {
 /// guesses; where its prompt repeats text that was generated here, those of its pages that are found keep
 /// the bits of that time (see Engine::open). If running texts outgrow the cache, the youngest waits and
 /// goes on later as if nothing had happened; one that fills the whole cache alone ends with End::length.
-/// Not thread-safe: a caller with several threads holds a lock, or leaves it to one of them.
+/// Generators with an engine each are independent, and may run in threads of their own. One generator, with its
+/// engine, is for one thread at a time: hand it round under a lock, or otherwise in order.
 class Generator {
  public:
+  /// Throws InvalidArgument where there is no engine, or most_running is less than 1.
   explicit Generator(std::shared_ptr<Engine> engine, index_t most_running = 16);
   ~Generator();
 
   /// Throws InvalidArgument naming the field. A prompt that fills the context gets no token.
   uint64_t submit(Request request);
-  /// Ends a request; its event comes with the next step. Unknown ids are ignored.
+  /// Ends a request; its event comes with the next step. Unknown ids are ignored. Throws nothing.
   void cancel(uint64_t request);
   /// One step for all that run, among them pieces of prompts of those that begin. Without any request
-  /// nothing happens and nothing is returned. What `allow` throws, or InvalidArgument where no token can be
-  /// drawn, is thrown at the end of the step; that request is cancelled, the events come with the next.
+  /// nothing happens and nothing is returned. Throws, at the end of the step, what `allow` has thrown, or
+  /// InvalidArgument where no token can be drawn: that request is cancelled, the events come with the next. Throws
+  /// OutOfMemory where there is no scratch memory.
   std::vector<Event> step();
-  bool idle() const;
-  GeneratorStats stats() const;
+  bool idle() const noexcept;
+  GeneratorStats stats() const noexcept;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-/// One request from start to end. on_token is called for each token as it comes; false ends the text.
+/// One request from start to end. on_token is called for each token as it comes; false ends the text. Throws what
+/// `submit` and `step` do, and what on_token throws.
 std::vector<int32_t> generate(Engine& engine, const Request& request,
                               const std::function<bool(int32_t token)>& on_token = {});
 

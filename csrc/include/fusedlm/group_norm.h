@@ -9,8 +9,7 @@ namespace fusedlm {
 ///   x, y          [B, C, S]    float32 or bfloat16, the same, contiguous; S: what is behind the channels
 ///   weight, bias  [C]          float32 or bfloat16, the same; either may be undefined: 1, 0
 ///   mean, rstd    [B, groups]  float32, kept for the backward
-/// Throws InvalidArgument naming the argument when shapes or dtypes disagree, C == 0, or C is no multiple
-/// of groups.
+/// Throws as every op (errors.h), InvalidArgument where C == 0 or C is no multiple of groups too.
 struct GroupNormForward {
   TensorView x, weight{}, bias{}, y, mean, rstd;
   index_t groups = 1;
@@ -23,6 +22,7 @@ void group_norm_forward(const GroupNormForward& args, Context& ctx);
 ///   dy, dx         [B, C, S]  as x
 ///   dweight, dbias [C]        float32, added in an order that depends on the shape alone; either may be
 ///                             undefined
+/// Throws as the forward.
 struct GroupNormBackward {
   TensorView dy, x, weight{}, mean, rstd, dx, dweight{}, dbias{};
   index_t groups = 1;

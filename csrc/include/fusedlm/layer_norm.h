@@ -10,7 +10,7 @@ namespace fusedlm {
 ///   x, residual, sum, y  [N, C]  float32 or bfloat16, all the same, rows contiguous
 ///   weight, bias         [C]     float32 or bfloat16, the same; bias may be undefined
 ///   mean, rstd           [N]     float32, kept for the backward
-/// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
+/// Throws as every op (errors.h), InvalidArgument where C == 0 too.
 struct LayerNormForward {
   TensorView x, residual{}, weight, bias{}, y, sum{}, mean, rstd;
   float eps = 1e-5f;
@@ -22,6 +22,7 @@ void layer_norm_forward(const LayerNormForward& args, Context& ctx);
 ///   x     [N, C]  what was normalised: the forward's `sum` where there was a residual
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 ///   dx    [N, C]  also the gradient of the residual
+/// Throws as the forward.
 struct LayerNormBackward {
   TensorView dy, x, weight, mean, rstd, dsum{}, dx, dweight, dbias{};
 };

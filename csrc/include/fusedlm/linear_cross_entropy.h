@@ -13,8 +13,8 @@ namespace fusedlm {
 ///   row_grad   [N] float32: the gradient arriving at each row's loss; only for none, where any of
 ///              dx, dweight, dbias is defined. For mean and sum they are the gradients of the loss itself
 ///   dx [N, C] as x; dweight [V, C] float32 or as weight, dbias [V] float32; each may be undefined
-/// Throws InvalidArgument naming the argument that does not fit, or the row whose target is out of range; on
-/// CUDA, where that would mean waiting for the GPU, such a row's loss is NaN instead.
+/// Throws as every op (errors.h), InvalidArgument naming the row whose target is out of range too; on CUDA, where
+/// that would mean waiting for the GPU, such a row's loss is NaN instead.
 struct LinearCrossEntropy {
   TensorView x, weight, bias{}, targets, class_weight{}, row_grad{}, loss, dx{}, dweight{}, dbias{};
   CrossEntropyOptions options{};

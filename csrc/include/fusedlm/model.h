@@ -48,6 +48,7 @@ struct DecoderConfig {
 
 /// [D / 2]: by how much the angle of each pair grows from one position to the next, scaling included.
 /// The tables of rope.h are cos and sin of position * rate, in double, rounded to float32.
+/// Throws InvalidArgument for a negative head_width, or factors that are not D / 2.
 std::vector<double> rope_rates(const DecoderConfig& config);
 
 /// The weights of a norm, float32 [C]; bias is null where there is none.
@@ -78,15 +79,19 @@ class Model {
   /// or a .gguf file. Files are mapped: loading reads no more than their heads. Throws CorruptFile
   /// naming file and fault (all missing tensors at once, a wrong shape, a length beyond the file),
   /// Unsupported for an architecture or a format that is not known, std::system_error for a file
-  /// that cannot be opened.
-  static std::shared_ptr<const Model> load(const std::string& path, const LoadOptions& = {});
+  /// that cannot be opened; InvalidArgument for a .safetensors file without its folder, or for rows that are no
+  /// whole blocks of options.format; OutOfMemory where what is converted finds no memory.
+  static std::shared_ptr<const Model> load(const std::string& path,
+                                           const LoadOptions& options = {});
 
   /// From tensors in memory under fusedlm's own names ("blocks.0.attention.qkv.weight", ...), float32
   /// or bfloat16, dense. They are not copied where the format stays: `keep` lives as long as the model.
+  /// Throws InvalidArgument for a config that cannot be, for all tensors that are missing, misshapen or unknown at
+  /// once, and for rows that are no whole blocks of options.format; OutOfMemory as `load`.
   static std::shared_ptr<const Model> from_tensors(const DecoderConfig& config,
                                                    const std::map<std::string, TensorView>& tensors,
                                                    std::shared_ptr<void> keep,
-                                                   const LoadOptions& = {});
+                                                   const LoadOptions& options = {});
 
   DecoderConfig config;
   Weight embedding;           ///< [V, C]

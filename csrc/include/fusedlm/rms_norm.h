@@ -10,7 +10,7 @@ namespace fusedlm {
 ///   x, residual, sum, y  [N, C]  float32 or bfloat16, all the same, rows contiguous
 ///   weight               [C]     float32 or bfloat16
 ///   rstd                 [N]     float32, 1 / sqrt(mean + eps), kept for the backward
-/// Throws InvalidArgument naming the argument when shapes or dtypes disagree or C == 0.
+/// Throws as every op (errors.h), InvalidArgument where C == 0 too.
 struct RmsNormForward {
   TensorView x, residual{}, weight, y, sum{}, rstd;
   float eps = 1e-5f;
@@ -22,6 +22,7 @@ void rms_norm_forward(const RmsNormForward& args, Context& ctx);
 ///   x     [N, C]  what was normalised: the forward's `sum` where there was a residual
 ///   dsum  [N, C]  gradient arriving at `sum` from elsewhere; may be undefined
 ///   dx    [N, C]  also the gradient of the residual
+/// Throws as the forward.
 struct RmsNormBackward {
   TensorView dy, x, weight, rstd, dsum{}, dx, dweight;
 };

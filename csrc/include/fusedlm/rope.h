@@ -11,7 +11,7 @@ namespace fusedlm {
 ///   x, y       [B, T, H, D]  float32 or bfloat16, last dimension contiguous
 ///   cos, sin   [P, R/2]      float32
 ///   positions  [B, T]        int64, rows of the tables; undefined: 0, 1, ... T - 1
-/// Throws InvalidArgument naming the argument that does not fit, or the position outside the tables.
+/// Throws as every op (errors.h), InvalidArgument naming the position outside the tables too.
 /// Positions on a GPU are not looked at first: there what turns by such a row becomes NaN.
 struct Rope {
   TensorView x, cos, sin, positions{}, y;

@@ -24,9 +24,9 @@ namespace fusedlm {
 ///   tokens     [B]     int64, written
 ///   log_probs  [B]     float32, written: of the token among those kept (0 at temperature 0); may be
 ///                      undefined
-/// Throws InvalidArgument naming the argument that does not fit. A row has no distribution if, after
-/// the penalty, it holds NaN or +inf, or nothing but -inf. Then, too, once the other rows are written;
-/// on a GPU, where nobody looks, such a row's token is -1 and its log_prob NaN.
+/// Throws as every op (errors.h). A row has no distribution if, after the penalty, it holds NaN or +inf, or
+/// nothing but -inf: then InvalidArgument, too, once the other rows are written; on a GPU, where nobody
+/// looks, such a row's token is -1 and its log_prob NaN.
 struct Sample {
   TensorView logits, seen{}, rows{}, tokens, log_probs{};
   double temperature = 1.0;

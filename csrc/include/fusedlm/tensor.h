@@ -20,7 +20,7 @@ enum class DType : uint8_t { float32, bfloat16, float16, float64, int64, int32, 
 enum class DeviceType : uint8_t { cpu, cuda };
 
 /// Bytes of one element.
-FUSEDLM_INLINE index_t size_of(DType dtype) {
+FUSEDLM_INLINE index_t size_of(DType dtype) noexcept {
   switch (dtype) {
     case DType::float64:
     case DType::int64:
@@ -39,7 +39,7 @@ FUSEDLM_INLINE index_t size_of(DType dtype) {
 }
 
 /// "float32", "bfloat16", ...
-const char* name_of(DType dtype);
+const char* name_of(DType dtype) noexcept;
 
 /// The upper half of a float32; arithmetic happens in float32.
 struct bfloat16 {
@@ -64,8 +64,8 @@ struct TensorView {
   std::array<index_t, kMaxDims> strides{};
 
   TensorView() = default;
-  /// A dense row-major view.
-  TensorView(void* data, DType dtype, std::initializer_list<index_t> dims)
+  /// A dense row-major view; at most kMaxDims dimensions.
+  TensorView(void* data, DType dtype, std::initializer_list<index_t> dims) noexcept
       : data(data), ndim(static_cast<int>(dims.size())), dtype(dtype) {
     int i = 0;
     for (index_t dim : dims) shape[i++] = dim;
@@ -73,24 +73,24 @@ struct TensorView {
     for (i = ndim - 1; i >= 0; --i) strides[i] = step, step *= shape[i];
   }
 
-  FUSEDLM_INLINE bool defined() const { return ndim >= 0; }
-  FUSEDLM_INLINE index_t numel() const {
+  FUSEDLM_INLINE bool defined() const noexcept { return ndim >= 0; }
+  FUSEDLM_INLINE index_t numel() const noexcept {
     index_t count = 1;
     for (int i = 0; i < ndim; ++i) count *= shape[i];
     return count;
   }
   template <class T>
-  FUSEDLM_INLINE T* as() const {
+  FUSEDLM_INLINE T* as() const noexcept {
     return static_cast<T*>(data);
   }
   /// Row n of a 2-D view.
   template <class T>
-  FUSEDLM_INLINE T* row(index_t n) const {
+  FUSEDLM_INLINE T* row(index_t n) const noexcept {
     return static_cast<T*>(data) + n * strides[0];
   }
 };
 
-/// "[2, 12, 128, 64]"
+/// "[2, 12, 128, 64]". Throws nothing.
 std::string shape_string(const TensorView& view);
 
 }  // namespace fusedlm

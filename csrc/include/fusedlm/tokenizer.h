@@ -22,17 +22,18 @@ class Tokenizer {
 
   /// Special tokens in the text ("<|im_start|>") become their ids if `special`; text from users is better
   /// encoded without. No token is put before or behind (see `bos_id`). The text should be UTF-8; bytes
-  /// that are not become the tokens of those bytes.
+  /// that are not become the tokens of those bytes. Throws nothing.
   std::vector<int32_t> encode(std::string_view text, bool special = true) const;
   /// Bytes of the tokens; special tokens are left out if `skip_special`. May end inside a character.
   /// Throws InvalidArgument for a token outside the vocabulary.
   std::string decode(std::span<const int32_t> tokens, bool skip_special = true) const;
-  /// Of a token as the vocabulary writes it ("<|im_end|>", "Ġthe"); -1 where there is no such token.
+  /// Of a token as the vocabulary writes it ("<|im_end|>", "Ġthe"); -1 where there is no such token. Throws
+  /// nothing.
   int32_t id_of(std::string_view token) const;
   /// One more than the largest id.
-  int32_t vocab_size() const;
+  int32_t vocab_size() const noexcept;
   /// The token that the file says belongs before each text, where there is one.
-  std::optional<int32_t> bos_id() const;
+  std::optional<int32_t> bos_id() const noexcept;
 
   struct State;
 

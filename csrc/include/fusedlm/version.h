@@ -7,6 +7,6 @@
 namespace fusedlm {
 
 /// FUSEDLM_VERSION of the library itself: another one than the headers' where a shared library was replaced.
-const char* version();
+const char* version() noexcept;
 
 }  // namespace fusedlm

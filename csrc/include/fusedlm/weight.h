@@ -29,13 +29,13 @@ enum class WeightFormat : uint8_t {
 };
 
 /// "float32", "q4_1", ...
-const char* name_of(WeightFormat format);
+const char* name_of(WeightFormat format) noexcept;
 /// Throws InvalidArgument for a name that is none.
 WeightFormat weight_format_from_name(const std::string& name);
 /// Weights in a block; a row of a matrix is whole blocks. 1 for the formats without blocks.
-index_t block_size(WeightFormat format);
+index_t block_size(WeightFormat format) noexcept;
 /// Bytes of a row of `cols` weights, a whole number of blocks.
-index_t row_bytes(WeightFormat format, index_t cols);
+index_t row_bytes(WeightFormat format, index_t cols) noexcept;
 
 /// A non-owning matrix [rows, cols], rows dense one after another, at any alignment (a mapped file).
 struct Weight {
@@ -44,10 +44,11 @@ struct Weight {
   WeightFormat format = WeightFormat::float32;
   index_t rows = 0, cols = 0;
 
-  FUSEDLM_INLINE bool defined() const { return data != nullptr; }
+  FUSEDLM_INLINE bool defined() const noexcept { return data != nullptr; }
 };
 
 /// out [count, cols] float32 or bfloat16, rows contiguous: rows first, first + 1, ... of `weight`.
+/// On the CPU alone. Throws as every op (errors.h), InvalidArgument for rows beyond those of `weight` too.
 struct Dequantize {
   Weight weight;
   index_t first = 0;
@@ -59,7 +60,8 @@ void dequantize(const Dequantize& args, Context& ctx);
 /// defines their scales, int8 by the largest magnitude of a row).
 ///   x [rows, cols] float32 or bfloat16, rows contiguous; cols a whole number of blocks
 ///   data    row_bytes(format, cols) * rows bytes, written; scales [rows], written, int8 alone
-/// Throws InvalidArgument where x is not finite.
+/// On the CPU alone. Throws as every op (errors.h), and InvalidArgument where x is not finite or more than the
+/// format's scales can hold; then part of `data` may have been written.
 struct Quantize {
   TensorView x;
   WeightFormat format = WeightFormat::q8_0;
