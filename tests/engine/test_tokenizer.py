@@ -225,7 +225,9 @@ def test_gguf_files_give_the_ids_that_python_reads_from_them(
     for text in (*TEXTS, plays()[:20_000], *random_texts(200, seed=4)):
         assert ours.encode(text) == theirs.encode(text), repr(text[:200])
     # What these begin a text with, llama.cpp knows by their names.
-    assert ours.bos_id == (0 if pre_tokenizer in ("llama-bpe", "tekken") else None)
+    begins = pre_tokenizer in ("llama-bpe", "tekken")
+    assert ours.bos_id == (0 if begins else None)
+    assert (theirs.encode("a", add_special=True)[0] == 0) == begins
 
 
 def test_other_kinds_are_refused_by_name(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ _TEKKEN = (
 _PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN}
 _NORMALIZERS = {"qwen2": {"type": "NFC"}}  # as tokenizer.json describes it; others have none
 _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
+# A whole word that is a token is one here, whatever the merges say, and a text begins with bos unless the file
+# says otherwise: llama.cpp knows it by these names.
+_WHOLE_WORDS = ("llama-bpe", "llama3", "tekken")
 KNOWN = ("gpt-2", *_DIGITS_ALONE, *_PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -60,7 +63,8 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     ]
     inner.add_tokens(added)
     special = _special(fields, tokens)
-    _begin_and_end(inner, fields, special, starts=kind == "llama")
+    starts = kind == "llama" or fields.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    _begin_and_end(inner, fields, special, starts=starts)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
@@ -88,8 +92,7 @@ def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
     ]
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
-        # A whole word that is a token is one in Llama 3 and Tekken, whatever the merges say.
-        model = models.BPE(vocab, merges, ignore_merges=pre in ("llama-bpe", "llama3", "tekken"))
+        model = models.BPE(vocab, merges, ignore_merges=pre in _WHOLE_WORDS)
     except Exception as error:  # the library raises bare Exception
         raise CorruptFileError(fields.file, f"tokenizer.ggml.merges: {error}") from error
     inner = tokenizers.Tokenizer(model)
@@ -148,7 +151,7 @@ def _special(fields: Fields, tokens: list[str]) -> dict[str, str]:
 def _begin_and_end(
     inner: tokenizers.Tokenizer, fields: Fields, special: dict[str, str], *, starts: bool
 ) -> None:
-    """What stands around a text: llama.cpp begins with bos unless told otherwise, where Llama 2 does."""
+    """What stands around a text: llama.cpp begins with bos unless told otherwise, where `starts`."""
     wanted = {
         "bos_token": fields.get("tokenizer.ggml.add_bos_token", starts),
         "eos_token": fields.get("tokenizer.ggml.add_eos_token", False),
