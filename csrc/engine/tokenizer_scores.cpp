@@ -2,6 +2,7 @@
 // a token, those of the highest score join first, the leftmost among equals.
 
 #include <algorithm>
+#include <functional>
 
 #include "engine/tokenizer_state.h"
 #include "engine/utf8.h"
@@ -24,14 +25,6 @@ std::vector<size_t> cuts_of(std::string_view token) {
   return cuts;
 }
 
-/// The highest first, each once.
-std::vector<double> ranking(std::span<const double> scores) {
-  std::vector<double> order(scores.begin(), scores.end());
-  std::sort(order.begin(), order.end(), std::greater<>());
-  order.erase(std::unique(order.begin(), order.end()), order.end());
-  return order;
-}
-
 }  // namespace
 
 void TokenizerBuilder::merge_by_scores(std::span<const std::string_view> tokens,
@@ -41,10 +34,12 @@ void TokenizerBuilder::merge_by_scores(std::span<const std::string_view> tokens,
     int32_t left, right;
     MergeTable::Rule rule;
   };
-  const std::vector<double> order = ranking(scores);
+  std::vector<double> order(scores.begin(), scores.end());
+  std::sort(order.begin(), order.end(), std::greater<>());
   std::vector<Join> joins;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (!mergeable[i]) continue;
+    // Equal scores have one place, so that where they stand in a text decides.
     const auto place =
         std::lower_bound(order.begin(), order.end(), scores[i], std::greater<>()) - order.begin();
     const MergeTable::Rule rule{static_cast<uint32_t>(place), static_cast<int32_t>(i)};
