@@ -26,6 +26,13 @@ def kind(code: int) -> int:
     return 3 if code in WHITE_SPACE else {"L": 1, "N": 2}.get(category, 0)
 
 
+def case(code: int) -> int:
+    """Of letters and marks: 1 upper case, 2 lower case, 3 neither; the numbers of Case in unicode.h."""
+    category = unicodedata.category(chr(code))
+    cased = {"Lu": 1, "Lt": 1, "Ll": 2}.get(category)
+    return cased or (3 if category[0] in "LM" else 0)
+
+
 def ranges(value_of: Callable[[int], int]) -> list[tuple[int, int, int]]:
     """(first, last, value) of every run of code points with the same value above 0."""
     runs: list[tuple[int, int, int]] = []
@@ -72,6 +79,7 @@ def main() -> None:
         f"// Written by tools/unicode_tables.py from Unicode {unicodedata.unidata_version}; do not edit.\n"
         "// clang-format off\n\n#include <cstdint>\n\nnamespace fusedlm::unicode {\n",
         table("kKinds", "First and last of a run of characters, and their CharKind.", ranges(kind)),
+        table("kCases", "First and last of a run of characters, and their Case.", ranges(case)),
         table(
             "kCombining",
             "First and last of a run, and their canonical combining class.",

@@ -31,6 +31,18 @@ static const Registration tokenizer([](py::module_& m) {
            [](const Tokenizer& self, const std::string& token) { return self.id_of(token); })
       .def_property_readonly("vocab_size", &Tokenizer::vocab_size)
       .def_property_readonly("bos_id", &Tokenizer::bos_id);
+  py::class_<TextStream>(m, "TextStream")
+      .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, bool skip_special) {
+             return TextStream(std::move(tokenizer), skip_special);
+           }),
+           py::arg("tokenizer").none(false), py::arg("skip_special") = true)
+      .def(
+          "add",
+          [](TextStream& self, const std::vector<int32_t>& tokens) {
+            return py::bytes(self.add(tokens));
+          },
+          py::arg("tokens"))
+      .def("finish", [](TextStream& self) { return py::bytes(self.finish()); });
 });
 
 }  // namespace fusedlm::bindings

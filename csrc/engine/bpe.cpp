@@ -47,13 +47,19 @@ void BpeMerger::consider(int32_t left) {
   }
 }
 
-void BpeMerger::merge(std::string_view word, std::vector<int32_t>& out) {
+void append_bytes(std::string_view word, const ByteTokens& bytes, int32_t unknown,
+                  std::vector<int32_t>& out) {
+  for (char c : word) {
+    int32_t token = bytes[static_cast<unsigned char>(c)];
+    if (token < 0) token = unknown;
+    if (token >= 0) out.push_back(token);
+  }
+}
+
+void BpeMerger::merge(std::span<const int32_t> word, std::vector<int32_t>& out) {
   symbols_.clear();
   heap_.clear();
-  for (char c : word) {
-    int32_t token = bytes_[static_cast<unsigned char>(c)];
-    if (token < 0) token = unknown_;
-    if (token < 0) continue;
+  for (int32_t token : word) {
     const auto index = static_cast<int32_t>(symbols_.size());
     symbols_.push_back({token, index - 1, index + 1});
   }

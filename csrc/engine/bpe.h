@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace fusedlm {
 class MergeTable {
  public:
   struct Rule {
-    uint32_t rank;
+    uint32_t rank;  ///< the earliest is 0; rules may share one
     int32_t token;  ///< what the two become
   };
   void reserve(size_t rules);
@@ -34,14 +35,17 @@ class MergeTable {
 /// A token of each byte; -1 where the vocabulary has none.
 using ByteTokens = std::array<int32_t, 256>;
 
+/// Appends the tokens of a word's bytes. Those without one become `unknown`, or vanish if that is -1.
+void append_bytes(std::string_view word, const ByteTokens& bytes, int32_t unknown,
+                  std::vector<int32_t>& out);
+
 /// Merges words; keeps its memory from word to word. Time grows as n log n with the length of a word.
 class BpeMerger {
  public:
-  /// Bytes without a token become `unknown`, or vanish if that is -1.
-  BpeMerger(const MergeTable& merges, const ByteTokens& bytes, int32_t unknown)
-      : merges_(merges), bytes_(bytes), unknown_(unknown) {}
+  explicit BpeMerger(const MergeTable& merges) : merges_(merges) {}
 
-  void merge(std::string_view word, std::vector<int32_t>& out);
+  /// `word` is its smallest tokens, of bytes or of characters; appends what they become to `out`.
+  void merge(std::span<const int32_t> word, std::vector<int32_t>& out);
 
  private:
   struct Symbol {
@@ -59,8 +63,6 @@ class BpeMerger {
   void consider(int32_t left);
 
   const MergeTable& merges_;
-  const ByteTokens& bytes_;
-  int32_t unknown_;
   std::vector<Symbol> symbols_;
   std::vector<Candidate> heap_;
 };

@@ -107,6 +107,23 @@ std::vector<index_t> GgufFile::integers(const std::string& key) const {
   return list;
 }
 
+std::vector<double> GgufFile::numbers(const std::string& key) const {
+  const auto* array = std::get_if<GgufArray>(&get(key));
+  const index_t size = array ? gguf_size_of(array->type) : 0;
+  if (!size) fail(key + " is " + to_string(get(key)) + ", expected an array of numbers");
+  if (array->type != GgufType::float32 && array->type != GgufType::float64) {
+    const std::vector<index_t> list = integers(key);
+    return {list.begin(), list.end()};
+  }
+  std::vector<double> list(array->count);
+  for (size_t i = 0; i < list.size(); ++i) {
+    list[i] = std::get<double>(gguf_scalar(array->type, array->bytes.data() + i * size));
+    if (!std::isfinite(list[i]))
+      fail(key + " holds " + to_string(list[i]) + ", expected finite numbers");
+  }
+  return list;
+}
+
 std::string to_string(const GgufValue& value) {
   if (const auto* i = std::get_if<int64_t>(&value)) return std::to_string(*i);
   if (const auto* u = std::get_if<uint64_t>(&value)) return std::to_string(*u);

@@ -63,6 +63,8 @@ class GgufFile {
   std::vector<std::string_view> strings(const std::string& key) const;
   /// Of any type of integers.
   std::vector<index_t> integers(const std::string& key) const;
+  /// Finite ones, of any type of numbers.
+  std::vector<double> numbers(const std::string& key) const;
 
   [[noreturn]] void fail(const std::string& message) const;
 

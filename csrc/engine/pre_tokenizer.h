@@ -1,6 +1,6 @@
 #pragma once
-// How text is cut into words before byte pairs are merged: the regular expressions of GPT-2, Llama 3 and
-// Qwen2 written out, as there is no regex with Unicode properties in the standard library.
+// How text is cut into words before byte pairs are merged: the regular expressions of GPT-2, Llama 3,
+// Qwen2 and Tekken written out, as there is no regex with Unicode properties in the standard library.
 
 #include <functional>
 #include <string>
@@ -15,6 +15,7 @@ struct SplitStep {
   enum class Kind : uint8_t {
     gpt2,        ///< see kGpt2Pattern
     llama3,      ///< see kLlama3Pattern; `digits` numbers at most in a word
+    tekken,      ///< see kTekkenPattern
     digits,      ///< each number alone
     characters,  ///< each character alone
     prefix,      ///< a blank before text that does not begin with one
@@ -26,6 +27,7 @@ struct SplitStep {
 extern const char* const kGpt2Pattern;
 extern const char* const kLlama3Pattern;
 extern const char* const kQwen2Pattern;
+extern const char* const kTekkenPattern;
 extern const char* const kCharacterPattern;
 
 /// Cuts texts into words by steps, each of which cuts the pieces of the one before it further. Words are
@@ -48,8 +50,15 @@ class Splitter {
   size_t while_space(size_t i) const;
   size_t gpt2_word(std::string_view text, size_t i) const;
   size_t llama3_word(std::string_view text, size_t i, int most_digits) const;
+  size_t tekken_word(std::string_view text, size_t i) const;
+  size_t lower_word(std::string_view text, size_t i) const;
+  size_t upper_word(std::string_view text, size_t i) const;
+  bool has_case(std::string_view text, size_t i, unicode::Case wanted) const;
+  size_t while_case(std::string_view text, size_t i, unicode::Case wanted) const;
   size_t contraction(std::string_view text, size_t i, bool any_case) const;
   size_t blanks(size_t i) const;
+  size_t lines(size_t i) const;
+  size_t signs(size_t i) const;
 
   const std::vector<SplitStep>& steps_;
   Sink sink_;

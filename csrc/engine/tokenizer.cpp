@@ -1,9 +1,11 @@
 #include "fusedlm/tokenizer.h"
 
 #include <filesystem>
+#include <utility>
 
 #include "engine/mapped_file.h"
 #include "engine/tokenizer_state.h"
+#include "engine/utf8.h"
 #include "fusedlm/errors.h"
 
 namespace fusedlm {
@@ -15,14 +17,18 @@ class Encoder {
   Encoder(const Tokenizer::State& state, bool special)
       : state_(state),
         special_(special),
-        merger_(state.merges, state.byte_tokens, state.unknown),
+        merger_(state.merges),
         splitter_(state.steps, [this](std::string_view w) { word(w); }) {}
 
   std::vector<int32_t> encode(std::string_view text) {
-    between(state_.raw, text, [this](std::string_view plain) {
-      const std::string normalized = state_.nfc ? unicode::nfc(plain) : std::string();
-      between(state_.normalized, state_.nfc ? normalized : plain,
-              [this](std::string_view piece) { splitter_.split(piece); });
+    between(state_.raw, text, [&](std::string_view plain) {
+      const std::string changed = state_.normalizes() ? state_.normalize(plain) : std::string();
+      const std::string_view normalized = state_.normalizes() ? changed : plain;
+      between(state_.normalized, normalized, [&](std::string_view piece) {
+        if (state_.kind != Kind::sentence_piece) return splitter_.split(piece);
+        const bool first = plain.data() == text.data() && piece.data() == normalized.data();
+        state_.sentence_piece.cut(piece, first, [this](std::string_view w) { word(w); });
+      });
     });
     return std::move(ids_);
   }
@@ -45,11 +51,11 @@ class Encoder {
       const auto whole = state_.words.find(word);
       if (whole != state_.words.end()) return ids_.push_back(whole->second);
     }
-    if (!state_.has_merges) {
+    if (state_.kind == Kind::characters) {
       if (state_.unknown >= 0) ids_.push_back(state_.unknown);
       return;
     }
-    if (word.size() > kLongestKept) return merger_.merge(word, ids_);
+    if (word.size() > kLongestKept) return merge(word);
     const auto known = kept_.find(std::string(word));
     if (known != kept_.end()) {
       for (size_t i = 0; i < known->second.count; ++i)
@@ -57,10 +63,21 @@ class Encoder {
       return;
     }
     const size_t first = ids_.size();
-    merger_.merge(word, ids_);
+    merge(word);
     if (kept_.size() < kMostKept) kept_.emplace(word, Range{first, ids_.size() - first});
   }
 
+  void merge(std::string_view word) {
+    smallest_.clear();
+    if (state_.kind == Kind::sentence_piece) {
+      state_.sentence_piece.append_characters(word, state_.byte_tokens, state_.unknown, smallest_);
+    } else {
+      append_bytes(word, state_.byte_tokens, state_.unknown, smallest_);
+    }
+    merger_.merge(smallest_, ids_);
+  }
+
+  using Kind = Tokenizer::State::Kind;
   // What is worth remembering, and for how many words: some MiB at most.
   static constexpr size_t kLongestKept = 64, kMostKept = 1 << 16;
   struct Range {
@@ -72,6 +89,7 @@ class Encoder {
   BpeMerger merger_;
   Splitter splitter_;
   std::vector<int32_t> ids_;
+  std::vector<int32_t> smallest_;                ///< of the word being merged
   std::unordered_map<std::string, Range> kept_;  ///< where in `ids_` the tokens of a word are
 };
 
@@ -95,13 +113,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool special) cons
 
 std::string Tokenizer::decode(std::span<const int32_t> tokens, bool skip_special) const {
   std::string text;
-  for (int32_t token : tokens) {
-    if (token < 0 || token >= vocab_size()) {
-      throw InvalidArgument("Tokenizer::decode: tokens holds " + std::to_string(token) +
-                            ", expected 0 to " + std::to_string(vocab_size() - 1));
-    }
-    if (!skip_special || !state_->special[token]) text += state_->bytes[token];
-  }
+  state_->append(tokens, skip_special, text);
+  if (state_->sentence_piece.strip_space && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
 
@@ -115,5 +128,24 @@ int32_t Tokenizer::vocab_size() const noexcept {
 }
 
 std::optional<int32_t> Tokenizer::bos_id() const noexcept { return state_->bos; }
+
+TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special)
+    : tokenizer_(std::move(tokenizer)),
+      skip_special_(skip_special),
+      at_start_(tokenizer_->state_->sentence_piece.strip_space) {}
+
+std::string TextStream::add(std::span<const int32_t> tokens) {
+  std::string text = held_;
+  tokenizer_->state_->append(tokens, skip_special_, text);
+  if (at_start_ && !text.empty()) {
+    if (text.front() == ' ') text.erase(0, 1);
+    at_start_ = false;
+  }
+  held_ = text.substr(text.size() - utf8::unfinished(text));
+  text.resize(text.size() - held_.size());
+  return text;
+}
+
+std::string TextStream::finish() { return std::exchange(held_, {}); }
 
 }  // namespace fusedlm

@@ -1,5 +1,8 @@
-// tokenizer.json of Hugging Face's `tokenizers`: byte-level BPE, and fusedlm's own characters. What is
-// there beyond that is refused by name. Truncation and padding are about batches, and left out.
+// tokenizer.json of Hugging Face's `tokenizers`: byte-level BPE, SentencePiece's BPE, and fusedlm's own
+// characters. What is there beyond that is refused by name. Truncation and padding are about batches, and left out.
+
+#include <algorithm>
+#include <array>
 
 #include "engine/json.h"
 #include "engine/mapped_file.h"
@@ -10,6 +13,7 @@ namespace fusedlm {
 namespace {
 
 using json::Fields;
+using Kind = Tokenizer::State::Kind;
 
 // How far ids may go beyond the number of tokens: some vocabularies have gaps.
 constexpr size_t kMostGaps = 1 << 16;
@@ -21,10 +25,11 @@ class Reader {
   std::unique_ptr<const Tokenizer::State> read() {
     read_normalizer();
     read_pre_tokenizer();
+    read_kind();
+    read_decoder();
     read_model();
     if (file_.find("added_tokens")) read_added_tokens();
     if (file_.find("post_processor")) read_post_processor(file_.object("post_processor"));
-    check_decoder();
     builder_.finish(whole_words_);
     return builder_.take();
   }
@@ -32,7 +37,7 @@ class Reader {
  private:
   [[noreturn]] static void refuse(const Fields& fields, const std::string& what) {
     throw Unsupported(fields.where() + ": " + what +
-                      ", which is not of the byte-level BPE that fusedlm reads");
+                      ", which is not of the kinds of BPE that fusedlm reads");
   }
 
   /// An object, or those of a "Sequence" of them, by turns.
@@ -48,9 +53,31 @@ class Reader {
   void read_normalizer() {
     each("normalizer", "normalizers", [&](const Fields& normalizer) {
       const std::string& type = normalizer.string("type");
-      if (type != "NFC") refuse(normalizer, "a normalizer of type " + type);
-      builder_.state().nfc = true;
+      if (type == "NFC") {
+        builder_.state().nfc = true;
+      } else if (type == "Prepend") {
+        const std::string& put = normalizer.string("prepend");
+        if (put != kSpaceMark) refuse(normalizer, "a Prepend of \"" + put + "\"");
+        pieces().prepend = true;
+      } else if (type == "Replace") {
+        check_replace(normalizer, " ", kSpaceMark);
+        pieces().mark_spaces = true;
+      } else {
+        refuse(normalizer, "a normalizer of type " + type);
+      }
     });
+    if (pieces().prepend && !pieces().mark_spaces)
+      refuse(file_, "a normalizer that prepends a mark and leaves spaces");
+  }
+
+  SentencePiece& pieces() { return builder_.state().sentence_piece; }
+
+  /// Of normalizers and decoders: one that writes `what` as `by`.
+  static void check_replace(const Fields& step, std::string_view what, std::string_view by) {
+    const Fields pattern = step.object("pattern");
+    if (!pattern.find("String")) refuse(step, "a Replace of a regular expression");
+    const std::string &from = pattern.string("String"), &to = step.string("content");
+    if (from != what || to != by) refuse(step, "a Replace of \"" + from + "\" by \"" + to + "\"");
   }
 
   void read_pre_tokenizer() {
@@ -65,12 +92,31 @@ class Reader {
       } else if (type == "Digits") {
         if (!step.boolean("individual_digits", false)) refuse(step, "Digits that stay together");
         add({SplitStep::Kind::digits});
+      } else if (type == "Metaspace") {
+        read_metaspace(step);
       } else if (type == "Split") {
         read_split(step);
       } else {
         refuse(step, "a pre-tokenizer of type " + type);
       }
     });
+  }
+
+  void read_metaspace(const Fields& step) {
+    if (pieces().metaspace) refuse(step, "a second Metaspace");
+    const std::string& mark = step.string("replacement");
+    if (mark != kSpaceMark) refuse(step, "a Metaspace of \"" + mark + "\"");
+    const std::string scheme = step.string("prepend_scheme", "always");
+    pieces().metaspace = true;
+    pieces().split = step.boolean("split", true);
+    if (scheme == "always" || scheme == "first") {
+      using Prefix = SentencePiece::Prefix;
+      pieces().prefix = scheme == "first" ? Prefix::first : Prefix::always;
+      if (!step.boolean("add_prefix_space", true))
+        step.fail("add_prefix_space is false, expected true as prepend_scheme is " + scheme);
+    } else if (scheme != "never") {
+      step.fail("prepend_scheme is \"" + scheme + "\", expected first, always or never");
+    }
   }
 
   void add(SplitStep step) { builder_.state().steps.push_back(step); }
@@ -90,6 +136,8 @@ class Reader {
       add({SplitStep::Kind::llama3, 3});
     } else if (regex == kQwen2Pattern) {
       add({SplitStep::Kind::llama3, 1});
+    } else if (regex == kTekkenPattern) {
+      add({SplitStep::Kind::tekken});
     } else if (regex == kCharacterPattern) {
       add({SplitStep::Kind::characters});
     } else {
@@ -97,17 +145,37 @@ class Reader {
     }
   }
 
-  void read_model() {
+  /// By the model's type and by how spaces and bytes are written.
+  void read_kind() {
     const Fields model = file_.object("model");
     const std::string type = model.string("type", "BPE");
-    if (type != "BPE" && type != "WordLevel") refuse(model, "a model of type " + type);
-    builder_.state().has_merges = type == "BPE";
-    if (type == "BPE" ? !byte_level_ : byte_level_)
-      refuse(file_, "a pre-tokenizer that does not go with " + type);
+    const bool marks = pieces().mark_spaces || pieces().metaspace;
+    Tokenizer::State& state = builder_.state();
+    bool fits = false;
+    if (type == "WordLevel") {
+      state.kind = Kind::characters;
+      fits = !byte_level_ && !marks;
+    } else if (type != "BPE") {
+      refuse(model, "a model of type " + type);
+    } else if (marks) {
+      state.kind = Kind::sentence_piece;
+      fits = !byte_level_ && state.steps.empty();
+    } else {
+      fits = byte_level_;
+    }
+    if (!fits) refuse(file_, "a pre-tokenizer that does not go with " + type);
+  }
+
+  void read_model() {
+    const Fields model = file_.object("model");
     refuse_options(model);
     whole_words_ = model.boolean("ignore_merges", false);
+    pieces().fuse_unknown = model.boolean("fuse_unk", false);
+    pieces().byte_fallback = model.boolean("byte_fallback", false);
+    if (pieces().byte_fallback && !pieces().bytes_in_text)
+      refuse(model, "byte_fallback without a decoder that knows of it");
     read_vocab(model);
-    if (type == "BPE") read_merges(model);
+    if (builder_.state().kind != Kind::characters) read_merges(model);
     if (model.find("unk_token")) {
       const auto& ids = builder_.state().ids;
       const auto unknown = ids.find(model.string("unk_token"));
@@ -120,7 +188,6 @@ class Reader {
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       if (!model.string(name, "").empty()) refuse(model, name);
     }
-    if (model.boolean("byte_fallback", false)) refuse(model, "byte_fallback");
     if (model.find("dropout") && model.positive("dropout", 0) > 0) refuse(model, "dropout");
   }
 
@@ -132,11 +199,7 @@ class Reader {
     for (const auto& [text, id] : *vocab) {
       const int64_t* number = id.as<int64_t>();
       if (!number) model.fail("vocab: \"" + text + "\" has the id " + json::describe(id));
-      if (builder_.state().has_merges) {
-        builder_.token(text, *number, limit_);
-      } else {
-        builder_.plain_token(text, *number, limit_);
-      }
+      builder_.token(text, *number, limit_);
     }
   }
 
@@ -194,10 +257,41 @@ class Reader {
     }
   }
 
-  void check_decoder() {
-    const char* expected = builder_.state().has_merges ? "ByteLevel" : "Fuse";
+  void read_decoder() {
+    const Kind kind = builder_.state().kind;
+    if (kind == Kind::sentence_piece) return read_decoders();
+    const char* expected = kind == Kind::byte_level ? "ByteLevel" : "Fuse";
     const std::string type = file_.object("decoder").string("type");
     if (type != expected) refuse(file_, "a decoder of type " + type);
+  }
+
+  /// Marks become spaces, "<0x0A>" a byte, and a space at the beginning may go: in this order alone.
+  void read_decoders() {
+    static constexpr std::array<std::string_view, 4> kOrder = {"Replace", "ByteFallback", "Fuse",
+                                                               "Strip"};
+    size_t next = 0;
+    std::array<bool, 4> there{};
+    each("decoder", "decoders", [&](const Fields& decoder) {
+      const std::string& type = decoder.string("type");
+      const auto* found = std::find(kOrder.begin() + next, kOrder.end(), type);
+      const auto place = static_cast<size_t>(found - kOrder.begin());
+      if (place == kOrder.size()) refuse(decoder, "a decoder of type " + type + " at this place");
+      there[place] = true;
+      next = place + 1;
+      if (type == "Replace") check_replace(decoder, kSpaceMark, " ");
+      if (type == "Strip") read_strip(decoder);
+    });
+    if (!there[0]) refuse(file_, "a decoder that leaves U+2581 as it is");
+    if (there[3] && !there[2]) refuse(file_, "a decoder that strips each token");
+    pieces().bytes_in_text = there[1];
+  }
+
+  void read_strip(const Fields& decoder) {
+    const index_t start = decoder.integer("start", 0, INT32_MAX),
+                  stop = decoder.integer("stop", 0, INT32_MAX);
+    if (decoder.string("content") != " " || start > 1 || stop > 0)
+      refuse(decoder, "a Strip of more than one space at the beginning");
+    pieces().strip_space = start == 1;
   }
 
   const Fields& file_;

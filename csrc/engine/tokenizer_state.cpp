@@ -9,6 +9,8 @@
 namespace fusedlm {
 namespace {
 
+using Kind = Tokenizer::State::Kind;
+
 /// GPT-2 writes bytes as visible characters: those that are visible in Latin-1 as themselves, the others as
 /// U+0100 and on, in order.
 std::array<int, 0x144> letters_to_bytes() {
@@ -24,6 +26,8 @@ std::array<int, 0x144> letters_to_bytes() {
 const std::array<int, 0x144> kByteOf = letters_to_bytes();
 
 int byte_of(char32_t c) { return c < kByteOf.size() ? kByteOf[c] : -1; }
+
+bool is_small_letter(char c) { return c >= 'a' && c <= 'z'; }
 
 size_t spaces_at_end(std::string_view text) {
   size_t at = text.size();
@@ -85,16 +89,46 @@ std::optional<AddedTokens::Match> AddedTokens::find(std::string_view text, size_
   return std::nullopt;
 }
 
+std::string Tokenizer::State::normalize(std::string_view text) const {
+  if (kind != Kind::sentence_piece) return unicode::nfc(text);
+  return sentence_piece.normalize(nfc ? unicode::nfc(text) : text);
+}
+
+void Tokenizer::State::append(std::span<const int32_t> tokens, bool skip_special,
+                              std::string& text) const {
+  for (int32_t token : tokens) {
+    if (token < 0 || static_cast<size_t>(token) >= bytes.size()) {
+      throw InvalidArgument("Tokenizer::decode: tokens holds " + std::to_string(token) +
+                            ", expected 0 to " +
+                            std::to_string(static_cast<int64_t>(bytes.size()) - 1));
+    }
+    if (!skip_special || !special[token]) text += bytes[token];
+  }
+}
+
 TokenizerBuilder::TokenizerBuilder(std::string where)
     : state_(std::make_unique<Tokenizer::State>()) {
   state_->where = std::move(where);
+  state_->byte_tokens.fill(-1);
 }
 
 void TokenizerBuilder::fail(const std::string& message) const {
   throw CorruptFile(state_->where + ": " + message);
 }
 
-void TokenizerBuilder::place(const std::string& text, std::string bytes, int64_t id, size_t limit) {
+std::string TokenizerBuilder::bytes_of(const std::string& text) const {
+  switch (state_->kind) {
+    case Kind::byte_level:
+      return bytes_of_letters(text);
+    case Kind::sentence_piece:
+      return state_->sentence_piece.bytes_of(text);
+    case Kind::characters:
+      break;
+  }
+  return text;
+}
+
+void TokenizerBuilder::place(const std::string& text, int64_t id, size_t limit) {
   if (id < 0 || static_cast<size_t>(id) >= limit) {
     fail("token \"" + text + "\" has the id " + std::to_string(id) + ", expected 0 to " +
          std::to_string(limit - 1));
@@ -110,30 +144,44 @@ void TokenizerBuilder::place(const std::string& text, std::string bytes, int64_t
   if (taken_[index]) {
     fail("token \"" + text + "\" has the id " + std::to_string(id) + ", which another token has");
   }
-  state_->bytes[index] = std::move(bytes);
+  state_->bytes[index] = bytes_of(text);
   taken_[index] = true;
 }
 
 void TokenizerBuilder::token(const std::string& text, int64_t id, size_t limit) {
-  place(text, bytes_of_letters(text), id, limit);
-}
-
-void TokenizerBuilder::plain_token(const std::string& text, int64_t id, size_t limit) {
-  place(text, text, id, limit);
+  place(text, id, limit);
+  const auto number = static_cast<int32_t>(id);
+  if (state_->kind == Kind::byte_level) {
+    const std::string& bytes = state_->bytes[number];
+    if (bytes.size() == 1 && is_letters(text))
+      state_->byte_tokens[static_cast<unsigned char>(bytes.front())] = number;
+  } else if (state_->kind == Kind::sentence_piece && !text.empty()) {
+    size_t end = 0;
+    const char32_t first = utf8::next(text, end);
+    if (end == text.size() && first != utf8::kInvalid)
+      state_->sentence_piece.characters.emplace(first, number);
+    // Read in either case, but written in capitals, as `tokenizers` has it.
+    const auto byte = byte_of_token(text);
+    if (byte && std::none_of(text.begin() + 3, text.end(), is_small_letter))
+      state_->byte_tokens[*byte] = number;
+  }
 }
 
 void TokenizerBuilder::added(AddedToken token, size_t limit) {
   if (token.text.empty()) fail("an added token is empty");
   const auto known = state_->ids.find(token.text);
   if (known == state_->ids.end()) {
-    place(token.text, state_->has_merges ? bytes_of_letters(token.text) : token.text, token.id,
-          limit);
+    place(token.text, token.id, limit);
   } else if (known->second != token.id) {
     fail("added token \"" + token.text + "\" has the id " + std::to_string(token.id) +
          ", in the vocabulary it has " + std::to_string(known->second));
   }
   if (token.special) state_->special[token.id] = true;
-  if (token.normalized && state_->nfc) token.text = unicode::nfc(token.text);
+  if (token.normalized && state_->normalizes()) {
+    // Read back in normal form, too: a mark put before it is a space of the text.
+    token.text = state_->normalize(token.text);
+    state_->bytes[token.id] = bytes_of(token.text);
+  }
   (token.normalized ? state_->normalized : state_->raw).add(std::move(token));
 }
 
@@ -156,14 +204,13 @@ void TokenizerBuilder::merge(const std::string& left, const std::string& right) 
 }
 
 void TokenizerBuilder::finish(bool whole_words) {
-  state_->byte_tokens.fill(-1);
   for (const auto& [text, id] : state_->ids) {
-    const std::string& bytes = state_->bytes[id];
-    const bool letters = state_->has_merges && is_letters(text);
-    if (letters && bytes.size() == 1)
-      state_->byte_tokens[static_cast<unsigned char>(bytes.front())] = id;
-    // Views of strings in a vector that does not grow any more.
-    if ((whole_words && letters) || !state_->has_merges) state_->words.emplace(bytes, id);
+    // Views of strings that do not move any more.
+    if (state_->kind == Kind::characters) state_->words.emplace(text, id);
+    if (!whole_words) continue;
+    if (state_->kind == Kind::sentence_piece) state_->words.emplace(text, id);
+    if (state_->kind == Kind::byte_level && is_letters(text))
+      state_->words.emplace(state_->bytes[id], id);
   }
 }
 

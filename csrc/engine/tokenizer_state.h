@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 
 #include "engine/bpe.h"
 #include "engine/pre_tokenizer.h"
+#include "engine/sentence_piece.h"
 #include "fusedlm/tokenizer.h"
 
 namespace fusedlm {
@@ -41,6 +43,11 @@ class AddedTokens {
 };
 
 struct Tokenizer::State {
+  enum class Kind : uint8_t {
+    byte_level,      ///< BPE over bytes, which the vocabulary writes in GPT-2's letters
+    sentence_piece,  ///< BPE over characters
+    characters,      ///< fusedlm's own: no merges at all
+  } kind = Kind::byte_level;
   std::string where;  ///< the file, for messages
   /// Text of each id, in the bytes that it stands for; and the ids of special tokens.
   std::vector<std::string> bytes;
@@ -49,15 +56,20 @@ struct Tokenizer::State {
   std::unordered_map<std::string, int32_t> ids;
   AddedTokens raw, normalized;
   bool nfc = false;
-  std::vector<SplitStep> steps;
+  SentencePiece sentence_piece;  ///< of that kind alone
+  std::vector<SplitStep> steps;  ///< of the other kinds
   /// Words as they stand in the vocabulary are not merged but taken whole (Llama 3), or there are no
-  /// merges at all (fusedlm's characters).
+  /// merges at all.
   std::unordered_map<std::string_view, int32_t> words;
-  bool has_merges = true;
   MergeTable merges;
   ByteTokens byte_tokens{};
   int32_t unknown = -1;
   std::optional<int32_t> bos;
+
+  bool normalizes() const { return nfc || kind == Kind::sentence_piece; }
+  std::string normalize(std::string_view text) const;
+  /// Appends the bytes of tokens, with no regard to what was before. Throws as Tokenizer::decode.
+  void append(std::span<const int32_t> tokens, bool skip_special, std::string& text) const;
 };
 
 /// Fills a State; the checks that both kinds of file need.
@@ -65,15 +77,17 @@ class TokenizerBuilder {
  public:
   explicit TokenizerBuilder(std::string where);
 
-  /// `text` is as the file has it, in GPT-2's letters for bytes. Throws CorruptFile for an id that is taken,
-  /// or beyond `limit`.
+  /// `text` is as the vocabulary has it; state().kind and sentence_piece must be set. Throws CorruptFile for an
+  /// id that is taken, or beyond `limit`.
   void token(const std::string& text, int64_t id, size_t limit);
-  /// The same where text is itself, not letters for bytes.
-  void plain_token(const std::string& text, int64_t id, size_t limit);
   void added(AddedToken token, size_t limit);
   void reserve_merges(size_t count);
   void merge(const std::string& left, const std::string& right);
-  /// After the tokens: which stand for one byte, and, if `whole_words`, which are taken whole.
+  /// Instead of merges: neighbours join where their union is a token, the one of the highest score first. One
+  /// score for each token; those not `mergeable` are made by no merge.
+  void merge_by_scores(std::span<const std::string_view> tokens, std::span<const double> scores,
+                       const std::vector<bool>& mergeable);
+  /// After the tokens: which are taken whole, if `whole_words`.
   void finish(bool whole_words);
 
   [[noreturn]] void fail(const std::string& message) const;
@@ -81,7 +95,8 @@ class TokenizerBuilder {
   std::unique_ptr<const Tokenizer::State> take() { return std::move(state_); }
 
  private:
-  void place(const std::string& text, std::string bytes, int64_t id, size_t limit);
+  void place(const std::string& text, int64_t id, size_t limit);
+  std::string bytes_of(const std::string& text) const;
   int32_t id_of(const std::string& text, const std::string& of) const;
 
   std::unique_ptr<Tokenizer::State> state_;

@@ -18,10 +18,16 @@ constexpr unsigned char kFirstToNormalize = 0xcc;
 constexpr char32_t kRawByte = 0x80000000;
 
 /// One byte for each code point: a look-up must cost less than what is done with the character.
+template <class Value, size_t N>
+std::vector<Value> expand(const uint32_t (&runs)[N][3]) {
+  std::vector<Value> values(kCodePoints);
+  for (const auto& [first, last, value] : runs)
+    std::fill(values.begin() + first, values.begin() + last + 1, static_cast<Value>(value));
+  return values;
+}
+
 std::vector<CharKind> expand_kinds() {
-  std::vector<CharKind> kinds(kCodePoints, CharKind::other);
-  for (const auto& [first, last, kind] : kKinds)
-    std::fill(kinds.begin() + first, kinds.begin() + last + 1, static_cast<CharKind>(kind));
+  std::vector<CharKind> kinds = expand<CharKind>(kKinds);
   kinds['\r'] = kinds['\n'] = CharKind::newline;
   kinds[' '] = CharKind::blank;
   return kinds;
@@ -120,6 +126,11 @@ void compose_all(std::vector<Mark>& text) {
 CharKind kind_of(char32_t c) {
   static const std::vector<CharKind> kinds = expand_kinds();
   return c < kCodePoints ? kinds[c] : CharKind::other;
+}
+
+Case case_of(char32_t c) {
+  static const std::vector<Case> cases = expand<Case>(kCases);
+  return c < kCodePoints ? cases[c] : Case::none;
 }
 
 std::string nfc(std::string_view text) {

@@ -35,6 +35,25 @@ inline bool valid(std::string_view text) {
   return true;
 }
 
+/// How many bytes at the end begin a character whose other bytes are not there yet: 0 to 3.
+inline size_t unfinished(std::string_view text) {
+  for (size_t count = 1; count <= 3 && count <= text.size(); ++count) {
+    const auto first = static_cast<unsigned char>(text[text.size() - count]);
+    if ((first & 0xc0) == 0x80) continue;
+    const size_t whole = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    if (first < 0xc2 || first > 0xf4 || count >= whole) return 0;
+    // Some second bytes make no character, whatever follows: overlong forms, surrogates, beyond U+10FFFF.
+    std::string filled(text.substr(text.size() - count));
+    for (const char least : {'\x80', '\xbf'}) {
+      filled.resize(count);
+      filled.resize(whole, least);
+      if (valid(filled)) return count;
+    }
+    return 0;
+  }
+  return 0;
+}
+
 inline void append(std::string& text, char32_t c) {
   const auto add = [&](char32_t byte) { text += static_cast<char>(byte); };
   if (c < 0x80) return add(c);

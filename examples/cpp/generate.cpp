@@ -62,6 +62,8 @@ void run(const Arguments& arguments) {
   request.top_p = arguments.get("top-p", 0.95);
   request.seed = arguments.get<uint64_t>("seed", std::random_device{}());
   const size_t prompt_tokens = request.prompt.size();
+  TextStream text(tokenizer);
+  text.add(request.prompt);  // so that the new text begins behind it
   generator.submit(std::move(request));
 
   print(prompt);
@@ -70,12 +72,12 @@ void run(const Arguments& arguments) {
   const auto start = Clock::now();
   while (!generator.idle()) {
     for (const Event& event : generator.step()) {
-      // A token may end inside a character; the terminal puts the bytes together.
-      print(tokenizer->decode(event.tokens));
+      print(text.add(event.tokens));
       if (tokens == 0) first = seconds_since(start);
       tokens += event.tokens.size();
     }
   }
+  print(text.finish());
   const double rest = seconds_since(start) - first;
   print("\n");
   std::fprintf(stderr, "prompt: %zu tokens in %.3f s; text: %zu tokens", prompt_tokens, first,

@@ -9,9 +9,12 @@ import pytest
 
 from fusedlm import _core
 from fusedlm.data import Tokenizer, train_bpe
-from fusedlm.models import ModelConfig, save
+from fusedlm.models import ModelConfig, export_hf, save
+from fusedlm.models.gguf import load_tokenizer
 from tests.support.commands import must, run
+from tests.support.gguf_files import write
 from tests.support.small import small_model
+from tests.support.tokenizers import TEXTS, scored, sentence_piece
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog does not mind\n"
 PROMPT = "the quick"
@@ -86,6 +89,47 @@ def test_mistakes_are_one_clear_line(examples, model, arguments, message):
     assert done.returncode in (1, 2)
     first = done.stdout.splitlines()[0]
     assert first.startswith("error: ") and message in first
+
+
+@pytest.fixture(scope="module", params=["folder", "gguf"])
+def llama2(request, tmp_path_factory) -> Path:
+    """A small model with a tokenizer of Llama 2's kind, as Hugging Face and as llama.cpp has it."""
+    folder = tmp_path_factory.mktemp("llama2")
+    inner = sentence_piece(TEXT * 20, *TEXTS, size=700)
+    config = ModelConfig.llama(
+        vocab_size=inner.get_vocab_size(), context=64, layers=2, width=32, heads=4, kv_heads=2,
+        ffn_width=64,
+    )  # fmt: skip
+    if request.param == "folder":
+        export_hf(small_model(config), Tokenizer(inner), folder / "model")
+        return folder / "model"
+    pytest.importorskip("gguf")
+    return write(folder / "model.gguf", small_model(config), "llama", scored(inner))
+
+
+@pytest.mark.parametrize("prompt", ["the quick", "the dog ", " größe 你好"])
+def test_a_model_with_llama_2s_tokenizer_continues_a_text(examples, llama2, prompt):
+    output = must(examples / "generate", llama2, prompt, *OPTIONS)
+    tokenizer = load_vocabulary(llama2)
+    ids = tokenizer.encode(prompt, add_special=True)
+    assert ids[0] == tokenizer.token_id("<s>")
+    generator = _core.Generator(_core.Engine(_core.Model.load(str(llama2))))
+    generator.submit(ids, temperature=0.9, top_p=0.8, seed=7, max_new_tokens=24)
+    while not generator.idle:
+        for event in generator.step():
+            ids += event.tokens
+    # Of prompt and answer at once, so that no space is lost or added between; bytes that are no text, and
+    # line ends, as Python reads them from a program.
+    wanted = _core.Tokenizer.load(str(llama2)).decode(ids).decode(errors="replace")
+    wanted = wanted.replace("\r\n", "\n").replace("\r", "\n")
+    assert wanted.startswith(prompt) and len(wanted) > len(prompt)
+    assert text_of(output) == wanted
+
+
+def load_vocabulary(path: Path) -> Tokenizer:
+    if path.is_dir():
+        return Tokenizer.load(path / "tokenizer.json")
+    return load_tokenizer(path)[0]
 
 
 def test_a_damaged_model_is_named(examples, model, tmp_path):

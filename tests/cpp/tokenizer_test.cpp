@@ -5,9 +5,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engine/bpe.h"
 #include "engine/pre_tokenizer.h"
 #include "engine/unicode.h"
+#include "engine/utf8.h"
 #include "files.h"
 #include "threads.h"
 
@@ -39,6 +42,17 @@ TEST(Splitter, CutsAsLlama3AndQwen2Do) {
             (Words{"IT", "'S", " ", "123", "45", ".\r\n\n", " x"}));
   EXPECT_EQ(words(qwen2, "a 123"), (Words{"a", " ", "1", "2", "3"}));
   EXPECT_EQ(words(llama3, "\tx (y) \n \n  z"), (Words{"\tx", " (", "y", ")", " \n \n", " ", " z"}));
+}
+
+TEST(Splitter, CutsAsTekkenDoes) {
+  const std::vector<SplitStep> tekken = {{Kind::tekken}};
+  EXPECT_EQ(words(tekken, "HelloWorld HTTPServer"), (Words{"Hello", "World", " HTTPServer"}));
+  EXPECT_EQ(words(tekken, "it's 123"), (Words{"it", "'s", " ", "1", "2", "3"}));
+  // What has no case goes with either; where nothing lower follows, the capital is given back.
+  EXPECT_EQ(words(tekken, "\u4f60A\u4f60a \u4f60A"), (Words{"\u4f60A\u4f60a", " \u4f60", "A"}));
+  EXPECT_EQ(words(tekken, "e\u0301E\u0301e"), (Words{"e\u0301", "E\u0301e"}));
+  EXPECT_EQ(words(tekken, " ?!\n//\n x"), (Words{" ?!\n//\n", " x"}));
+  EXPECT_EQ(words(tekken, "\u0301 \n b"), (Words{"\u0301", " \n", " b"}));
 }
 
 TEST(Splitter, LeavesBytesThatAreNoUtf8InTheirWord) {
@@ -74,10 +88,11 @@ TEST(Bpe, MergesTheEarliestRuleFirstAndTheLeftmostOfEquals) {
   merges.add(0, 1, {1, 4});  // ab
   merges.add(0, 0, {2, 5});  // aa
   merges.add(5, 0, {3, 6});  // aaa
-  BpeMerger merger(merges, bytes, -1);
+  BpeMerger merger(merges);
   const auto merged = [&](const char* word) {
-    std::vector<int32_t> ids;
-    merger.merge(word, ids);
+    std::vector<int32_t> smallest, ids;
+    append_bytes(word, bytes, -1, smallest);
+    merger.merge(smallest, ids);
     return ids;
   };
   EXPECT_EQ(merged("abc"), (std::vector<int32_t>{0, 3}));
@@ -196,12 +211,119 @@ TEST_F(TokenizerFile, GgufCarriesATokenizerToo) {
   EXPECT_FALSE(tokenizer->bos_id().has_value());
 }
 
-TEST_F(TokenizerFile, GgufOfAnotherKindIsRefusedByName) {
+std::string typed(const std::vector<int32_t>& types) {
+  std::string list = raw(uint32_t{5}) + raw(uint64_t{types.size()});
+  for (int32_t type : types) list += raw(type);
+  return list;
+}
+std::string scored(const std::vector<float>& scores) {
+  std::string list = raw(uint32_t{6}) + raw(uint64_t{scores.size()});
+  for (float score : scores) list += raw(score);
+  return list;
+}
+
+class SentencePieceFile : public TokenizerFile {
+ protected:
+  // 0 unknown, 1 control, 2 byte; then letters, and what they join to.
+  const std::vector<std::string> tokens_ = {"<unk>", "<s>", "<0x0A>", "\u2581", "a",
+                                            "b",     "ab",  "ba",     "aba",    "\u2581a"};
+  std::vector<int32_t> types_ = {2, 3, 6, 1, 1, 1, 1, 1, 1, 1};
+  std::vector<float> scores_ = {0, 0, 0, -9, -9, -9, -1, -1, -2, -3};
+
+  std::shared_ptr<const Tokenizer> gguf(bool prefix = true) {
+    Gguf file;
+    file.string("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", tokens_);
+    file.add("tokenizer.ggml.token_type", 9, typed(types_));
+    file.add("tokenizer.ggml.scores", 9, scored(scores_));
+    file.number("tokenizer.ggml.bos_token_id", 1);
+    if (!prefix) file.add("tokenizer.ggml.add_space_prefix", 7, std::string(1, '\0'));
+    return Tokenizer::load(folder_.write("a.gguf", file.file()));
+  }
+};
+
+TEST_F(SentencePieceFile, TheHighestScoreJoinsFirstAndTheLeftmostOfEquals) {
+  const auto tokenizer = gguf();
+  EXPECT_EQ(tokenizer->encode("abab"), (Ids{3, 6, 6}));  // not a, ba, b
+  EXPECT_EQ(tokenizer->encode("ba"), (Ids{3, 7}));
+  EXPECT_EQ(tokenizer->encode("bab"), (Ids{3, 7, 5}));
+  EXPECT_EQ(tokenizer->encode("aba"), (Ids{3, 8}));
+  EXPECT_EQ(tokenizer->encode("a\n"), (Ids{9, 2}));
+  EXPECT_EQ(tokenizer->encode("zz\u00e9b\xff"), (Ids{3, 0, 5, 0}));
+  EXPECT_EQ(tokenizer->encode(""), Ids{});
+  EXPECT_EQ(gguf(false)->encode("ab"), Ids{6});
+  EXPECT_EQ(tokenizer->bos_id(), 1);
+}
+
+TEST_F(SentencePieceFile, OnlyTheSpaceBeforeATextIsLost) {
+  const auto tokenizer = gguf();
+  EXPECT_EQ(tokenizer->decode(Ids{1, 9, 2, 9, 3}), "a\n a ");
+  EXPECT_EQ(tokenizer->decode(Ids{3}), "");
+  EXPECT_EQ(gguf(false)->decode(Ids{9}), " a");
+  TextStream text(tokenizer);
+  EXPECT_EQ(text.add(Ids{1}), "");
+  EXPECT_EQ(text.add(Ids{9}), "a");
+  EXPECT_EQ(text.add(Ids{9}), " a");
+}
+
+TEST_F(SentencePieceFile, WhatDoesNotFitTogetherIsNamed) {
+  const auto refusal = [&] { return message_of<CorruptFile>([&] { gguf(); }); };
+  types_[4] = 6;
+  expect_says(refusal(), "\"a\" is of the type of bytes, expected <0x00> to <0xFF>");
+  types_.pop_back();
+  expect_says(refusal(), "token_type has 9 entries, expected 10");
+  types_.assign(10, 1);
+  scores_[3] = NAN;
+  expect_says(refusal(), "tokenizer.ggml.scores holds nan, expected finite numbers");
+  scores_.pop_back();
+  scores_[3] = 0;
+  expect_says(refusal(), "scores has 9 entries, expected 10");
+}
+
+TEST_F(TokenizerFile, ATokenThatIsTooLongToMergeIsRefused) {
   Gguf gguf;
   gguf.string("tokenizer.ggml.model", "llama");
+  gguf.strings("tokenizer.ggml.tokens", {std::string(513, 'a')});
+  gguf.add("tokenizer.ggml.scores", 9, scored({0}));
   expect_says(
       message_of<Unsupported>([&] { Tokenizer::load(folder_.write("a.gguf", gguf.file())); }),
-      "tokenizer.ggml.model is \"llama\"");
+      "token 0 has 513 characters, expected at most 512");
+}
+
+TEST_F(TokenizerFile, AStreamHoldsBackCharactersThatAreNotWhole) {
+  const auto tokenizer = load(tokenizer_json(kModel));
+  TextStream text(tokenizer);
+  EXPECT_EQ(text.add(Ids{3, 5}), " ");  // the first byte of two
+  EXPECT_EQ(text.add({}), "");
+  EXPECT_EQ(text.add(Ids{6}), "\u00e9");
+  EXPECT_EQ(text.add(Ids{6}), "\xa9");  // begins no character
+  EXPECT_EQ(text.add(Ids{5}), "");
+  EXPECT_FALSE(message_of<InvalidArgument>([&] { text.add(Ids{0, 7}); }).empty());
+  EXPECT_EQ(text.add(Ids{5}), "\xc3");  // the one before stays alone
+  EXPECT_EQ(text.finish(), "\xc3");
+  EXPECT_EQ(text.finish(), "");
+}
+
+TEST(Utf8, CountsTheBytesOfAnUnfinishedCharacter) {
+  using utf8::unfinished;
+  EXPECT_EQ(unfinished(""), 0u);
+  EXPECT_EQ(unfinished("a\u00e9\u4f60\U0001f600"), 0u);
+  EXPECT_EQ(unfinished("a\xf0\x9f\x98"), 3u);
+  EXPECT_EQ(unfinished("a\xf0\x9f"), 2u);
+  EXPECT_EQ(unfinished("\xe4"), 1u);
+  EXPECT_EQ(unfinished("\xe0\xa0"), 2u);
+  EXPECT_EQ(unfinished("\xe0\x80"), 0u);  // overlong
+  EXPECT_EQ(unfinished("\xed\xa0"), 0u);  // a surrogate
+  EXPECT_EQ(unfinished("\xf4\x90"), 0u);  // beyond U+10FFFF
+  EXPECT_EQ(unfinished("\xff"), 0u);
+  EXPECT_EQ(unfinished("\x80\x80\x80\x80"), 0u);
+}
+
+TEST_F(TokenizerFile, GgufOfAnotherKindIsRefusedByName) {
+  Gguf gguf;
+  gguf.string("tokenizer.ggml.model", "t5");
+  expect_says(
+      message_of<Unsupported>([&] { Tokenizer::load(folder_.write("a.gguf", gguf.file())); }),
+      "tokenizer.ggml.model is \"t5\"");
 }
 
 }  // namespace

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import random
-import unicodedata
 from functools import cache
 from pathlib import Path
 
@@ -23,12 +21,19 @@ from tokenizers import (
 from tokenizers import pre_tokenizers as pre
 
 from fusedlm import _core
-from fusedlm.data.corpus import load_corpus
 from fusedlm.data.tokenizer import train_bpe, train_chars
+from fusedlm.models.gguf import load_tokenizer
+from tests.support.gguf_files import write_metadata
+from tests.support.tokenizers import TEXTS, plays, random_texts
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 PRE_TOKENIZERS = {
@@ -43,22 +48,10 @@ PRE_TOKENIZERS = {
     "qwen2": lambda: pre.Sequence(
         [pre.Split(Regex(QWEN2), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
     ),
+    "tekken": lambda: pre.Sequence(
+        [pre.Split(Regex(TEKKEN), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+    ),
 }  # fmt: skip
-
-ENGLISH = (
-    "I'll say it's what THEY'VE DONE, don't you'd think? We're 1234567 years old; o'clock 'Tis.\n"
-)
-GERMAN = "Über den Wölfen muß Größe süß sein – „Äpfel“ kosten 3,50 €; Straße, Öl, naïve Café.\r\n"
-CHINESE = "床前明月光,疑是地上霜。举头望明月,低头思故乡。李白(701年-762年)、字太白。\n\n"
-OTHERS = "Привет, мир! שלום עולם مرحبا بالعالم नमस्ते दुनिया こんにちは 세계 ελληνικά ไทย ١٢٣ Ⅷ ½ ²\n"
-EMOJI = "👍🏽 👩‍👩‍👧‍👦 🇩🇪🇨🇳 ❤️ ☕️🫠 text:) :-( 🏳️‍🌈!!!\n"
-SPACES = "a  b   c\t\td \n e\n\n\nf \r\n  \r\n g\u00a0h\u2003i\u3000\u3000j\u2028k  \u0085 l   "
-TEXTS = (ENGLISH, GERMAN, CHINESE, OTHERS, EMOJI, SPACES)
-
-
-@cache
-def plays() -> str:
-    return load_corpus("shakespeare")[:400_000]
 
 
 def trained(kind: str, **options) -> Tokenizer:
@@ -73,25 +66,6 @@ def trained(kind: str, **options) -> Tokenizer:
     )  # fmt: skip
     tokenizer.train_from_iterator([plays()[:100_000], *TEXTS * 20], trainer)
     return tokenizer
-
-
-def random_texts(count: int, seed: int) -> list[str]:
-    """Mixtures of what splits text in unlike ways, and of any characters at all."""
-    chance = random.Random(seed)
-    pieces = [
-        " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "'", "'s", "'S", "'ll", "'Re", "'\u017f",
-        "a", "Hello", "é", "e\u0301", "ß", "你好", "12", "3", "²", "Ⅷ", ".", "...", "!?", "_", "👍🏽",
-        "<|end|>", "<|im_start|>", "<|im", "\u0301", "\u200d", "한", "\u1112\u1161\u11ab", "\x00", "\x7f",
-    ]  # fmt: skip
-    texts = ["".join(chance.choices(pieces, k=chance.randrange(1, 30))) for _ in range(count)]
-    old = [
-        chr(c) for c in range(sys_maxunicode()) if unicodedata.category(chr(c)) not in ("Cs", "Cn")
-    ]
-    return texts + ["".join(chance.choices(old, k=40)) for _ in range(count)]
-
-
-def sys_maxunicode() -> int:
-    return 0x32000  # everything but private use and variation selectors
 
 
 def assert_same(ours: _core.Tokenizer, theirs: Tokenizer, text: str) -> None:
@@ -225,7 +199,38 @@ def test_smollm2_from_its_gguf_gives_the_same_ids() -> None:
         assert_same(ours, theirs, text)
 
 
-def test_what_is_not_byte_level_bpe_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pre_tokenizer",
+    ["gpt-2", "smollm", "starcoder", "command-r", "refact", "llama-bpe", "qwen2", "tekken"],
+)
+def test_gguf_files_give_the_ids_that_python_reads_from_them(
+    pre_tokenizer: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    kinds = {"gpt-2": "gpt2", "llama-bpe": "llama3", "qwen2": "qwen2", "tekken": "tekken"}
+    model = json.loads(trained(kinds.get(pre_tokenizer, "smollm2")).to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    path = write_metadata(
+        tmp_path / "m.gguf",
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre_tokenizer,
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [3 if t.startswith("<|") else 1 for t in tokens],
+            "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
+            "tokenizer.ggml.bos_token_id": 0,
+        },
+    )
+    ours, theirs = _core.Tokenizer.load(str(path)), load_tokenizer(path)[0]
+    for text in (*TEXTS, plays()[:20_000], *random_texts(200, seed=4)):
+        assert ours.encode(text) == theirs.encode(text), repr(text[:200])
+    # What these begin a text with, llama.cpp knows by their names.
+    begins = pre_tokenizer in ("llama-bpe", "tekken")
+    assert ours.bos_id == (0 if begins else None)
+    assert (theirs.encode("a", add_special=True)[0] == 0) == begins
+
+
+def test_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     document = json.loads(trained("gpt2").to_str())
     changes = {
         "Lowercase": {"normalizer": {"type": "Lowercase"}},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from gguf import GGUFWriter
+
 from fusedlm import _core
 from fusedlm.data.tokenizer import train_bpe
 from fusedlm.models import export_gguf
@@ -26,6 +28,36 @@ def _file(config_of: dict, tokenizer: bool = False) -> bytes:
         return written.read_bytes()
 
 
+def _pieces() -> bytes:
+    """Metadata alone: SentencePiece's BPE as llama.cpp's converter writes it for Llama 2."""
+    tokens = [
+        "<unk>",
+        "<s>",
+        *(f"<0x{ord(c):02X}>" for c in "d<\n"),
+        "▁",
+        "a",
+        "b",
+        "c",
+        "ab",
+        "▁ab",
+        "abc",
+    ]
+    scores = [0.0] * 5 + [-9.0] * 4 + [-1.0, -2.0, -2.0]
+    with tempfile.TemporaryDirectory() as folder:
+        writer = GGUFWriter(Path(folder) / "model.gguf", "llama")
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_token_types([2, 3, 6, 6, 6, *[1] * 7])
+        writer.add_bos_token_id(1)
+        writer.add_add_space_prefix(True)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return (Path(folder) / "model.gguf").read_bytes()
+
+
 def _engine(path: Path) -> None:
     _core.Model.load(str(path))
 
@@ -45,6 +77,7 @@ def _python_tokenizer(path: Path) -> None:
 
 
 def _cases() -> list[Case]:
+    pieces = _pieces()
     plain, gpt2, full = _file({}), _file({"llama": False}), _file({}, tokenizer=True)
 
     def case(name: str, valid: bytes, read, damage=damage_gguf) -> Case:
@@ -58,6 +91,8 @@ def _cases() -> list[Case]:
         case("python-gpt2", gpt2, lambda path: load_gguf(path)),
         case("engine-tokenizer", full, _tokenizers),
         case("python-tokenizer", full, _python_tokenizer),
+        case("engine-pieces", pieces, _tokenizers),
+        case("python-pieces", pieces, _python_tokenizer),
         case("engine-bytes", full, _engine, damage_bytes),
     ]
 

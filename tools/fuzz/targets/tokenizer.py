@@ -33,7 +33,11 @@ def _use(tokenizer: Tokenizer) -> None:
 
 def _engine(path: Path) -> None:
     tokenizer = _core.Tokenizer.load(str(path))
-    tokenizer.decode(tokenizer.encode(TEXT))
+    ids = tokenizer.encode(TEXT)
+    tokenizer.decode(ids)
+    stream = _core.TextStream(tokenizer)
+    for token in ids:
+        stream.add([token])
 
 
 def _folder(path: Path) -> None:
@@ -76,6 +80,48 @@ def _with_model(model: dict) -> bytes:
     return json.dumps(described).encode()
 
 
+def _pieces(metaspace: bool) -> bytes:
+    """SentencePiece's BPE: as Llama 2 has it, or with Mistral's pre-tokenizer in place of the normalizer."""
+    tokens = [
+        "<unk>",
+        "<s>",
+        *(f"<0x{ord(c):02X}>" for c in "d1\n"),
+        "▁",
+        "a",
+        "b",
+        "c",
+        "ab",
+        "▁ab",
+        "abc",
+    ]
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    described = {
+        "added_tokens": [
+            {"id": i, "content": tokens[i], "special": True, "normalized": i == 0,
+             "single_word": False, "lstrip": False, "rstrip": False} for i in (0, 1)
+        ],
+        "normalizer": None if metaspace else
+            {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, mark]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first",
+                          "split": False} if metaspace else None,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                                                     {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {
+            "type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+            "ignore_merges": False, "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [["a", "b"], ["▁", "ab"], ["ab", "c"]],
+        },
+    }  # fmt: skip
+    return json.dumps(described).encode()
+
+
 def _cases() -> list[Case]:
     words = {"[UNK]": 0, "[CLS]": 1, "a": 2, "##b": 3, "c": 4}
     word_piece = {
@@ -104,6 +150,9 @@ def _cases() -> list[Case]:
     return [
         one("bpe", _bpe(), _python),
         one("bpe-engine", _bpe(), _engine),
+        one("pieces", _pieces(metaspace=False), _python),
+        one("pieces-engine", _pieces(metaspace=False), _engine),
+        one("metaspace-engine", _pieces(metaspace=True), _engine),
         one("words", train_words("abc d é 1", 9).to_json().encode(), _python),
         one("characters", train_chars("abc d").to_json().encode(), _python),
         one("metaspace", _bpe(byte_level=False), _python),
