@@ -113,7 +113,7 @@ void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clock
   if (cell.write_time && !(atomic && cell.atomic)) {
     const char* did = cell.atomic ? "changed atomically" : "wrote";
     if (cell.write_block != block) {
-      if (!mine.fenced) race(t, where(), block_named(cell.write_block), did, cell.write_place);
+      race(t, where(), block_named(cell.write_block), did, cell.write_place);
     } else if (!clocks.knows(me, cell.writer, cell.write_time)) {
       race(t, where(), thread_named(mine, cell.writer), did, cell.write_place);
     }
@@ -122,9 +122,7 @@ void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clock
     for (int i = 0; i < 2; ++i) {
       if (!cell.read_times[i]) continue;
       if (cell.read_block != block) {
-        if (!mine.fenced) {
-          race(t, where(), block_named(cell.read_block), "read", cell.read_places[i]);
-        }
+        race(t, where(), block_named(cell.read_block), "read", cell.read_places[i]);
       } else if (!clocks.knows(me, cell.readers[i], cell.read_times[i])) {
         race(t, where(), thread_named(mine, cell.readers[i]), "read", cell.read_places[i]);
       }

@@ -185,7 +185,7 @@ bool Block::run(const Launch& what, uint64_t number) {
            static_cast<unsigned>(number / grid.x / grid.y)};
   thread_count = live = static_cast<int>(size.x * size.y * size.z);
   warp_count = (thread_count + 31) / 32;
-  failed = fenced = false;
+  failed = false;
   for (int w = 0; w < warp_count; ++w) {
     const int lanes = thread_count - 32 * w;
     warps[w].exists = lanes >= 32 ? ~0u : (1u << lanes) - 1;

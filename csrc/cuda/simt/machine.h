@@ -105,7 +105,6 @@ struct Block {
   std::vector<int> sites;             // those in use
   std::string error;                  // set by `fail`
   bool failed = false;
-  bool fenced = false;  // a thread has called __threadfence: it may talk to other blocks
 
   /// Runs block number `number` of the grid; false if it failed.
   bool run(const Launch& launch, uint64_t number);
@@ -166,6 +165,9 @@ void go_on_with_another(Thread& me);
 /// once the others have got what they came for. The others wait inside.
 bool meet(const char* call, uint32_t mask, const Where& where);
 void part(uint32_t mask);
+/// What any lane of `mask` did before is seen by all of them after: of the warp's collectives
+/// __syncwarp alone promises that. Shuffles, votes, ldmatrix and mma hand over registers only.
+void order_memory(uint32_t mask);
 
 /// Waits at barrier `id` until `expected` threads are there; gives the sum of their values.
 int wait_at_barrier(int id, int expected, const char* call, int value, const Where& where);

@@ -6,8 +6,9 @@
 //   - __syncthreads must be reached by all threads of the block, at one line; none may have ended;
 //   - a mask names exactly the lanes that come; none of them may have ended;
 //   - shared memory and scratch start as NaN; what cp.async brings is there only after the wait.
-// Not emulated: one block waiting for another (blocks run one after the other), textures, clocks,
-// cooperative groups, dynamic parallelism.
+// Shuffles and votes order no memory, as CUDA has it; of a warp's collectives __syncwarp alone does.
+// Not emulated: one block waiting for another (blocks run one after the other), hence no fences;
+// textures, clocks, cooperative groups, dynamic parallelism.
 
 #include <cstdint>
 #include <source_location>
@@ -87,7 +88,6 @@ uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where&);
 /// After the butterfly of exchanges with lane ^ 16, 8, 4, 2, 1: every lane's combined value.
 uint64_t butterfly(uint64_t value, uint64_t (*combine)(uint64_t, uint64_t), const Where&);
 void before_atomic(const void* address, size_t bytes, const Where&);
-void fence();
 [[noreturn]] void misaligned(size_t bytes, const char* call, const Where&);
 inline void require_aligned(const void* address, size_t bytes, const char* call,
                             const Where& where) {
@@ -108,9 +108,6 @@ void __syncthreads(Where where = Where::current());
 int __syncthreads_count(int predicate, Where where = Where::current());
 int __syncthreads_or(int predicate, Where where = Where::current());
 int __syncthreads_and(int predicate, Where where = Where::current());
-inline void __threadfence() { emulator::fence(); }
-inline void __threadfence_block() { emulator::fence(); }
-inline void __threadfence_system() { emulator::fence(); }
 
 // Collectives of a warp.
 inline void __syncwarp(unsigned mask = 0xffffffffu, Where where = Where::current()) {

@@ -68,14 +68,14 @@ bool meet(const char* call, uint32_t mask, const Where& where) {
   return false;
 }
 
-void part(uint32_t mask) {
-  Thread& me = *self;
-  me.warp->ready |= mask & ~(1u << me.lane);
+void part(uint32_t mask) { self->warp->ready |= mask & ~(1u << self->lane); }
+
+void order_memory(uint32_t mask) {
   if constexpr (kChecked) {
     Thread* together[32];
     int count = 0;
     for (uint32_t left = mask; left; left &= left - 1) {
-      together[count++] = &me.warp->lanes[std::countr_zero(left)];
+      together[count++] = &self->warp->lanes[std::countr_zero(left)];
     }
     check_sync(together, count);
   }

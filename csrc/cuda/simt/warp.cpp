@@ -99,7 +99,11 @@ uint64_t vote(Vote kind, uint32_t mask, uint64_t value, const Where& where) {
   Thread& me = *self;
   me.given = value;
   if (meet(kVotes[static_cast<int>(kind)], mask, where)) {
-    if (kind != Vote::sync) decide(kind, *me.warp, mask);
+    if (kind == Vote::sync) {
+      order_memory(mask);
+    } else {
+      decide(kind, *me.warp, mask);
+    }
     part(mask);
   }
   return me.taken;
@@ -132,11 +136,6 @@ void before_atomic(const void* address, size_t bytes, const Where& where) {
 void misaligned(size_t bytes, const char* call, const Where& where) {
   const Inside inside;
   fail(std::string(call) + " at an address that is no multiple of " + std::to_string(bytes), where);
-}
-
-void fence() {
-  if (self) self->block->fenced = true;
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 }  // namespace emulator

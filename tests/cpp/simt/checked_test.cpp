@@ -103,15 +103,66 @@ __global__ void warp_order_kernel(const float* in, float* out) {
   FUSEDLM_SHARED(float, tile, [64]);
   const int t = threadIdx.x;
   tile[t] = in[t];
-  // A collective orders one warp, not the other.
-  __shfl_xor_sync(kAllLanes, 1.0f, 1);
+  __syncwarp();
   out[t] = tile[kRight ? t ^ 5 : (t + 32) % 64];
 }
 
-TEST(Checked, AWarpCollectiveOrdersItsWarpOnly) {
+TEST(Checked, ASyncwarpOrdersItsWarpOnly) {
   Memory memory;
   EXPECT_EQ(memory.report(warp_order_kernel<true>), kSilent);
   EXPECT_NE(memory.report(warp_order_kernel<false>), kSilent);
+}
+
+enum class Collective { syncwarp, shuffle, ballot, any, match, add, sum, mma };
+
+template <Collective kCollective>
+__global__ void collective_kernel(const float* in, float* out) {
+  FUSEDLM_SHARED(float, tile, [64]);
+  const int t = threadIdx.x;
+  tile[t] = in[t];
+  if constexpr (kCollective == Collective::syncwarp) __syncwarp();
+  if constexpr (kCollective == Collective::shuffle) __shfl_xor_sync(kAllLanes, 1.0f, 1);
+  if constexpr (kCollective == Collective::ballot) __ballot_sync(kAllLanes, 1);
+  if constexpr (kCollective == Collective::any) __any_sync(kAllLanes, 1);
+  if constexpr (kCollective == Collective::match) __match_any_sync(kAllLanes, t);
+  if constexpr (kCollective == Collective::add) __reduce_add_sync(kAllLanes, t);
+  if constexpr (kCollective == Collective::sum) warp_sum(1.0f);
+  if constexpr (kCollective == Collective::mma) {
+    const uint32_t a[4] = {}, b[2] = {};
+    float acc[4] = {};
+    mma_m16n8k16<bfloat16>(acc, a, b);
+  }
+  out[t] = tile[t ^ 5];
+}
+
+// CUDA's shuffles and votes "do not imply a memory barrier", whatever today's hardware does.
+TEST(Checked, OfAWarpsCollectivesSyncwarpAloneOrdersMemory) {
+  Memory memory;
+  EXPECT_EQ(memory.report(collective_kernel<Collective::syncwarp>), kSilent);
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::shuffle>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::ballot>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::any>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::match>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::add>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::sum>), {"tile + ", "a race"}));
+  EXPECT_TRUE(has(memory.report(collective_kernel<Collective::mma>), {"tile + ", "a race"}));
+}
+
+__global__ void after_ldmatrix_kernel(const float*, float* out) {
+  FUSEDLM_SHARED(uint16_t, tile, [8][8]);
+  const int lane = threadIdx.x;
+  for (int i = lane; i < 64; i += 32) tile[i / 8][i % 8] = static_cast<uint16_t>(i);
+  __syncwarp();
+  uint32_t r[1];
+  ldmatrix_x1(r, tile[lane % 8]);
+  if (lane == 9) tile[0][0] = 1;
+  out[lane] = static_cast<float>(r[0]);
+}
+
+TEST(Checked, AWriteAfterLdmatrixRacesWithItsReads) {
+  Memory memory;
+  EXPECT_TRUE(has(memory.report(after_ldmatrix_kernel, 1, 32),
+                  {"thread (9, 0, 0)", "writes 2 bytes of tile + 0", "read", "a race"}));
 }
 
 template <bool kRight>

@@ -1,5 +1,8 @@
 // Each instruction that the emulator knows, against its documented layout.
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <random>
 #include <set>
 
@@ -55,10 +58,12 @@ __global__ void shuffle_kernel(int* out) {
   // Halves of a warp may go ways of their own.
   const unsigned half = lane < 16 ? 0x0000ffffu : 0xffff0000u;
   out[160 + lane] = lane < 16 ? __shfl_sync(half, lane, 2) : __shfl_sync(half, 100 + lane, 20);
+  out[192 + lane] = __shfl_xor_sync(kAllLanes, lane, 5, 8);
+  out[224 + lane] = __shfl_xor_sync(kAllLanes, lane, 8, 8);
 }
 
 TEST(Warp, ShufflesReadTheLaneTheyName) {
-  std::vector<int> out(192);
+  std::vector<int> out(256);
   run(shuffle_kernel, 1, 32, 0, out.data());
   for (int l = 0; l < 32; ++l) {
     EXPECT_EQ(out[l], 10 * ((l + 3) % 32));
@@ -67,6 +72,9 @@ TEST(Warp, ShufflesReadTheLaneTheyName) {
     EXPECT_EQ(out[96 + l], l ^ 9);
     EXPECT_TRUE(out[128 + l]);
     EXPECT_EQ(out[160 + l], l < 16 ? 2 : 120);
+    EXPECT_EQ(out[192 + l], l ^ 5);
+    // A segment reads from those below it, not from those above.
+    EXPECT_EQ(out[224 + l], l & 8 ? l - 8 : l);
   }
 }
 
@@ -164,6 +172,22 @@ TEST(Atomics, LoseNothingAcrossBlocks) {
   EXPECT_EQ(largest, 3199u);
 }
 
+// Each thread leaves its number and takes what lay there: nothing may be lost or doubled.
+__global__ void exchange_kernel(unsigned* place, unsigned* taken) {
+  const unsigned n = blockIdx.x * blockDim.x + threadIdx.x;
+  taken[n] = atomicExch(place, n);
+}
+
+TEST(Atomics, AnExchangeTakesWhatTheOneBeforeLeft) {
+  unsigned place = 999;
+  std::vector<unsigned> taken(8 * 64), expected(8 * 64);
+  run(exchange_kernel, 8, 64, 0, &place, taken.data());
+  for (unsigned n = 0; n < expected.size(); ++n) expected[n] = n == place ? 999 : n;
+  std::sort(taken.begin(), taken.end());
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(taken, expected);
+}
+
 __global__ void ldmatrix_kernel(uint32_t* out) {
   FUSEDLM_SHARED(uint16_t, tile, [4][8][8]);
   const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
@@ -180,16 +204,20 @@ __global__ void ldmatrix_kernel(uint32_t* out) {
                          transposed[m] == (element(m, 2 * t, g) | element(m, 2 * t + 1, g) << 16);
   }
   // Lanes beyond the rows give no address that counts.
-  uint32_t two[2], one[1];
+  uint32_t two[2], two_trans[2], one[1], one_trans[1];
   ldmatrix_x2(two, lane < 16 ? tile[lane / 8][lane % 8] : nullptr);
-  ldmatrix_x1_trans(one, lane < 8 ? tile[0][lane] : nullptr);
-  out[128 + lane] = two[0] == plain[0] && two[1] == plain[1] && one[0] == transposed[0];
+  ldmatrix_x2_trans(two_trans, lane < 16 ? tile[2 + lane / 8][lane % 8] : nullptr);
+  ldmatrix_x1(one, lane < 8 ? tile[3][lane] : nullptr);
+  ldmatrix_x1_trans(one_trans, lane < 8 ? tile[0][lane] : nullptr);
+  out[128 + lane] = two[0] == plain[0] && two[1] == plain[1];
+  out[160 + lane] = two_trans[0] == transposed[2] && two_trans[1] == transposed[3];
+  out[192 + lane] = one[0] == plain[3] && one_trans[0] == transposed[0];
 }
 
 TEST(TensorCore, LdmatrixGivesTheDocumentedElements) {
-  std::vector<uint32_t> out(160);
+  std::vector<uint32_t> out(224);
   run(ldmatrix_kernel, 1, 32, 0, out.data());
-  EXPECT_EQ(out, std::vector<uint32_t>(160, 1));
+  EXPECT_EQ(out, std::vector<uint32_t>(224, 1));
 }
 
 // A product of row-major A [16, K] and B, the latter given by columns [8, K], with 16-bit elements, as a
@@ -329,6 +357,31 @@ TEST(Types, HalfTypesRoundToNearestEvenAndKeepNan) {
   const uint32_t pair = pair_of<bfloat16>(1.0f, -2.0f);
   EXPECT_EQ(pair, 0xc0003f80u);
   EXPECT_EQ(floats_of<bfloat16>(pair).y, -2.0f);
+  const uint32_t halves = pair_of<float16>(1.0f, -2.0f);
+  EXPECT_EQ(halves, 0xc0003c00u);
+  EXPECT_EQ(floats_of<float16>(halves).x, 1.0f);
+  EXPECT_EQ(floats_of<float16>(halves).y, -2.0f);
+}
+
+TEST(Intrinsics, CountAndFindBitsAndMultiplyHigh) {
+  EXPECT_EQ(__popc(0u), 0);
+  EXPECT_EQ(__popc(0x80000001u), 2);
+  EXPECT_EQ(__popc(~0u), 32);
+  EXPECT_EQ(__ffs(0), 0) << "no bit is set";
+  EXPECT_EQ(__ffs(1), 1) << "counted from 1";
+  EXPECT_EQ(__ffs(0x50), 5);
+  EXPECT_EQ(__ffs(std::numeric_limits<int>::min()), 32);
+  EXPECT_EQ(__umulhi(0x80000000u, 2u), 1u);
+  EXPECT_EQ(__umulhi(~0u, ~0u), 0xfffffffeu);
+  EXPECT_EQ(__umulhi(0xffffu, 0x10000u), 0u);
+}
+
+TEST(Intrinsics, FastQuotientAndExponentialAreExact) {
+  EXPECT_EQ(__fdividef(1.0f, 3.0f), 1.0f / 3.0f);
+  EXPECT_EQ(__fdividef(-7.0f, 2.0f), -3.5f);
+  EXPECT_EQ(__expf(0.0f), 1.0f);
+  EXPECT_EQ(__expf(-INFINITY), 0.0f);
+  EXPECT_NEAR(__expf(1.0f), 2.7182818f, 1e-6f);
 }
 
 }  // namespace

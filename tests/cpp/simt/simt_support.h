@@ -68,12 +68,4 @@ inline ::testing::AssertionResult has(const std::string& text,
   return ::testing::AssertionSuccess();
 }
 
-constexpr bool emulator_is_checked() {
-#if defined(FUSEDLM_SIMT_CHECKED)
-  return true;
-#else
-  return false;
-#endif
-}
-
 }  // namespace fusedlm::simt
