@@ -2,6 +2,9 @@
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
 set(with_cuda OFF)
+if(NOT FUSEDLM_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "FUSEDLM_CUDA is '${FUSEDLM_CUDA}', expected AUTO, ON or OFF")
+endif()
 if(FUSEDLM_CUDA STREQUAL "AUTO")
   # A toolkit without a GPU is common on build machines; there the minutes of nvcc must be asked for.
   include(CheckLanguage)

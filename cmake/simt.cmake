@@ -1,5 +1,8 @@
 # The emulator: the same csrc/cuda/*.cu through the C++ compiler, into namespace fusedlm::simt.
 
+if(NOT FUSEDLM_SIMT MATCHES "^(OFF|ON|CHECKED)$")
+  message(FATAL_ERROR "FUSEDLM_SIMT is '${FUSEDLM_SIMT}', expected OFF, ON or CHECKED")
+endif()
 file(GLOB simt_runtime_sources CONFIGURE_DEPENDS csrc/cuda/simt/*.cpp)
 file(GLOB simt_kernel_files CONFIGURE_DEPENDS csrc/cuda/*.cu)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_a_step_needs_six_flops_a_parameter_and_token():
     assert products == pytest.approx(6 * m.N * multiplied + attention)
     assert m.parameters == pytest.approx(124e6, rel=0.01)
     assert planner.LLAMA.parameters == pytest.approx(8.0e9, rel=0.01)
+
+
+def test_every_op_with_cuda_kernels_is_in_the_roofline():
+    public = {header.stem for header in (TOOLS.parent / "csrc/include/fusedlm").glob("*.h")}
+    ops = public & {source.stem for source in (TOOLS.parent / "csrc/cuda").glob("*.cu")} - {
+        "device"
+    }
+    works = [*planner.step(planner.GPT2), *planner.step(planner.LLAMA), *planner.others()]
+    works += planner.token(planner.GPT2, 1, 1)
+    named = {re.split("[ ,]", work.name)[0] for work in works}
+    called = {"linear": "projection", "adamw": "adamw_step", "sampling": "sample"}
+    assert {called.get(op, op) for op in ops} <= named and len(ops) > 10
 
 
 def test_the_written_roofline_is_that_of_the_tool():

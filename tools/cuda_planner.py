@@ -149,6 +149,18 @@ def token(m: Model, B: int, S: int) -> Iterator[Work]:
     yield Work("sample", 1, HALF * B * m.V, 9 * 12 * B * m.V)
 
 
+def others() -> Iterator[Work]:
+    """Ops that no step of these models has, at a shape that theirs is compared with."""
+    logits = GPT2.N * GPT2.V  # of a head that does not fuse its product with the loss
+    # A row is read once: what the forward keeps of it is one number.
+    yield Work("cross_entropy of GPT-2's logits, forward", 1, HALF * logits, 4 * logits)
+    yield Work("cross_entropy of GPT-2's logits, backward", 1, 2 * HALF * logits, 5 * logits)
+    # The first layers of Stable Diffusion's U-Net: 8 images, 320 channels of 64 x 64 in 32 groups.
+    image = 8 * 320 * 64 * 64
+    yield Work("group_norm [8, 320, 4096], forward", 1, 2 * HALF * image, 8 * image)
+    yield Work("group_norm [8, 320, 4096], backward", 1, 3 * HALF * image, 14 * image)
+
+
 def quantity(x: float, unit: str) -> str:
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if x >= scale:
@@ -156,7 +168,7 @@ def quantity(x: float, unit: str) -> str:
     return f"{x:.3g} {unit}"
 
 
-def table(works: list[Work], tokens: int, total_name: str) -> list[str]:
+def table(works: list[Work]) -> list[list[str]]:
     head = ["kernel", "calls", "bytes", "FLOP", "FLOP a byte"]
     for gpu in GPUS:
         head += [f"{gpu.name}, us a call", "bound by"]
@@ -167,13 +179,21 @@ def table(works: list[Work], tokens: int, total_name: str) -> list[str]:
         for gpu in GPUS:
             cells += [f"{1e6 * w.seconds(gpu):.1f}", w.bound(gpu)]
         lines.append(cells)
-    total = [quantity(sum(getattr(w, key) * w.calls for w in works), unit)
+    return lines
+
+
+def total(works: list[Work], tokens: int, name: str) -> list[str]:
+    sums = [quantity(sum(getattr(w, key) * w.calls for w in works), unit)
              for key, unit in (("bytes", "B"), ("flops", "FLOP"))]  # fmt: skip
-    whole = [f"**{total_name}**", "", *total, ""]
+    cells = [f"**{name}**", "", *sums, ""]
     for gpu in GPUS:
         seconds = sum(w.calls * w.seconds(gpu) for w in works)
-        whole += [f"**{1e3 * seconds:.1f} ms**", f"{quantity(tokens / seconds, 'tokens')}/s"]
-    return [f"| {' | '.join(cells)} |" for cells in [*lines, whole]]
+        cells += [f"**{1e3 * seconds:.1f} ms**", f"{quantity(tokens / seconds, 'tokens')}/s"]
+    return cells
+
+
+def markdown(lines: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 INTRODUCTION = """# What a GPU could do at best
@@ -197,9 +217,12 @@ def document() -> str:
         )
     for m in (GPT2, LLAMA):
         title = f"## {m.name} ({quantity(m.parameters, 'parameters')})"
-        lines += ["", title, "", *table(list(step(m)), m.N, "step")]
+        works = list(step(m))
+        lines += ["", title, "", *markdown([*table(works), total(works, m.N, "step")])]
         title = f"The next token of {SEQUENCES} sequences with {m.T} keys each:"
-        lines += ["", title, "", *table(list(token(m, SEQUENCES, m.T)), SEQUENCES, "token")]
+        works = list(token(m, SEQUENCES, m.T))
+        lines += ["", title, "", *markdown([*table(works), total(works, SEQUENCES, "token")])]
+    lines += ["", "## Ops outside of these models", "", *markdown(table(list(others())))]
     return "\n".join(lines) + "\n"
 
 
