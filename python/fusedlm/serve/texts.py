@@ -124,6 +124,9 @@ class Texts:
 
     async def _next(self) -> tuple[int, Piece]:
         async with self._deadline.limit():
+            # One with a backlog, since its client read slowly, must not keep the loop to itself:
+            # others have their turn, and it hears that its client has gone.
+            await asyncio.sleep(0)
             index, item = await self._queue.get()
         if isinstance(item, ValueError):
             raise ApiError(400, str(item))
