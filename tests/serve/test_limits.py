@@ -202,8 +202,11 @@ def test_settings_that_do_not_fit_are_named():
         ("port", -1),
         ("port", 65536),
         ("max_connections", 0),
-        ("api_key", " "),
+        ("api_key", "schl\u00fcssel"),
+        ("api_key", "secret\n"),
+        ("api_key", ""),
     ):
-        with pytest.raises(ValueError, match=f"serve: {field} is"):
+        with pytest.raises(ValueError, match=f"serve: {field} is") as caught:
             Settings(**{field: value})
+        assert "secret" not in str(caught.value)
     assert Settings(host="::1").loopback and not Settings(host="0.0.0.0").loopback
