@@ -102,8 +102,21 @@ def test_too_many_prompts_and_best_of_are_named(server):
     assert status == 400 and error["param"] == "best_of"
 
 
+def test_options_of_streams_that_are_not_known_are_named(server):
+    body = {**CHAT, "stream": True, "stream_options": {"usage": True}}
+    status, error = server.error("/v1/chat/completions", body)
+    assert status == 400 and error["param"] == "usage"
+
+
 def test_fields_that_change_nothing_are_taken(server):
-    extra = {"presence_penalty": 0, "tools": [], "user": "me", "logit_bias": {}, "stop": None}
+    extra = {
+        "stream_options": {"include_obfuscation": False},
+        "presence_penalty": 0,
+        "tools": [],
+        "user": "me",
+        "logit_bias": {},
+        "stop": None,
+    }
     assert server.send("/v1/chat/completions", {**CHAT, **extra})[0] == 200
 
 
@@ -181,6 +194,34 @@ def test_the_page_runs_no_script_but_its_own(server):
     assert status == 200 and b"fusedlm chat" in body
     assert "default-src 'none'" in policy and "unsafe-inline" not in policy
     assert b"http://" not in body and b"https://" not in body
+
+
+def test_a_cancellation_that_fails_loses_its_requests_and_not_the_server():
+    from tests.support.fake_engine import FakeGenerator, Gate
+
+    gate = Gate()
+
+    class Broken(FakeGenerator):
+        def cancel(self, request: int) -> None:
+            raise ValueError("no")
+
+    generators = iter([Broken(before_step=gate), FakeGenerator()])
+    with serving(fake_language_model(lambda: next(generators)), timeout=0.5) as server:
+        assert server.error("/v1/completions", {"prompt": "x"})[1]["code"] == "timeout"
+        gate.open()
+        assert server.client().completions.create(model="fake", prompt="x").choices[0].text
+        assert server.send("/health")[0] == 200
+
+
+def test_offsets_of_tokens_are_those_of_the_text():
+    from tests.support.fake_engine import FakeGenerator
+
+    euros = "a€uro".encode()
+    model = fake_language_model(lambda: FakeGenerator(next_token=lambda _, at: euros[at]))
+    with serving(model) as server:
+        body = {"prompt": "x", "logprobs": 0, "max_tokens": len(euros)}
+        choice = json.loads(server.send("/v1/completions", body)[2])["choices"][0]
+    assert choice["text"] == "a€uro" and choice["logprobs"]["text_offset"] == [0, 1, 1, 1, 2, 3, 4]
 
 
 def test_a_step_that_fails_loses_its_requests_and_not_the_server():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -156,6 +157,42 @@ def test_the_engines_thread_sleeps_where_there_is_nothing_to_do():
         assert len(steps) == done <= 5 and len(set(steps)) == 1
 
 
+def test_a_text_with_a_backlog_lets_others_have_their_turn():
+    from fusedlm.generate import Options
+    from fusedlm.generate.batch import Piece
+    from fusedlm.serve.deadline import Deadline
+    from fusedlm.serve.metrics import Metrics
+    from fusedlm.serve.requests import TextRequest
+    from fusedlm.serve.texts import Texts
+
+    class AtOnce:
+        def submit(self, tickets):
+            for number in range(100):
+                tickets[0].put(Piece("a", [97], [0.0], "stop" if number == 99 else None))
+
+        def cancel(self, tickets):
+            pass
+
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        request = TextRequest([[1]], 1, Options(), True, False, False)
+        metrics = Metrics(lambda: {}, "fake", "0")
+        others = asyncio.create_task(other())
+        (text,) = await Texts(request, AtOnce(), Deadline(30.0), metrics).collect()
+        assert text.text == "a" * 100
+        others.cancel()
+
+    asyncio.run(read())
+    assert turns >= 100
+
+
 def test_settings_that_do_not_fit_are_named():
     from fusedlm.serve import Settings
 
@@ -164,8 +201,12 @@ def test_settings_that_do_not_fit_are_named():
         ("timeout", -1.0),
         ("port", -1),
         ("port", 65536),
-        ("api_key", " "),
+        ("max_connections", 0),
+        ("api_key", "schl\u00fcssel"),
+        ("api_key", "secret\n"),
+        ("api_key", ""),
     ):
-        with pytest.raises(ValueError, match=f"serve: {field} is"):
+        with pytest.raises(ValueError, match=f"serve: {field} is") as caught:
             Settings(**{field: value})
+        assert "secret" not in str(caught.value)
     assert Settings(host="::1").loopback and not Settings(host="0.0.0.0").loopback

@@ -82,12 +82,13 @@ def chat(
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() arrow keys and a history
         typer.echo(f"{loaded.name}, {loaded.context:,} tokens of context. /help lists commands.")
-    for line in _lines(terminal):
-        if line.startswith("/"):
-            if not conversation.command(line):
-                return
-        elif line:
-            conversation.say(line)
+    with _interrupts():  # those between a prompt and an answer are ignored
+        for line in _lines(terminal):
+            if line.startswith("/"):
+                if not conversation.command(line):
+                    return
+            elif line:
+                conversation.say(line)
 
 
 class Conversation:
@@ -104,6 +105,10 @@ class Conversation:
 
     def say(self, text: str) -> None:
         """Prints the answer as it comes. What was said before a Ctrl-C stays."""
+        with _interrupts() as interrupted:
+            self._say(text, interrupted)
+
+    def _say(self, text: str, interrupted: Callable[[], bool]) -> None:
         self.messages.append({"role": "user", "content": text})
         try:
             self._fit()
@@ -113,15 +118,14 @@ class Conversation:
             return
         seed = None if self._seed is None else self._seed + len(self.messages)
         answer = ""
-        with _interrupts() as interrupted:
-            pieces = self._model.stream_chat(self.messages, seed=seed, **self._options)
-            with contextlib.closing(pieces):
-                for piece in pieces:
-                    answer += piece
-                    typer.echo(piece, nl=False)
-                    if interrupted():
-                        typer.echo(" [stopped]", nl=False)
-                        break
+        pieces = self._model.stream_chat(self.messages, seed=seed, **self._options)
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                answer += piece
+                typer.echo(piece, nl=False)
+                if interrupted():
+                    typer.echo(" [stopped]", nl=False)
+                    break
         typer.echo()
         self.messages.append({"role": "assistant", "content": answer})
 
@@ -188,13 +192,21 @@ class Conversation:
 
 
 def _lines(terminal: bool) -> Iterator[str]:
+    """What is typed, or sent: Ctrl-C clears a line that is being typed, and ends what has no terminal."""
     while True:
         try:
-            yield (input("> ") if terminal else next(sys.stdin)).strip()
+            with _handler(signal.default_int_handler):
+                line = input("> ") if terminal else next(sys.stdin)
         except (EOFError, StopIteration):
+            if terminal:
+                typer.echo()
             return
-        except KeyboardInterrupt:  # at the prompt it only clears the line
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
             typer.echo("\n(/quit or Ctrl-D ends the chat)")
+        else:
+            yield line.strip()
 
 
 @contextlib.contextmanager
@@ -206,12 +218,19 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         nonlocal hit
         hit = True
 
+    with _handler(note):
+        yield lambda: hit
+
+
+@contextlib.contextmanager
+def _handler(handler: Callable[..., object]) -> Iterator[None]:
+    """Of SIGINT while the block runs, in the main thread."""
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread
-        yield lambda: False
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # another thread, where no signals come
+        yield
         return
     try:
-        yield lambda: hit
+        yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -43,10 +43,22 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Texts that may wait; more are answered 429.")
     ] = 64,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Open connections; more are answered 503.",
+            show_default="100 more than texts that run and wait",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most of one text.", show_default="the context")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 300.0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="Seconds for one request: its upload, waiting, and reading its answer."
+        ),
+    ] = 300.0,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds for requests to end when stopped.")
     ] = 30.0,
@@ -81,7 +93,8 @@ def serve(
     logging.basicConfig(format="%(levelname)s: %(message)s")
     settings = server.Settings(
         host=host, port=port, api_key=api_key, max_running=max_running, max_waiting=max_waiting,
-        max_new_tokens=max_new_tokens, timeout=timeout, grace=grace, hosts=tuple(allow_host or ()),
+        max_connections=max_connections, max_new_tokens=max_new_tokens, timeout=timeout,
+        grace=grace, hosts=tuple(allow_host or ()),
     )  # fmt: skip
     loaded = load_language_model(
         model, precision, format, cache_tokens=cache_tokens, most_running=max_running

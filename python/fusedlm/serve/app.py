@@ -99,11 +99,12 @@ async def _answer(
     body = await read_json(request, service.settings.max_body)
     service.check_model(body.get("model"), service.model.name)
     # Tokenizing and compiling a grammar take long enough to hold up others.
-    asked = await asyncio.to_thread(read, body, service.model, service.settings)
+    async with request.state.deadline.limit():
+        asked = await asyncio.to_thread(read, body, service.model, service.settings)
     stack = contextlib.ExitStack()
     stack.enter_context(service.admission.enter(len(asked.texts)))
     bodies = Bodies(asked, chat, service.model.name, service.model.vocabulary.tokenizer)
-    texts = Texts(asked, service.worker, service.settings, service.metrics)
+    texts = Texts(asked, service.worker, request.state.deadline, service.metrics)
     if asked.stream:
         events = _events(asked, bodies, texts, len(asked.texts) if chat else 0)
         stack.callback(texts.cancel)

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from fusedlm.generate.batch import Piece
-from fusedlm.generate.text import Tokenizer
+from fusedlm.generate.text import TextStream, Tokenizer
 
 from .requests import TextRequest
 from .texts import Text
@@ -26,6 +26,7 @@ class Bodies:
         }  # fmt: skip
         self._new_tokens = 0
         self._offsets: dict[int, int] = {}  # of the next token's text, by choice
+        self._streams: dict[int, TextStream] = {}
 
     def whole(self, texts: list[Text]) -> dict[str, Any]:
         self._new_tokens = sum(len(text.tokens) for text in texts)
@@ -83,9 +84,11 @@ class Bodies:
             ]
             return {"content": content, "refusal": None}
         offsets = []
-        for text in texts:
+        # Of the text that tokens make together: one alone may be part of a character.
+        stream = self._streams.setdefault(index, TextStream(self._tokenizer))
+        for token in tokens:
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(text)
+            self._offsets[index] = offsets[-1] + len(stream.push(token))
         return {
             "tokens": texts, "token_logprobs": log_probs, "top_logprobs": None,
             "text_offset": offsets,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .endpoint import endpoint, read_json
-from .errors import ApiError, invalid, timed_out
+from .errors import ApiError, invalid
 from .requests import Fields
 
 if TYPE_CHECKING:
@@ -76,10 +76,8 @@ async def embeddings(service: Service, request: Request) -> Response:
     texts, packed = _read(body)
     with service.admission.enter(1):
         try:
-            async with asyncio.timeout(service.settings.timeout):
+            async with request.state.deadline.limit():
                 vectors, tokens = await _embed(service, service.embedder, texts)
-        except TimeoutError:
-            raise timed_out(service.settings.timeout) from None
         except ValueError as error:
             raise invalid(str(error), "input") from error
     data = [

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from .deadline import Deadline
 from .errors import ApiError, invalid
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def endpoint(name: str, *, open_to_all: bool = False) -> Callable[[Handler], Any
         async def call(request: Request) -> Response:
             service: Service = request.app.state.service
             began = time.monotonic()
+            request.state.deadline = Deadline(service.settings.timeout)
             try:
                 if not open_to_all:
                     _check_key(request, service.settings.api_key)
@@ -88,7 +90,7 @@ def _check_key(request: Request, key: str | None) -> None:
 
 
 async def read_json(request: Request, most: int) -> dict[str, Any]:
-    """The body as an object; too long a body is refused before it is read to its end.
+    """The body as an object; too long or too slow a body is refused before it is read to its end.
 
     Only application/json is taken: a page of another site can send a browser's user here with a
     form's types, but not with this one without being allowed to.
@@ -101,10 +103,11 @@ async def read_json(request: Request, most: int) -> dict[str, Any]:
     if length.isdigit() and int(length) > most:
         raise too_long
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise too_long
+    async with request.state.deadline.limit(408):
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise too_long
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:

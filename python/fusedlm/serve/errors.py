@@ -46,8 +46,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param=param, code=code)
 
 
-def timed_out(seconds: float) -> ApiError:
-    return ApiError(503, f"The request took longer than {seconds:g} seconds", code="timeout")
+def timed_out(seconds: float, status: int) -> ApiError:
+    """408 where the client has not sent all; it may send the rest, so that the connection ends."""
+    headers = {"Connection": "close"} if status == 408 else None
+    message = f"The request took longer than {seconds:g} seconds"
+    return ApiError(status, message, code="timeout", headers=headers)
 
 
 def unsupported(param: str, what: str) -> ApiError:

@@ -43,6 +43,9 @@ class Metrics:
             "fusedlm_requests", "Requests answered", ["endpoint", "status"], **own
         )
         self.in_flight = Gauge("fusedlm_requests_in_flight", "Texts under way or waiting", **own)
+        self.refused_connections = Counter(
+            "fusedlm_refused_connections", "Connections beyond the most", **own
+        )
         self.seconds = Histogram(
             "fusedlm_request_seconds", "Seconds to the end of a request", ["endpoint"],
             buckets=_SECONDS, **own,

@@ -176,7 +176,10 @@ def _request(
             "n" if n > 1 else names[0],
         )
     stream = fields.take("stream", bool, False)
-    include_usage = Fields(fields.take("stream_options", dict, {})).take("include_usage", bool)
+    stream_options = Fields(fields.take("stream_options", dict, {}))
+    include_usage = stream_options.take("include_usage", bool)
+    stream_options.take("include_obfuscation", bool)  # OpenAI's padding against listeners
+    stream_options.finish()
     stop = fields.take("stop", (str, list), [])
     stop = [stop] if isinstance(stop, str) else stop
     if len(stop) > _MOST_STOPS or any(not isinstance(s, str) or not s for s in stop):

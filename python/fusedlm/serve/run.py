@@ -15,24 +15,24 @@ from starlette.applications import Starlette
 from fusedlm.generate import LanguageModel
 
 from .app import create_app
+from .connection import Connection
+from .deadline import LAST_WORDS
 from .embeddings import Embedder
 from .service import Service
 from .settings import Settings
 
-# Seconds beyond `grace` for answers that say why they were cut off.
-_LAST_WORDS = 5
-
 
 class Server(uvicorn.Server):
     """On SIGINT or SIGTERM no request is taken any more; those under way have `grace` seconds, then
-    they are cancelled. A second SIGINT ends everything at once."""
+    they are cancelled; what a client then does not send or read is cut off. A second SIGINT ends
+    everything at once."""
 
     def __init__(self, app: Starlette, settings: Settings, on_start: Callable[[str], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app, host=settings.host, port=settings.port, lifespan="on", log_level="warning",
-                access_log=False, ws="none", server_header=False, loop="asyncio",
-                timeout_graceful_shutdown=int(settings.grace) + _LAST_WORDS,
+                access_log=False, ws="none", server_header=False, loop="asyncio", http=Connection,
+                timeout_graceful_shutdown=int(settings.grace + LAST_WORDS),
             )
         )  # fmt: skip
         self._service: Service = app.state.service
@@ -47,9 +47,19 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.drain()
         loop = asyncio.get_running_loop()
-        last_call = loop.call_later(self._service.settings.grace, self._service.worker.cancel_all)
+        grace = self._service.settings.grace
+        last_calls = [
+            loop.call_later(grace, self._service.worker.cancel_all),
+            # Before uvicorn's own end, which takes what is left for a fault of the application.
+            loop.call_later(grace + LAST_WORDS - 1, self._cut_off),
+        ]
         await super().shutdown(sockets)
-        last_call.cancel()
+        for call in last_calls:
+            call.cancel()
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def serve(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Settings:
     """max_running texts are made at a time and max_waiting more wait; beyond that requests are
-    turned away. timeout: seconds for one request, waiting included. grace: seconds that requests
+    turned away. max_connections: by default 100 more than texts. timeout: seconds for one request,
+    from its first byte to the last of its answer, waiting included. grace: seconds that requests
     have to end when the server stops. max_body: bytes. hosts: names other than loopback's that a
     server on loopback answers to. Raises ValueError naming the field."""
 
@@ -19,6 +21,7 @@ class Settings:
     api_key: str | None = None
     max_running: int = 16
     max_waiting: int = 64
+    max_connections: int | None = None
     max_new_tokens: int | None = None
     timeout: float = 300.0
     grace: float = 30.0
@@ -32,14 +35,17 @@ class Settings:
                 self._bad(name, f"an integer of at least {least}")
         if self.port > 65535:
             self._bad("port", "at most 65535")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            self._bad("max_new_tokens", "at least 1")
+        for name in ("max_connections", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                self._bad(name, "an integer of at least 1")
         for name in ("timeout", "grace"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 self._bad(name, "seconds, at least 0")
-        if self.api_key is not None and not self.api_key.strip():
-            self._bad("api_key", "a key that is not empty")
+        # What a header carries the same way from every client; the message keeps it secret.
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise ValueError("serve: api_key is not one or more of ASCII's printable characters")
 
     @property
     def loopback(self) -> bool:
@@ -53,6 +59,11 @@ class Settings:
     @property
     def capacity(self) -> int:
         return self.max_running + self.max_waiting
+
+    @property
+    def most_connections(self) -> int:
+        # Those beyond the capacity hear of it, and /health answers whatever else goes on.
+        return self.max_connections or self.capacity + 100
 
     def _bad(self, name: str, expected: str) -> None:
         raise ValueError(f"serve: {name} is {getattr(self, name)!r}, expected {expected}")

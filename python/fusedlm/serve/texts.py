@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from fusedlm.generate.batch import Piece
 
-from .errors import ApiError, timed_out
+from .deadline import Deadline
+from .errors import ApiError
 from .metrics import Metrics
 from .requests import TextRequest
 from .settings import Settings
@@ -79,15 +80,14 @@ class Texts:
     """The texts of one request. Iterate over `pieces`; leaving it cancels what has not ended."""
 
     def __init__(
-        self, request: TextRequest, worker: Worker, settings: Settings, metrics: Metrics
+        self, request: TextRequest, worker: Worker, deadline: Deadline, metrics: Metrics
     ) -> None:
         self._queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         self._tickets = [
             Ticket(index, prompt, options, self._queue)
             for index, (prompt, options) in enumerate(request.texts)
         ]
-        self._worker, self._settings, self._metrics = worker, settings, metrics
-        self._deadline = asyncio.get_running_loop().time() + settings.timeout
+        self._worker, self._deadline, self._metrics = worker, deadline, metrics
         self._began = time.monotonic()
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
@@ -123,11 +123,11 @@ class Texts:
         return texts
 
     async def _next(self) -> tuple[int, Piece]:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                index, item = await self._queue.get()
-        except TimeoutError:
-            raise timed_out(self._settings.timeout) from None
+        async with self._deadline.limit():
+            # One with a backlog, since its client read slowly, must not keep the loop to itself:
+            # others have their turn, and it hears that its client has gone.
+            await asyncio.sleep(0)
+            index, item = await self._queue.get()
         if isinstance(item, ValueError):
             raise ApiError(400, str(item))
         if isinstance(item, Exception):

@@ -101,22 +101,28 @@ class Worker:
                 commands, self._inbox = self._inbox, deque()
                 stopping = self._stopping
             for command in commands:
-                command()
+                self._go_on_after(command)
             if self._tickets:
-                self._step()
+                self._go_on_after(self._step)
             elif stopping:
                 return
 
-    def _step(self) -> None:
+    def _go_on_after(self, work: Callable[[], None]) -> None:
+        """Does it; whatever goes wrong, the server goes on, with an empty engine."""
         try:
-            changed = self._model.batch.step()
-        except Exception:  # whatever it is, the server goes on, with an empty engine
+            work()
+        except Exception:
             logger.exception("a step of the engine failed; its requests are lost")
             lost, self._tickets = list(self._tickets.values()), {}
-            self._model.restart()
-            self.stats = dict(self._model.batch.stats)
             self._deliver([(ticket, EngineFailed()) for ticket in lost])
-            return
+            try:
+                self._model.restart()
+                self.stats = dict(self._model.batch.stats)
+            except Exception:  # there is no memory, say: the next request tries again
+                logger.exception("the engine does not start anew")
+
+    def _step(self) -> None:
+        changed = self._model.batch.step()
         news: list[tuple[Ticket, Piece | Exception]] = []
         for job in changed:
             ticket = self._tickets[id(job)]
