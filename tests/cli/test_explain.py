@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fusedlm.models import DecoderClassifier, load, save
 from tests.support.tiny import save_tiny_model
 
 QUICK = ("--training-steps", 5, "--steps", 1, "--attribution-steps", 32)
@@ -47,6 +48,20 @@ def test_a_model_of_ones_own_and_every_kind_of_file(run, folder, tmp_path):
     assert values["model"]["heads"] == 4 and values["learning"]["settings"]["lr"] == 1e-5
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert files["html"].read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_decoder_that_classifies_and_the_token_it_is_asked_about(run, folder, tmp_path):
+    decoder, tokenizer = load(folder)
+    model = DecoderClassifier.of(decoder, ["noun", "verb"], task="token")
+    save(tmp_path / "tagger", model, tokenizer)
+    code, out, err = run(
+        "explain", "the quick", "--model", tmp_path / "tagger", "--position", 1, "--steps", 1,
+        "--attribution-steps", 32, "--json", tmp_path / "walk.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "a decoder that classifies of 2 layers" in out
+    values = json.loads((tmp_path / "walk.json").read_text(encoding="utf-8"))
+    assert values["position"] == values["attribution"]["position"] == 1
 
 
 def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from fusedlm.explain import integrated_gradients, logit_lens, trace
-from fusedlm.models import Decoder, ModelConfig
-from tests.explain.test_trace import ENCODERS, small_encoder, some_tokens
+from fusedlm.explain.tracing import token_table
+from fusedlm.models import Decoder, DecoderClassifier, Encoder, ModelConfig
+from fusedlm.models.packed import Packed
+from tests.explain.test_trace import (
+    DECODER_CLASSIFIERS,
+    ENCODERS,
+    decoder_classifier,
+    small_encoder,
+    some_tokens,
+)
 from tests.support.small import CONFIGS, small_model
 
 TOKENS = some_tokens(1, 9)[0]
@@ -37,11 +45,50 @@ def test_a_row_of_the_lens_is_what_the_model_cut_there_says(name):
         torch.testing.assert_close(lens.last[row][first], lens.probabilities[row, :, 0][first])
 
 
+def cut_after(model, layers: int):
+    """The same model with the first `layers` layers alone."""
+    config = model.config
+    if isinstance(model, DecoderClassifier):
+        windows = config.decoder.windows
+        shorter = replace(config.decoder, layers=layers, windows=windows and windows[:layers])
+        cut = DecoderClassifier(replace(config, decoder=shorter))
+    else:
+        cut = Encoder(replace(config, layers=layers))
+    cut.load_state_dict(model.state_dict(), strict=False)
+    return cut.eval()
+
+
+def classifiers() -> dict:
+    return {
+        **{name: small_encoder(config) for name, config in ENCODERS.items() if config.task},
+        **{name: decoder_classifier(name) for name in DECODER_CLASSIFIERS},
+    }
+
+
+@pytest.mark.parametrize("name", classifiers())
+def test_a_row_of_a_classifiers_lens_is_what_it_says_cut_there(name):
+    model = classifiers()[name]
+    lens = logit_lens(model, TOKENS, top=3)
+    rows = 1 if model.config.task == "sequence" else 9
+    assert lens.tokens.shape == lens.probabilities.shape == (3, rows, 3)
+    for layers in (1, 2):
+        packed = Packed.of([TOKENS.tolist()], model.config.first_position)
+        with torch.no_grad():
+            shares = cut_after(model, layers).classify_packed(packed).softmax(-1)
+        best = shares.topk(3)
+        torch.testing.assert_close(lens.probabilities[layers], best.values, atol=1e-5, rtol=1e-4)
+        assert torch.equal(lens.tokens[layers], best.indices)
+    assert torch.equal(lens.rank[-1], torch.ones(rows, dtype=torch.int64))
+    assert torch.equal(lens.last[-1], lens.probabilities[-1, :, 0])
+
+
 def test_the_lens_refuses_what_it_cannot_look_through():
-    with pytest.raises(ValueError, match="model is a Encoder, expected a Decoder"):
+    with pytest.raises(ValueError, match="the encoder has no classifier, and so nothing to say"):
         logit_lens(small_encoder(ENCODERS["bert, None"]), [1, 2])
     with pytest.raises(ValueError, match="top is 62, expected an integer from 1 to 61"):
         logit_lens(small_model("gpt2"), [1, 2], top=62)
+    with pytest.raises(ValueError, match="top is 4, expected an integer from 1 to 3"):
+        logit_lens(small_encoder(ENCODERS["bert, sequence"]), [1, 2], top=4)
     with pytest.raises(ValueError, match=r"tokens has shape \[1, 2\]"):
         logit_lens(small_model("gpt2"), [[1, 2]])
 
@@ -49,7 +96,7 @@ def test_the_lens_refuses_what_it_cannot_look_through():
 def by_hand(model, tokens, target, start, points=4000):
     """The paper's formula as a plain sum over the middle of equal steps, [T]."""
     weights = {n: p.detach().double() for n, p in model.named_parameters()}
-    rows = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"][tokens]
+    rows = weights[token_table(model)][tokens]
     total = torch.zeros_like(rows)
     for alphas in ((torch.arange(points) + 0.5) / points).double().split(500):
         way = (start + alphas[:, None, None] * (rows - start)).requires_grad_()
@@ -61,11 +108,18 @@ def by_hand(model, tokens, target, start, points=4000):
     return ((rows - start) * total).sum(-1)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert, sequence", "distilbert, token"])
+PAPER = ["gpt2", "llama", "bert, sequence", "distilbert, token", "llama, the mean"]
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_integrated_gradients_are_the_papers_sum(name):
-    decoder = name in CONFIGS
-    model = small_model(name, spread=2.0) if decoder else small_encoder(ENCODERS[name])
-    table = model.embedding.weight if decoder else model.token_weight
+    if name in CONFIGS:
+        model = small_model(name, spread=2.0)
+    elif name in DECODER_CLASSIFIERS:
+        model = decoder_classifier(name)
+    else:
+        model = small_encoder(ENCODERS[name])
+    table = model.state_dict()[token_table(model)]
     found = integrated_gradients(model, TOKENS, target=2, baseline=7)
     expected = by_hand(model, TOKENS, 2, table[7].detach().double())
     scale = expected.abs().max().item()

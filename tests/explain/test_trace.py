@@ -9,7 +9,16 @@ import torch
 
 from fusedlm.explain import attention_maps, trace
 from fusedlm.explain.learning import gradients_of, trainable
-from fusedlm.models import Decoder, Encoder, EncoderConfig, ModelConfig, add_lora, merge_lora
+from fusedlm.models import (
+    Decoder,
+    DecoderClassifier,
+    Encoder,
+    EncoderConfig,
+    ModelConfig,
+    add_lora,
+    merge_lora,
+)
+from fusedlm.models.packed import Packed
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.small import CONFIGS, small_model
 
@@ -48,6 +57,21 @@ ENCODERS["bert, sequence, mean and n-grams"] = replace(
     ENCODERS["bert, sequence"], head="mean", ngrams=2, ngram_buckets=5003, cut="middle",
     max_tokens=20, ngram_tokens=24,
 )  # fmt: skip
+
+DECODER_CLASSIFIERS = {
+    "gpt2, the last token": ("gpt2", {}),
+    "llama, the mean": ("llama", {"pooling": "mean"}),
+    "qwen, each token": ("qwen", {"task": "token"}),
+}
+
+
+def decoder_classifier(name: str, **config) -> DecoderClassifier:
+    base, fields = DECODER_CLASSIFIERS[name]
+    model = DecoderClassifier.of(small_model(replace(CONFIGS[base], **config)), LABELS, **fields)
+    torch.manual_seed(2)
+    torch.nn.init.normal_(model.classifier.weight)
+    torch.nn.init.normal_(model.classifier.bias)
+    return model.eval()
 
 
 def some_tokens(rows: int = 3, T: int = 17) -> torch.Tensor:
@@ -103,6 +127,24 @@ def test_an_encoders_layers_loss_and_gradients_are_those_of_the_fused_one(config
     shape = tokens.shape if config.task == "token" else tokens.shape[:1]
     targets = torch.randint(3, shape, generator=torch.Generator().manual_seed(4))
     assert_gradients_are_equal(model, model.classify(tokens, targets=targets), tokens, targets)
+
+
+@pytest.mark.parametrize("name", DECODER_CLASSIFIERS)
+def test_a_decoder_classifiers_logits_loss_and_gradients_are_those_of_the_fused_one(name):
+    model, tokens = decoder_classifier(name), some_tokens()
+    packed, shape = Packed.of(tokens.tolist()), tokens.shape
+    single, double = (trace(model, tokens, dtype=d) for d in (torch.float32, torch.float64))
+    fused = model.classify_packed(packed)
+    if model.config.task == "token":
+        fused = fused.view(*shape, -1)
+        assert single.pooled is None
+    else:
+        shape = shape[:1]
+        assert_as_accurate_as_torch(model.features(packed), single.pooled, double.pooled, "pooled")
+    assert_as_accurate_as_torch(fused, single.logits, double.logits, "logits")
+    targets = torch.randint(3, shape, generator=torch.Generator().manual_seed(4))
+    loss = model.classify_packed(packed, targets.flatten())
+    assert_gradients_are_equal(model, loss, tokens, targets)
 
 
 def test_a_text_of_which_only_the_n_grams_read_all_is_refused():
@@ -204,6 +246,8 @@ def test_tokens_that_do_not_fit_are_named(tokens, words):
 
 
 def test_another_kind_of_model_is_refused():
-    with pytest.raises(ValueError, match="model is a Linear, expected a Decoder or Encoder"):
+    with pytest.raises(
+        ValueError, match="model is a Linear, expected a Decoder, DecoderClassifier"
+    ):
         trace(torch.nn.Linear(2, 2), [1])
     assert isinstance(small_model("gpt2"), Decoder)

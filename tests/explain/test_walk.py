@@ -16,6 +16,7 @@ from fusedlm.explain import (
     Question,
     View,
     attention_maps,
+    integrated_gradients,
     lesson_model,
     plot_attention,
     print_walk,
@@ -24,7 +25,14 @@ from fusedlm.explain import (
 from fusedlm.explain.labels import token_labels
 from fusedlm.explain.rounding import pick, pick_near
 from fusedlm.models import Encoder, EncoderConfig, ModelConfig
-from tests.explain.test_trace import ENCODERS, small_encoder
+from fusedlm.models.packed import Packed
+from tests.explain.test_trace import (
+    DECODER_CLASSIFIERS,
+    ENCODERS,
+    LABELS,
+    decoder_classifier,
+    small_encoder,
+)
 from tests.support.small import CONFIGS, small_model
 
 TEXT = "the quick brown fox"
@@ -49,6 +57,12 @@ def decoder(name: str):
 def encoder(name: str):
     tokenizer = train_chars(TEXT)
     return small_encoder(replace(ENCODERS[name], vocab_size=tokenizer.vocab_size)), tokenizer
+
+
+def classifier(name: str):
+    """A decoder that classifies."""
+    tokenizer = train_chars(TEXT)
+    return decoder_classifier(name, vocab_size=tokenizer.vocab_size), tokenizer
 
 
 def printed(walk, view: View | None = None) -> str:
@@ -159,6 +173,42 @@ def test_a_classifier_is_asked_for_a_class():
         walk(model, tokenizer, TEXT, Question(target="maybe"))
     tokens = walk(*encoder("bert, token"), TEXT, QUICK)
     assert len(tokens.data["loss"]["each"]) == len(TEXT)
+
+
+@pytest.mark.parametrize("name", DECODER_CLASSIFIERS)
+def test_a_decoder_that_classifies_is_walked_through(name):
+    model, tokenizer = classifier(name)
+    found = walk(model, tokenizer, TEXT, replace(QUICK, top=2))
+    assert max(found.data["check"].values()) < 1e-4
+    assert set(found.data["check"]) == {"logits", "loss", "gradients"}
+    with torch.no_grad():
+        shares = model.classify_packed(Packed.of([tokenizer.encode(TEXT)])).softmax(-1)
+    rows = found.data["predictions"]
+    assert [row[0]["text"] for row in rows] == [LABELS[i] for i in shares.argmax(-1).tolist()]
+    p = [row[0]["p"] for row in rows]
+    assert p == pytest.approx(shares.amax(-1).tolist(), rel=1e-4)
+    assert found.data["attribution"]["target"] == rows[-1][0]["text"]
+    assert found.data["lens"]["p"][-1][-1][0] == pytest.approx(p[-1], rel=1e-4)
+    layers = {p["layer"] for p in found.data["learning"]["parameters"]}
+    assert layers == {None, 0, 1}
+    text = printed(found, View(layers=(0, 1), heads=(3,)))
+    assert "a decoder that classifies of 2 layers" in text and "layer 1, feed-forward" in text
+    for number, section in enumerate(found.data["sections"].values(), 1):
+        assert f"{number}. {section['title']}" in text
+
+
+def test_a_classifier_of_tokens_is_asked_about_the_chosen_one():
+    model, tokenizer = encoder("bert, token")
+    for position, at in ((4, 4), (-2, len(TEXT) - 2), (None, 1)):
+        found = walk(model, tokenizer, TEXT, replace(QUICK, position=position))
+        expected = integrated_gradients(model, tokenizer.encode(TEXT), position=at, steps=64)
+        shown = found.data["attribution"]
+        assert shown["position"] == found.data["position"] == at
+        assert shown["target"] == found.data["predictions"][at][0]["text"]
+        assert shown["scores"] == pytest.approx(expected.scores.tolist(), rel=1e-4, abs=1e-6)
+    assert f"for {shown['target']} at h, log p" in printed(found)
+    with pytest.raises(ValueError, match="position is 19, expected 0 to 18"):
+        walk(model, tokenizer, TEXT, replace(QUICK, position=19))
 
 
 def test_a_target_is_the_token_after_the_text():

@@ -14,7 +14,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from fusedlm.explain import Question, View, walk, write_page
-from tests.explain.test_walk import decoder, encoder
+from tests.explain.test_trace import DECODER_CLASSIFIERS
+from tests.explain.test_walk import classifier, decoder, encoder
 from tests.support.browser import chromium, needs_browser, shot
 
 pytestmark = needs_browser
@@ -164,12 +165,21 @@ def test_a_phone_scrolls_down_only(browser, shown):
     shot(browser, "explain-phone")
 
 
-@pytest.mark.parametrize("name", ["bert, None", "bert, sequence", "roberta, token"])
-def test_encoders_have_a_page_too(browser, tmp_path, name):
+@pytest.mark.parametrize("name", [
+    "bert, None", "bert, sequence", "roberta, token", "gpt2, the last token", "qwen, each token",
+])  # fmt: skip
+def test_encoders_and_classifiers_have_a_page_too(browser, tmp_path, name):
     shape(browser, 1000, 800)
-    found = walk(*encoder(name), "fox", Question(attribution_steps=32))
+    make = classifier if name in DECODER_CLASSIFIERS else encoder
+    found = walk(*make(name), "fox", Question(attribution_steps=32, position=1))
     browser.get(write_page(found, tmp_path / "walk.html").as_uri())
     titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
     assert len(titles) == len(found.data["sections"])
     assert complaints(browser) == []
-    assert torch.isfinite(found.scores).all()  # an encoder hides nothing
+    assert torch.isfinite(found.scores).all() == (make is encoder)  # which hides nothing
+    if "lens" in found.data:
+        last = browser.find_elements(By.CSS_SELECTOR, "#lens tr:last-child td")
+        said = [row[0]["text"] for row in found.data["predictions"]]
+        assert [cell.text for cell in last] == said
+    if found.data["model"]["task"] == "token":
+        assert f"For {said[1]} at o: log p" in text_of(browser, "#attribution")

@@ -37,7 +37,8 @@ def explain(
     position: Annotated[
         int | None,
         typer.Option(
-            help="The token whose vectors are printed, from 0, or from the end, if negative.",
+            help="The token whose vectors are printed (and whose class is explained), from 0, or from"
+            " the end, if negative.",
             show_default="the last; of an encoder the first word",
         ),
     ] = None,
@@ -96,14 +97,14 @@ def explain(
         walk,
         write_page,
     )
-    from fusedlm.models import Decoder
+    from fusedlm.explain.tracing import layers_of
 
     set_threads(threads)
     sentence = (sys.stdin.read() if text == "-" else text).strip("\r\n")
     if lr is None:
         lr = 1e-3 if model is None else 1e-5
     question = Question(
-        numbers=numbers, top=top, target=target, steps=steps, adam=AdamSettings(lr=lr),
+        numbers=numbers, top=top, target=target, position=position, steps=steps, adam=AdamSettings(lr=lr),
         attribution_steps=attribution_steps,
     )  # fmt: skip
     if model is None:
@@ -114,12 +115,9 @@ def explain(
         loaded, tokenizer = load_with_tokenizer(found)
         path = found.resolve()
         name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
-    # What does not fit is said before anything is computed.
-    view = View(tuple(layer or (0,)), tuple(head or (0,)), position).fit(
-        layers=loaded.config.layers, heads=loaded.config.heads,
-        tokens=len(tokenizer.encode(sentence, add_special=True)),
-        causal=isinstance(loaded, Decoder),
-    )  # fmt: skip
+    view = View(tuple(layer or (0,)), tuple(head or (0,)))
+    shape = layers_of(loaded)
+    view.check(layers=shape.layers, heads=shape.heads)  # before anything is computed
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(
             loaded, tokenizer, sentence, question, name=name, note=note, progress=status.update

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedlm.models import Decoder, Encoder
+from fusedlm.models import Encoder
 
+from .encoder_trace import ngram_shares
 from .plain import Weights
-from .tracing import Model, as_tokens, dtype_for, ngram_shares, trace, weights_of
+from .tracing import Model, as_tokens, dtype_for, task_of, token_table, trace, weights_of
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -82,7 +83,7 @@ def integrated_gradients(
         )
     position = _position(model, ids.shape[1], position)
     weights = weights_of(model, dtype_for(model))
-    table = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"]
+    table = weights[token_table(model)]
     start = _baseline(table, baseline).expand(ids.shape[1], -1)
     end = table[ids[0]]
     C = table.shape[1]
@@ -176,18 +177,17 @@ class _Path:
 
 def _position(model: Model, T: int, position: int | None) -> int | None:
     """Where the target stands: None of a classifier of sequences."""
-    if isinstance(model, Encoder):
-        if model.config.task is None:
+    if isinstance(model, Encoder) and model.config.task is None:
+        raise ValueError(
+            "integrated_gradients: the encoder has no classifier, and so nothing to explain"
+        )
+    if task_of(model) == "sequence":
+        if position is not None:
             raise ValueError(
-                "integrated_gradients: the encoder has no classifier, and so nothing to explain"
+                f"integrated_gradients: position is {position!r}, expected None of a classifier of"
+                " sequences"
             )
-        if model.config.task == "sequence":
-            if position is not None:
-                raise ValueError(
-                    f"integrated_gradients: position is {position!r}, expected None of a"
-                    " classifier of sequences"
-                )
-            return None
+        return None
     position = T - 1 if position is None else position
     if type(position) is not int or not 0 <= position < T:
         raise ValueError(
@@ -215,14 +215,10 @@ def _log_shares(
 
     Behind each row stands what the token has of the n-grams' logits, where there are some.
     """
-    ids = ids.expand(rows.shape[0], -1)
-    if isinstance(model, Encoder):
-        C = model.config.width
-        ngrams = rows[..., C:].sum(1) if model.ngrams is not None else None
-        found = trace(model, ids, token_rows=rows[..., :C], ngrams=ngrams, weights=weights)
-        logits = found.known_logits
-        return (logits if position is None else logits[:, position]).log_softmax(-1)
-    # Of the whole vocabulary one row will do.
-    final = trace(model, ids, token_rows=rows, weights=weights, logits=False).final
-    table = weights["embedding.weight" if model.head is None else "head.weight"]
-    return (final[:, position] @ table.T).log_softmax(-1)
+    ids, ngrams = ids.expand(rows.shape[0], -1), None
+    if isinstance(model, Encoder) and model.ngrams is not None:
+        rows, more = rows.split([model.config.width, rows.shape[2] - model.config.width], -1)
+        ngrams = more.sum(1)
+    found = trace(model, ids, token_rows=rows, ngrams=ngrams, weights=weights, logits=False)
+    assert found.says is not None  # what has nothing to say was refused
+    return found.says(found.layers[-1].output, position).log_softmax(-1)

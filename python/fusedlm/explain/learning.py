@@ -14,7 +14,8 @@ from fusedlm.models import Decoder
 from fusedlm.models.lora import has_lora
 
 from .plain import Weights
-from .tracing import Model, Trace, as_tokens, trace
+from .record import Trace
+from .tracing import Model, as_tokens, trace
 
 _CLIP_EPS = 1e-6  # as in fusedlm.optim and torch.nn.utils.clip_grad_norm_
 

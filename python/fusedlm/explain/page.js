@@ -139,13 +139,13 @@ const draw = {
   },
   pooled() { return [vectors([["vector", data.pooled, C]])]; },
   logits() {
-    const rows = data.predictions, one = rows.length === 1;
+    const rows = data.predictions, one = model.task === "sequence";
     const guesses = rows[one ? 0 : chosen.position];
     const best = table([one ? "class" : `at ${labels[chosen.position]}`, "logit", "probability", ""],
       guesses.map((guess) => make("tr", {}, cell(guess.text), number(guess.logit),
         cell(share(guess.p), "number"), gauge(guess.p))));
     if (one) return [best];
-    const all = table([model.kind === "decoder" ? "after" : "token", "likeliest"],
+    const all = table([model.task ? "token" : "after", "likeliest"],
       rows.map((row, t) => mark(t, make("tr", {}, cell(labels[t]),
         cell(row.map((g) => `${g.text} ${share(g.p)}`).join("   "))))));
     return [best, make("h3", {}, "Every token"), all];
@@ -180,7 +180,7 @@ const draw = {
     const most = Math.max(...found.scores.map(Math.abs), 1e-30);
     const colour = (s) => `background: color-mix(in srgb, var(--${s < 0 ? "minus" : "plus"}) ` +
       `${Math.round(70 * Math.abs(s) / most)}%, transparent)`;
-    return [make("p", {}, `For ${found.target}: log p is ${found.after.toFixed(3)}, of the average ` +
+    return [make("p", {}, `For ${found.target}${found.where}: log p is ${found.after.toFixed(3)}, of the average ` +
         `token in every place ${found.before.toFixed(3)}.`),
       make("div", { class: "said" }, ...found.scores.map((s, t) =>
         make("span", { style: colour(s), title: s.toFixed(3) }, labels[t]))),
@@ -210,9 +210,8 @@ function headVectors(names) {
 }
 
 function parametersShown() {
-  const inside = `blocks.${chosen.layer}.`;
   return data.learning.parameters.filter((p) =>
-    !p.name.startsWith("blocks.") || (p.name.startsWith(inside) && p.shape.length > 1));
+    p.layer === null || (p.layer === chosen.layer && p.shape.length > 1));
 }
 
 const RISEN = "The loss has risen: the steps were too long for this model; give a smaller --lr.";
@@ -220,7 +219,7 @@ let weightShown = null;
 function drawAdam() {
   const { settings: s, losses, norms, clips } = data.learning, shown = parametersShown();
   if (!shown.some((p) => p.name === weightShown))
-    weightShown = (shown.find((p) => p.name.startsWith("blocks.")) ?? shown[0]).name;
+    weightShown = (shown.find((p) => p.layer !== null) ?? shown[0]).name;
   const steps = norms.map((norm, n) => make("tr", {}, cell(String(n + 1)), number(losses[n], 4),
     number(norm), cell(`× ${digits(clips[n])}`, "number")));
   steps.push(make("tr", {}, cell("after"), number(losses[norms.length], 4)));
@@ -242,21 +241,22 @@ function drawAdam() {
 }
 
 function drawLens() {
-  const { tokens, p, rank, last } = data.lens;
-  const head = make("tr", {}, make("th", {}, ""), ...labels.map((label) => make("th", {}, label)));
+  const { tokens, p, rank, last } = data.lens, one = model.task === "sequence";
+  const columns = one ? ["the text"] : labels;
+  const head = make("tr", {}, make("th", {}, ""), ...columns.map((label) => make("th", {}, label)));
   const rows = tokens.map((row, n) => make("tr", {},
     make("th", {}, n ? `layer ${n - 1}` : "embedding"),
     ...row.map((best, t) => {
-      const text = `${n ? `After layer ${n - 1}` : "Embedding"}, at ${labels[t]}\n` +
+      const text = `${n ? `After layer ${n - 1}` : "Embedding"}, at ${columns[t]}\n` +
         best.map((token, k) => `${token}  ${share(p[n][t][k])}`).join("\n") +
         `\nwhat is said in the end: ${share(last[n][t])}, rank ${rank[n][t]}`;
       const strength = Math.round(75 * p[n][t][0]);
       return make("td", { style: `background: color-mix(in srgb, var(--accent) ${strength}%, transparent)`,
         onpointermove: (event) => tip(event, text), onpointerleave: () => tip(null),
-        onclick: () => choose({ position: t }) }, best[0]);
+        onclick: () => { if (!one) choose({ position: t }); } }, best[0]);
     })));
-  return [make("p", { class: "dim" }, "Each cell is the likeliest token; the stronger its colour, the likelier. " +
-      "Point at one to see the next ones."),
+  return [make("p", { class: "dim" }, `Each cell is the likeliest ${model.task ? "class" : "token"}; ` +
+      "the stronger its colour, the likelier. Point at one to see the next ones."),
     make("div", { class: "scroll" }, make("table", { class: "lens" }, head, ...rows))];
 }
 
@@ -276,8 +276,8 @@ function build() {
   at("sentence").textContent = data.text;
   const heads = `${H} head${H > 1 ? "s" : ""}` +
     (shared > 1 ? ` (${model.kv_heads} of keys and values)` : "");
-  at("facts").textContent = `${model.name}: ${model.kind === "decoder" ? "a decoder" : "an encoder"} ` +
-    `of ${L} layers, ${heads}, width ${C}, vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
+  at("facts").textContent = `${model.name}: ${model.what} of ${L} layers, ${heads}, width ${C}, ` +
+    `vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
     `${model.parameters.toLocaleString("en")} parameters`;
   at("note").textContent = model.note;
   document.title = `${data.text}: through ${model.name}`;

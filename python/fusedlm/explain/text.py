@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from .question import place_of
 from .rounding import pick, pick_near
 from .sentence import Walk
 from .tables import add_row, bar, new_table
@@ -26,39 +27,27 @@ _MOST_LAYERS = 14
 @dataclass(frozen=True)
 class View:
     """What of a walk is printed in full: these layers and heads, and the vectors of the token at
-    `position`, counted from 0 (or from the end, if negative). None is the last token of a decoder, which
-    has seen all, and the first word of an encoder."""
+    `position`, counted from 0 (or from the end, if negative). None is the walk's own position."""
 
     layers: Sequence[int] = (0,)
     heads: Sequence[int] = (0,)
     position: int | None = None
 
-    def fit(self, *, layers: int, heads: int, tokens: int, causal: bool) -> View:
-        """With the position from the front. Raises ValueError naming what the model has not."""
-        if tokens < 1:
-            raise ValueError("explain: the text has no tokens")
+    def check(self, *, layers: int, heads: int) -> None:
+        """Raises ValueError naming the layer or head that a model with so many has not."""
         for name, values, count in (("layer", self.layers, layers), ("head", self.heads, heads)):
             for value in values:
                 if not 0 <= value < count:
                     raise ValueError(
                         f"explain: {name} is {value}, expected 0 to {count - 1} of this model"
                     )
-        position = self.position
-        if position is None:
-            position = tokens - 1 if causal else min(1, tokens - 1)
-        if not -tokens <= position < tokens:
-            raise ValueError(
-                f"explain: position is {position}, expected 0 to {tokens - 1} of this text"
-            )
-        return View(self.layers, self.heads, position % tokens)
 
     def of(self, walk: Walk) -> View:
-        """This view of `walk`, as `fit` makes it. Raises ValueError naming what its model has not."""
+        """With the position in `walk`, from the front. Raises ValueError naming what its model has not."""
         model = walk.data["model"]
-        return self.fit(
-            layers=model["layers"], heads=model["heads"], tokens=len(walk.data["tokens"]),
-            causal=model["kind"] == "decoder",
-        )  # fmt: skip
+        self.check(layers=model["layers"], heads=model["heads"])
+        position = walk.data["position"] if self.position is None else self.position
+        return View(self.layers, self.heads, place_of(position, len(walk.data["tokens"])))
 
 
 def print_walk(walk: Walk, view: View | None = None, console: Console | None = None) -> None:
@@ -121,9 +110,8 @@ class _Printer:
         heads = f"{model['heads']} heads"
         if model["kv_heads"] != model["heads"]:
             heads += f" ({model['kv_heads']} of keys and values)"
-        kind = "a decoder" if model["kind"] == "decoder" else "an encoder"
         yield Text(
-            f"{model['name']}: {kind} of {model['layers']} layers, {heads}, width {model['width']},"
+            f"{model['name']}: {model['what']} of {model['layers']} layers, {heads}, width {model['width']},"
             f" vocabulary {model['vocab_size']:,}, {model['parameters']:,} parameters"
         )
         if model["note"]:
@@ -244,9 +232,9 @@ class _Printer:
     def _predictions(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
             rows = self.data["predictions"]
-            if len(rows) == 1:
+            if self.model["task"] == "sequence":
                 return _guesses("class", rows[0])
-            table = new_table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
+            table = new_table("token" if self.model["task"] else "after", "likeliest")
             for t in self.shown:
                 if t is None:
                     add_row(table, "…", "…")
@@ -260,7 +248,8 @@ class _Printer:
 
     def _lens(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            lens, at = self.data["lens"], self.at
+            lens, one = self.data["lens"], self.model["task"] == "sequence"
+            at = 0 if one else self.at
             table = new_table("after", "p of the last one's best", "rank", "likeliest")
             count = len(lens["tokens"])
             for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
@@ -272,7 +261,8 @@ class _Printer:
                     table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
                     str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
                 )  # fmt: skip
-            table.caption = Text(f"at {self.labels[at]}")
+            if not one:
+                table.caption = Text(f"at {self.labels[at]}")
             return table
 
         return make

@@ -50,7 +50,8 @@ def _gradients(learning: dict[str, Any], layers: Sequence[int]) -> Group:
     groups = learning["groups"]
     table = new_table("part", "weights", "their length", "gradient's length", "")
     longest = max(group["gradient"] for group in groups) or 1.0
-    for number in pick(len(groups), _MOST_GROUPS, [1 + 2 * n + k for n in layers for k in (0, 1)]):
+    inside = [number for number, group in enumerate(groups) if group["layer"] in layers]
+    for number in pick(len(groups), _MOST_GROUPS, inside):
         if number is None:
             add_row(table, *"…" * 4)
             continue
@@ -70,12 +71,11 @@ def _gradients(learning: dict[str, Any], layers: Sequence[int]) -> Group:
 
 def _chosen(learning: dict[str, Any], layers: Sequence[int]) -> list[dict[str, Any]]:
     """The matrices of the layers that are shown, and what lies outside of layers."""
-    inside = tuple(f"blocks.{layer}." for layer in layers)
     return [
         parameter
         for parameter in learning["parameters"]
-        if not parameter["name"].startswith("blocks.")
-        or (parameter["name"].startswith(inside) and len(parameter["shape"]) > 1)
+        if parameter["layer"] is None
+        or (parameter["layer"] in layers and len(parameter["shape"]) > 1)
     ]
 
 
@@ -98,9 +98,7 @@ def _adam(learning: dict[str, Any], layers: Sequence[int]) -> Group:
         lines += [
             Text("The loss has risen: the steps were too long; give a smaller --lr.", "yellow")
         ]
-    lines.append(
-        _one_weight(next((p for p in chosen if p["name"].startswith("blocks.")), chosen[0]))
-    )
+    lines.append(_one_weight(next((p for p in chosen if p["layer"] is not None), chosen[0])))
     table = new_table("after the first step", "index", "before", "g", "m̂ / √v̂", "update", "after")
     for parameter in chosen:
         e = parameter["entry"][0]
@@ -139,7 +137,9 @@ def _attribution(
         colour = "green" if score > 0 else "red"
         add_row(table, labels[t], f"{score:+.3f}", Text(bar(abs(score) / largest), colour))
     lines: list[RenderableType] = [
-        Text(f"for {found['target']}, log p {found['after']:.3f} (from {found['before']:.3f})"),
+        Text(
+            f"for {found['target']}{found['where']}, log p {found['after']:.3f} (from {found['before']:.3f})"
+        ),
         table,
         Text(
             f"completeness: the scores sum to {sum(found['scores']):+.4f}, log p changes by"

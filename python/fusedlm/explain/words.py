@@ -5,27 +5,33 @@ from __future__ import annotations
 import math
 
 from fusedlm._rules import FFN_ACTIVATIONS
-from fusedlm.models import Decoder, Encoder
+from fusedlm.models import Decoder, DecoderClassifier, Encoder, ModelConfig
 
 from .tracing import Model
 
 Section = dict[str, str]
+Words = dict[str, tuple[str, str, str]]
 
 
 def sections(model: Model, tokens: int) -> dict[str, Section]:
     """Title, text and formula by name, in the order of the walk; only of what the model has."""
-    build = _decoder if isinstance(model, Decoder) else _encoder
+    if isinstance(model, Encoder):
+        words = _encoder(model, tokens)
+    elif isinstance(model, Decoder):
+        words = _decoder(model, tokens)
+    else:
+        words = _decoder_classifier(model, tokens)
     return {
         name: {"title": title, "text": " ".join(text.split()), "formula": formula}
-        for name, (title, text, formula) in build(model, tokens).items()
+        for name, (title, text, formula) in words.items()
     }
 
 
-def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
-    config = model.config
+def _decoder_layers(config: ModelConfig, T: int) -> Words:
+    """From the tokens to the last layer."""
     C, D, H, G = config.width, config.head_width, config.heads, config.kv_heads
     learned = config.position == "learned"
-    norm_name = "RMSNorm" if config.norm == "rms_norm" else "LayerNorm"
+    norm_name = _norm_name(config)
     norm = {
         "rms_norm": f"x / √(mean(x²) + {config.norm_eps:g}) · weight",
         "layer_norm": f"(x − mean(x)) / √(var(x) + {config.norm_eps:g}) · weight"
@@ -84,19 +90,20 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
         add, and how many tokens a head spreads its look over (2 to the power of the entropy):""",
         "x ← x + attention(norm(x));  x ← x + ffn(norm(x))",
     )
+    return sections
+
+
+def _decoder(model: Decoder, T: int) -> Words:
+    config = model.config
+    sections = _decoder_layers(config, T)
     tied = "The rows are those of the embedding: the head is tied to it." if config.tied else ""
     sections["logits"] = (
         "Logits and probabilities",
-        f"""A last {norm_name}, and the product with one row for each word of the vocabulary gives the
+        f"""A last {_norm_name(config)}, and the product with one row for each word of the vocabulary gives the
         logits; softmax makes probabilities of them. {tied} Row t says what comes after token t.""",
         "logits = norm(x) Eᵀ;  p = exp(logit) / Σ exp(logits)",
     )
-    sections["lens"] = (
-        "The logit lens",
-        """What would the model say if it ended here? Last norm and head on the stream after every
-        layer (nostalgebraist 2020).""",
-        "",
-    )
+    sections["lens"] = _lens("Last norm and head")
     sections["loss"] = (
         "Loss",
         """Each token is what the model should have said one place before. The loss is the mean of
@@ -108,7 +115,22 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
     return sections
 
 
-def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
+def _decoder_classifier(model: DecoderClassifier, T: int) -> Words:
+    config = model.config
+    sections = _decoder_layers(config.decoder, T)
+    what = "each token"
+    if config.task == "sequence":
+        last = config.pooling == "last"
+        what = "the last token, which has seen all" if last else "the mean of all tokens"
+    norm = f"a last {_norm_name(config.decoder)}"
+    sections["logits"] = _classes(len(config.labels), f"{what}, after {norm}")
+    sections["lens"] = _lens("Last norm and classifier")
+    sections["loss"] = _LOSS_OF_A_CLASS
+    sections.update(_end("the class"))
+    return sections
+
+
+def _encoder(model: Encoder, T: int) -> Words:
     config = model.config
     C, D = config.width, config.head_width
     sections = _beginning(T, config.vocab_size)
@@ -152,22 +174,39 @@ def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
         what = "the first token" if config.head == "dense" else "the mean of all tokens"
     if config.ngrams:
         also = f" Each row of 1 to {config.ngrams} tokens adds a weight of its own for each class."
-    sections["logits"] = (
-        "Logits and probabilities",
-        f"""The classifier gives a logit for each of the {len(config.labels)} classes, of {what};
-        softmax makes probabilities of them.{also}""",
-        f"logits = h Wᵀ + b{' + n-grams' if also else ''};  p = exp(logit) / Σ exp(logits)",
-    )
-    sections["loss"] = (
-        "Loss",
-        "−log of the probability of the right class: 0 for certainty.",
-        "loss = mean(−log p(class))",
-    )
+    sections["logits"] = _classes(len(config.labels), what, also)
+    sections["lens"] = _lens("What classifies")
+    sections["loss"] = _LOSS_OF_A_CLASS
     sections.update(_end("the class", ngrams=config.ngrams > 0))
     return sections
 
 
-def _beginning(T: int, vocabulary: int) -> dict[str, tuple[str, str, str]]:
+_LOSS_OF_A_CLASS = (
+    "Loss",
+    "−log of the probability of the right class: 0 for certainty.",
+    "loss = mean(−log p(class))",
+)
+
+
+def _classes(count: int, what: str, also: str = "") -> tuple[str, str, str]:
+    return (
+        "Logits and probabilities",
+        f"""The classifier gives a logit for each of the {count} classes, of {what};
+        softmax makes probabilities of them.{also}""",
+        f"logits = h Wᵀ + b{' + n-grams' if also else ''};  p = exp(logit) / Σ exp(logits)",
+    )
+
+
+def _lens(what: str) -> tuple[str, str, str]:
+    return (
+        "The logit lens",
+        f"""What would the model say if it ended here? {what} on the stream after every layer
+        (nostalgebraist 2020).""",
+        "",
+    )
+
+
+def _beginning(T: int, vocabulary: int) -> Words:
     return {
         "tokens": (
             "Tokens",
@@ -178,7 +217,7 @@ def _beginning(T: int, vocabulary: int) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, str, str]]:
+def _attention(D: int, *, causal: bool, windows: bool) -> Words:
     sees = "A token sees itself and what came before it. " if causal else "Every token sees all. "
     window = "In layers with a window it sees the last few tokens only. " if windows else ""
     return {
@@ -221,7 +260,7 @@ def _feed_forward(activation: str, width: int, *, norm: str, of: str) -> tuple[s
     return "Feed-forward", text, formula
 
 
-def _end(target: str, ngrams: bool = False) -> dict[str, tuple[str, str, str]]:
+def _end(target: str, ngrams: bool = False) -> Words:
     start = " and no n-grams (what one says is its tokens' alike)" if ngrams else ""
     return {
         "gradients": (
@@ -248,6 +287,10 @@ def _end(target: str, ngrams: bool = False) -> dict[str, tuple[str, str, str]]:
             "score of a token = (e − e₀) · mean over the way of ∂ log p / ∂ e",
         ),
     }
+
+
+def _norm_name(config: ModelConfig) -> str:
+    return "RMSNorm" if config.norm == "rms_norm" else "LayerNorm"
 
 
 def _heads(H: int) -> str:

@@ -1,0 +1,61 @@
+"""What a trace keeps: everything that comes up in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from .plain import Attention, FeedForward
+
+Says: TypeAlias = Callable[[Tensor, int | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. All but `attention` and `ffn` are [B, T, C].
+
+    A decoder norms what goes into attention and feed-forward (`attention_in`, `ffn_in`): `middle` is
+    input + attention.out, `output` is middle + ffn.out. An encoder norms the sums: `attention_in` is the
+    input itself, `ffn_in` norm(middle), and `output` norm(ffn_in + ffn.out).
+    """
+
+    input: Tensor
+    attention_in: Tensor
+    attention: Attention
+    middle: Tensor
+    ffn_in: Tensor
+    ffn: FeedForward
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a model computes of tokens [B, T].
+
+    `parts` are the looked-up rows by name, "token" and, where the model has them, "position" and "type";
+    `embeddings` [B, T, C] is their sum, and `first` what the first layer gets (of an encoder: normed).
+    `final` [B, T, C] is a decoder's last norm, an encoder's last layer. `pooled` [B, C] is an encoder's
+    vector of the text, or with a classifier of sequences what that looks at. `logits` [B, T, V], or
+    [B, K] and [B, T, K] of classifiers; None of an encoder without one, and where not wanted.
+
+    says(stream, row) is the end of the model on what comes out of any layer [B, T, C]: its logits, or
+    those of one token [B, K] (a classifier of sequences has one row alone). None where there are no logits.
+    """
+
+    parts: dict[str, Tensor]
+    embeddings: Tensor
+    first: Tensor
+    layers: list[Layer]
+    final: Tensor
+    pooled: Tensor | None
+    logits: Tensor | None
+    says: Says | None
+
+    @property
+    def known_logits(self) -> Tensor:
+        """The logits of a trace that was asked for them."""
+        assert self.logits is not None
+        return self.logits
