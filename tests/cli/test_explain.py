@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusedlm.models import DecoderClassifier, load, save
+from tests.explain.test_walk import ASKED, OSLO, reader
 from tests.support.tiny import save_tiny_model
 
 QUICK = ("--training-steps", 5, "--steps", 1, "--attribution-steps", 32)
@@ -62,6 +63,22 @@ def test_a_decoder_that_classifies_and_the_token_it_is_asked_about(run, folder, 
     assert "a decoder that classifies of 2 layers" in out
     values = json.loads((tmp_path / "walk.json").read_text(encoding="utf-8"))
     assert values["position"] == values["attribution"]["position"] == 1
+
+
+def test_a_reader_is_asked_a_question_and_its_maps_are_drawn(run, tmp_path):
+    save(tmp_path / "reader", *reader())
+    files = {kind: tmp_path / f"walk.{kind}" for kind in ("html", "png", "json")}
+    asked = ("explain", OSLO, "--model", tmp_path / "reader", "--steps", 1)
+    code, out, err = run(
+        *asked, "--question", ASKED, "--target", "oslo", "--attribution-steps", 32,
+        "--html", files["html"], "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"Asked {ASKED}" in out and "for oslo, log p" in out
+    assert json.loads(files["json"].read_text(encoding="utf-8"))["asked"] == ASKED
+    assert all(file.stat().st_size > 1000 for file in files.values())
+    code, _, err = run(*asked)
+    assert code == 1 and "asked, the question, is not given (--question)" in err
 
 
 def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):

@@ -14,6 +14,7 @@ from fusedlm.models.packed import Packed
 from tests.explain.test_trace import (
     DECODER_CLASSIFIERS,
     ENCODERS,
+    READERS,
     decoder_classifier,
     small_encoder,
     some_tokens,
@@ -62,6 +63,7 @@ def classifiers() -> dict:
     return {
         **{name: small_encoder(config) for name, config in ENCODERS.items() if config.task},
         **{name: decoder_classifier(name) for name in DECODER_CLASSIFIERS},
+        **{name: small_encoder(config) for name, config in READERS.items()},
     }
 
 
@@ -69,12 +71,14 @@ def classifiers() -> dict:
 def test_a_row_of_a_classifiers_lens_is_what_it_says_cut_there(name):
     model = classifiers()[name]
     lens = logit_lens(model, TOKENS, top=3)
-    rows = 1 if model.config.task == "sequence" else 9
+    span = model.config.task == "span"
+    rows = {"sequence": 1, "token": 9, "span": 2}[model.config.task]
     assert lens.tokens.shape == lens.probabilities.shape == (3, rows, 3)
     for layers in (1, 2):
         packed = Packed.of([TOKENS.tolist()], model.config.first_position)
         with torch.no_grad():
-            shares = cut_after(model, layers).classify_packed(packed).softmax(-1)
+            logits = cut_after(model, layers).classify_packed(packed)
+        shares = (logits.mT if span else logits).softmax(-1)
         best = shares.topk(3)
         torch.testing.assert_close(lens.probabilities[layers], best.values, atol=1e-5, rtol=1e-4)
         assert torch.equal(lens.tokens[layers], best.indices)
@@ -137,6 +141,29 @@ def test_the_scores_sum_to_what_the_text_changes(name, baseline):
     assert found.after == pytest.approx(shares.max().item(), abs=1e-4)
     assert found.relative_gap < 0.02 and found.steps <= 2048
     assert found.gap == pytest.approx(found.scores.sum().item() - (found.after - found.before))
+
+
+def test_an_answers_scores_sum_to_what_the_text_changes_of_first_and_last():
+    model = small_encoder(READERS["bert, answers"])
+    types = [0, 0, 0, 0, 1, 1, 1, 1, 1]
+    first, last = (
+        model.classify(TOKENS[None], types=torch.tensor([types]))[0]
+        .log_softmax(0)
+        .detach()
+        .unbind(1)
+    )
+    found = integrated_gradients(model, TOKENS, types=types, target=(5, 7), steps=2048)
+    assert found.target == (5, 7) and found.position is None
+    assert found.after == pytest.approx((first[5] + last[7]).item(), abs=1e-4)
+    assert found.relative_gap < 0.02
+    both = {(i, j): (first[i] + last[j]).item() for i in range(9) for j in range(i, 9)}
+    guess = integrated_gradients(model, TOKENS, types=types)
+    assert guess.target == max(both, key=both.get)
+    for target in (5, (5, 9), (5, 6, 7)):
+        with pytest.raises(ValueError, match="expected two integers from 0 to 8"):
+            integrated_gradients(model, TOKENS, target=target)
+    with pytest.raises(ValueError, match="position is 3, expected None"):
+        integrated_gradients(model, TOKENS, position=3)
 
 
 def test_what_n_grams_say_is_their_tokens():

@@ -58,6 +58,10 @@ ENCODERS["bert, sequence, mean and n-grams"] = replace(
     max_tokens=20, ngram_tokens=24,
 )  # fmt: skip
 
+READERS = {
+    f"{style}, answers": replace(ENCODERS[f"{style}, token"], task="span", labels=None)
+    for style in ("bert", "roberta")
+}
 DECODER_CLASSIFIERS = {
     "gpt2, the last token": ("gpt2", {}),
     "llama, the mean": ("llama", {"pooling": "mean"}),
@@ -88,13 +92,13 @@ def small_encoder(config: EncoderConfig) -> Encoder:
     return model.eval()
 
 
-def assert_gradients_are_equal(model, loss, tokens, targets) -> None:
+def assert_gradients_are_equal(model, loss, tokens, targets, **beside) -> None:
     """The fused loss and gradients beside those of the trace in float32 and float64."""
     model.zero_grad()
     loss.backward()
-    _, single_loss, single = gradients_of(model, tokens, targets, trainable(model))
+    _, single_loss, single = gradients_of(model, tokens, targets, trainable(model), **beside)
     exact = trainable(model, torch.float64)
-    _, double_loss, double = gradients_of(model, tokens, targets, exact)
+    _, double_loss, double = gradients_of(model, tokens, targets, exact, **beside)
     assert_as_accurate_as_torch(loss, single_loss, double_loss, "loss")
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == double.keys()
@@ -127,6 +131,35 @@ def test_an_encoders_layers_loss_and_gradients_are_those_of_the_fused_one(config
     shape = tokens.shape if config.task == "token" else tokens.shape[:1]
     targets = torch.randint(3, shape, generator=torch.Generator().manual_seed(4))
     assert_gradients_are_equal(model, model.classify(tokens, targets=targets), tokens, targets)
+
+
+@pytest.mark.parametrize("config", READERS.values(), ids=READERS.keys())
+def test_a_readers_logits_loss_and_gradients_are_those_of_the_fused_one(config):
+    model, tokens = small_encoder(config), some_tokens()
+    types = (torch.arange(17) > 5).long()
+    beside = {"types": types.tolist()}
+    single, double = (
+        trace(model, tokens, dtype=d, **beside) for d in (torch.float32, torch.float64)
+    )
+    fused = model.classify(tokens, types=types.expand_as(tokens)).mT
+    assert_as_accurate_as_torch(fused, single.logits, double.logits, "logits")
+    assert single.pooled is None
+    assert not torch.allclose(trace(model, tokens).logits, single.logits, atol=0.1)
+    targets = torch.tensor([[3, 9], [0, 0], [16, 16]])
+    loss = model.classify(tokens, types=types.expand_as(tokens), targets=targets)
+    assert_gradients_are_equal(model, loss, tokens, targets, **beside)
+
+
+def test_types_that_do_not_fit_are_named():
+    model = small_encoder(READERS["bert, answers"])
+    for types, words in (
+        ([0, 1], r"types has shape \[2\], expected \[1, 3\] as tokens"),
+        ([0, 1, 2], "types holds 0 to 2, expected 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            trace(model, [4, 5, 6], types=types)
+    with pytest.raises(ValueError, match="types is given, and this model has none"):
+        trace(small_model("gpt2"), [4, 5, 6], types=[0, 0, 0])
 
 
 @pytest.mark.parametrize("name", DECODER_CLASSIFIERS)

@@ -24,8 +24,9 @@ from fusedlm.explain import (
 )
 from fusedlm.explain.labels import token_labels
 from fusedlm.explain.rounding import pick, pick_near
-from fusedlm.models import Encoder, EncoderConfig, ModelConfig
+from fusedlm.models import Encoder, ModelConfig, find_answers
 from fusedlm.models.packed import Packed
+from fusedlm.models.spans import encode_windows
 from tests.explain.test_trace import (
     DECODER_CLASSIFIERS,
     ENCODERS,
@@ -33,6 +34,8 @@ from tests.explain.test_trace import (
     decoder_classifier,
     small_encoder,
 )
+from tests.models.test_spans import model_of as answers_model
+from tests.models.test_spans import with_separators
 from tests.support.small import CONFIGS, small_model
 
 TEXT = "the quick brown fox"
@@ -211,6 +214,63 @@ def test_a_classifier_of_tokens_is_asked_about_the_chosen_one():
         walk(model, tokenizer, TEXT, replace(QUICK, position=19))
 
 
+ASKED, OSLO = "which city ?", "we saw oslo then we saw green"
+
+
+def reader() -> tuple[Encoder, Tokenizer]:
+    """An encoder that finds answers; its tokenizer puts separators and types around two texts."""
+    tokenizer = with_separators()
+    return answers_model(tokenizer, heads=2), tokenizer
+
+
+def test_a_reader_of_answers_is_asked_a_question():
+    model, tokenizer = reader()
+    (window,) = encode_windows(model, tokenizer, [(ASKED, OSLO)])
+    with torch.no_grad():
+        types = torch.tensor([window.types])
+        shares = model.classify(torch.tensor([window.ids]), types=types)[0].softmax(0)
+    question = replace(QUICK, asked=ASKED, target="saw oslo")
+    found = walk(model, tokenizer, OSLO, question)
+    data, first = found.data, window.first
+    assert [t["id"] for t in data["tokens"]] == window.ids and 1 in window.types
+    assert max(data["check"].values()) < 1e-4
+    assert data["rows"] == ["first", "last"]
+    for side, row in enumerate(data["predictions"]):
+        assert row[0]["id"] == int(shares[:, side].argmax())
+        assert row[0]["p"] == pytest.approx(shares[:, side].max().item(), rel=1e-4)
+    losses = [-shares[first + 1, 0].log().item(), -shares[first + 2, 1].log().item()]
+    assert [row["target"] for row in data["loss"]["each"]] == ["saw", "oslo"]
+    assert [row["loss"] for row in data["loss"]["each"]] == pytest.approx(losses, rel=1e-4)
+    assert data["attribution"]["target"] == "saw oslo"
+    assert data["attribution"]["after"] == pytest.approx(-sum(losses), rel=1e-4)
+    expected = find_answers(model, tokenizer, [(ASKED, OSLO)], top=question.top)[0]
+    assert [a["text"] for a in data["answers"]] == [a.text for a in expected]
+    assert data["answers"][0]["p"] == pytest.approx(expected[0].probability, rel=1e-3)
+    text = printed(found, View(layers=(0,), heads=(0,)))
+    assert "an encoder that finds answers" in text and f"Asked {ASKED}" in text
+    for number, section in enumerate(data["sections"].values(), 1):
+        assert f"{number}. {section['title']}" in text
+
+
+def test_an_answer_that_is_not_given_is_the_likeliest_and_may_be_none():
+    model, tokenizer = reader()
+    guessed = walk(model, tokenizer, OSLO, replace(QUICK, asked=ASKED))
+    best = max(guessed.data["answers"], key=lambda answer: answer["score"])
+    assert guessed.data["attribution"]["target"] == best["text"] != ""
+    assert guessed.data["loss"]["guessed"] and "No answer was given" in printed(guessed)
+    none = walk(model, tokenizer, OSLO, replace(QUICK, asked=ASKED, target=""))
+    assert none.data["attribution"]["target"] == "no answer"
+    assert [row["target"] for row in none.data["loss"]["each"]] == ["[CLS]", "[CLS]"]
+    for options, words in (
+        ({"asked": ASKED, "target": "bergen"}, "target is 'bergen', expected a part of the text"),
+        ({}, "asked, the question, is not given"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            walk(model, tokenizer, OSLO, Question(**options))
+    with pytest.raises(ValueError, match=r"the text makes \d+ windows of \d+ tokens"):
+        walk(model, tokenizer, "we saw oslo " * 200, Question(asked=ASKED))
+
+
 def test_a_target_is_the_token_after_the_text():
     model, tokenizer = decoder("llama")
     found = walk(model, tokenizer, TEXT, replace(QUICK, target="qu"))
@@ -243,9 +303,8 @@ def test_what_cannot_be_walked_through_is_named():
         walk(long, tokenizer, "q" * 1024)
     with pytest.raises(ValueError, match="numbers is 0"):
         Question(numbers=0)
-    answers = Encoder(EncoderConfig(61, layers=1, width=8, heads=2, task="span"))
-    with pytest.raises(ValueError, match="finds answers, for which it reads two texts"):
-        walk(answers, tokenizer, "q")
+    with pytest.raises(ValueError, match="asked is given, and the model does not find answers"):
+        walk(model, tokenizer, "q", Question(asked="u?"))
 
 
 def test_everything_is_saved_as_json_and_hidden_scores_are_null(shown, tmp_path):

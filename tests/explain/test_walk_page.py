@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import Select
 
 from fusedlm.explain import Question, View, walk, write_page
 from tests.explain.test_trace import DECODER_CLASSIFIERS
-from tests.explain.test_walk import classifier, decoder, encoder
+from tests.explain.test_walk import ASKED, OSLO, classifier, decoder, encoder, reader
 from tests.support.browser import chromium, needs_browser, shot
 
 pytestmark = needs_browser
@@ -183,3 +183,27 @@ def test_encoders_and_classifiers_have_a_page_too(browser, tmp_path, name):
         assert [cell.text for cell in last] == said
     if found.data["model"]["task"] == "token":
         assert f"For {said[1]} at o: log p" in text_of(browser, "#attribution")
+
+
+def test_a_reader_of_answers_shows_question_first_last_and_answers(browser, tmp_path):
+    shape(browser, 1000, 800)
+    question = Question(asked=ASKED, target="oslo", steps=1, attribution_steps=32)
+    found = walk(*reader(), OSLO, question)
+    browser.get(write_page(found, tmp_path / "walk.html").as_uri())
+    assert text_of(browser, "#asked") == f"Asked: {ASKED}"
+    titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
+    assert titles == [
+        f"{n}. {s['title']}" for n, s in enumerate(found.data["sections"].values(), 1)
+    ]
+    heads = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#logits th:first-child")]
+    assert heads == ["first", "last", "answer"]
+    answer = browser.find_element(By.CSS_SELECTOR, "#logits .scroll:last-child tbody tr")
+    best = found.data["answers"][0]
+    assert answer.text.startswith(f"{best['text']} {best['score']:.3f} {100 * best['p']:.1f} %")
+    rows = browser.find_elements(By.CSS_SELECTOR, "#loss tbody tr")
+    assert [row.text.split()[:2] for row in rows] == [["first", "oslo"], ["last", "oslo"]]
+    lens = browser.find_elements(By.CSS_SELECTOR, "#lens tr:first-child th")
+    assert [e.text for e in lens] == ["", "first", "last"]
+    assert "For oslo: log p" in text_of(browser, "#attribution")
+    shot(browser, "explain-reader")
+    assert complaints(browser) == []

@@ -44,9 +44,15 @@ def explain(
     ] = None,
     numbers: Annotated[int, typer.Option(min=1, help="How many of each vector's numbers.")] = 8,
     top: Annotated[int, typer.Option(min=1, help="How many of the likeliest tokens.")] = 5,
+    question: Annotated[
+        str | None,
+        typer.Option(help="What a model that finds answers is asked about the text."),
+    ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="What should come after the text (' Paris'), or the right class."),
+        typer.Option(
+            help="What should come after the text (' Paris'), the right class, or the right answer."
+        ),
     ] = None,
     steps: Annotated[
         int, typer.Option(min=0, help="Steps of AdamW; 0 leaves out loss and gradients.")
@@ -103,9 +109,9 @@ def explain(
     sentence = (sys.stdin.read() if text == "-" else text).strip("\r\n")
     if lr is None:
         lr = 1e-3 if model is None else 1e-5
-    question = Question(
-        numbers=numbers, top=top, target=target, position=position, steps=steps, adam=AdamSettings(lr=lr),
-        attribution_steps=attribution_steps,
+    wanted = Question(
+        numbers=numbers, top=top, asked=question, target=target, position=position, steps=steps,
+        adam=AdamSettings(lr=lr), attribution_steps=attribution_steps,
     )  # fmt: skip
     if model is None:
         loaded, tokenizer, note = _small(sentence, training_steps, seed, quiet)
@@ -120,7 +126,7 @@ def explain(
     view.check(layers=shape.layers, heads=shape.heads)  # before anything is computed
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(
-            loaded, tokenizer, sentence, question, name=name, note=note, progress=status.update
+            loaded, tokenizer, sentence, wanted, name=name, note=note, progress=status.update
         )
     if not quiet:
         print_walk(shown, view)

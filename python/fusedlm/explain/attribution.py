@@ -16,7 +16,7 @@ from fusedlm.models import Encoder
 
 from .encoder_trace import ngram_shares
 from .plain import Weights
-from .tracing import Model, as_tokens, dtype_for, task_of, token_table, trace, weights_of
+from .tracing import Model, Tokens, as_tokens, dtype_for, task_of, token_table, trace, weights_of
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -35,7 +35,7 @@ class Attribution:
     after - before. `steps` gradients were computed.
     """
 
-    target: int
+    target: int | tuple[int, int]
     position: int | None
     baseline: str
     steps: int
@@ -57,13 +57,15 @@ class Attribution:
 
 
 def integrated_gradients(
-    model: Model, tokens: Sequence[int] | Tensor, *, target: int | None = None,
-    position: int | None = None, steps: int = 512, baseline: str | int = "mean",
+    model: Model, tokens: Tokens, *, types: Tokens | None = None,
+    target: int | tuple[int, int] | None = None, position: int | None = None, steps: int = 512,
+    baseline: str | int = "mean",
 ) -> Attribution:  # fmt: skip
     """Which tokens speak for `target`, and which against it.
 
     Of a decoder target is the token after position (by default the last), of a classifier a class,
-    of one of tokens that of position; None takes the likeliest. The gradient of log p(target) is
+    of one of tokens that of position, of an encoder that finds answers the positions of the first and
+    the last token, and p their product; None takes the likeliest. The gradient of log p(target) is
     averaged over the straight line from a baseline, the same row for every token, to the embeddings;
     positions and types stay, and n-grams, each shared out evenly among its tokens, come from nothing.
     baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
@@ -92,24 +94,49 @@ def integrated_gradients(
         start, end = torch.cat((start, torch.zeros_like(said)), 1), torch.cat((end, said), 1)
 
     def log_shares(rows: Tensor) -> Tensor:
-        return _log_shares(model, ids, rows, weights, position)
+        return _log_shares(model, ids, types, rows, weights, position)
 
     with torch.no_grad():
         ends = log_shares(torch.stack([start, end]))
-    classes = ends.shape[-1]
-    target = int(ends[1].argmax()) if target is None else target
-    if type(target) is not int or not 0 <= target < classes:
-        raise ValueError(
-            f"integrated_gradients: target is {target!r}, expected an integer from 0 to"
-            f" {classes - 1}"
-        )
-    path = _Path(start, end, lambda rows: log_shares(rows)[:, target])
+    target = _target(ends[1], target)
+    of_target = _of(target)
+    before, after = of_target(ends).tolist()
+    path = _Path(start, end, lambda rows: of_target(log_shares(rows)))
     used, numbers = path.integrate(steps)
     return Attribution(
         target, position, str(baseline), used, numbers.sum(-1), numbers[:, :C],
         numbers[:, C:].sum(-1) if numbers.shape[1] > C else None,
-        before=ends[0, target].item(), after=ends[1, target].item(),
+        before=before, after=after,
     )  # fmt: skip
+
+
+def _target(shares: Tensor, target: int | tuple[int, int] | None) -> int | tuple[int, int]:
+    """The target, or what log-probabilities [K] or [2, T] say is the likeliest."""
+    count, answer = shares.shape[-1], shares.dim() == 2
+    if target is None and answer:  # an answer ends where it begins, or later
+        both = (shares[0][:, None] + shares[1]).masked_fill(
+            ~torch.ones(count, count, dtype=torch.bool).triu(), -torch.inf
+        )
+        first, last = divmod(int(both.argmax()), count)
+        return first, last
+    if target is None:
+        return int(shares.argmax())
+    parts = target if isinstance(target, tuple) else (target,)
+    fits = all(type(part) is int and 0 <= part < count for part in parts)
+    if not fits or isinstance(target, tuple) != answer or (answer and len(parts) != 2):
+        expected = "two integers" if answer else "an integer"
+        raise ValueError(
+            f"integrated_gradients: target is {target!r}, expected {expected} from 0 to {count - 1}"
+        )
+    return target
+
+
+def _of(target: int | tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """From the log-probabilities of all targets to those of this one [B]."""
+    if isinstance(target, tuple):
+        first, last = target
+        return lambda shares: shares[:, 0, first] + shares[:, 1, last]
+    return lambda shares: shares[:, target]
 
 
 @dataclass
@@ -181,11 +208,11 @@ def _position(model: Model, T: int, position: int | None) -> int | None:
         raise ValueError(
             "integrated_gradients: the encoder has no classifier, and so nothing to explain"
         )
-    if task_of(model) == "sequence":
+    if task_of(model) in ("sequence", "span"):
         if position is not None:
             raise ValueError(
-                f"integrated_gradients: position is {position!r}, expected None of a classifier of"
-                " sequences"
+                f"integrated_gradients: position is {position!r}, expected None of what classifies"
+                " sequences or finds answers"
             )
         return None
     position = T - 1 if position is None else position
@@ -209,9 +236,10 @@ def _baseline(table: Tensor, baseline: str | int) -> Tensor:
 
 
 def _log_shares(
-    model: Model, ids: Tensor, rows: Tensor, weights: Weights, position: int | None
-) -> Tensor:
-    """Log-probabilities [B, K] at the position, of B versions of the token rows.
+    model: Model, ids: Tensor, types: Tokens | None, rows: Tensor, weights: Weights,
+    position: int | None,
+) -> Tensor:  # fmt: skip
+    """Log-probabilities [B, K] at the position, of B versions of the token rows; [B, 2, T] of answers.
 
     Behind each row stands what the token has of the n-grams' logits, where there are some.
     """
@@ -219,6 +247,8 @@ def _log_shares(
     if isinstance(model, Encoder) and model.ngrams is not None:
         rows, more = rows.split([model.config.width, rows.shape[2] - model.config.width], -1)
         ngrams = more.sum(1)
-    found = trace(model, ids, token_rows=rows, ngrams=ngrams, weights=weights, logits=False)
+    found = trace(
+        model, ids, types=types, token_rows=rows, ngrams=ngrams, weights=weights, logits=False
+    )
     assert found.says is not None  # what has nothing to say was refused
     return found.says(found.layers[-1].output, position).log_softmax(-1)

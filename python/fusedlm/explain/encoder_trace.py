@@ -18,17 +18,17 @@ from .record import Layer, Trace
 
 
 def encoder(
-    model: Encoder, ids: Tensor, token_rows: Tensor | None, ngrams: Tensor | None, weights: Weights,
-    logits: bool,
+    model: Encoder, ids: Tensor, types: Tensor | None, token_rows: Tensor | None,
+    ngrams: Tensor | None, weights: Weights, logits: bool,
 ) -> Trace:  # fmt: skip
-    """`trace` of tokens [B, T]."""
+    """`trace` of tokens and types [B, T]."""
     config = model.config
     rows = F.embedding(ids, weights["token_weight"]) if token_rows is None else token_rows
     packed, _ = model.pack(ids)  # which says where RoBERTa's positions begin
     positions = packed.positions.view(ids.shape)
     parts = {"token": rows, "position": weights["position_weight"][positions]}
     if config.types:
-        parts["type"] = weights["type_weight"][0].expand_as(rows)
+        parts["type"] = weights["type_weight"][torch.zeros_like(ids) if types is None else types]
     embeddings = plain.sum_of(parts)
     x = first = _norm(model, embeddings, weights, "embedding_norm.")
     layers = []
@@ -42,7 +42,9 @@ def encoder(
         if config.task == "sequence":
             found = plain.linear(_pool(model, stream, weights), weights, "classifier.")
             return found if ngrams is None else found + ngrams
-        return plain.linear(stream if row is None else stream[:, row], weights, "classifier.")
+        found = plain.linear(stream, weights, "classifier.")
+        found = found.mT if config.task == "span" else found
+        return found if row is None else found[:, row]
 
     pooled = _pool(model, x, weights) if config.task in (None, "sequence") else None
     found = says(x, None) if config.task and logits else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .record import Trace
-from .tracing import Model, trace
+from .tracing import Model, Tokens, trace
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class LogitLens:
 
     tokens, probabilities [L + 1, R, k]: the likeliest, best first. last [L + 1, R]: the probability of
     what the last row finds likeliest, and rank [L + 1, R] its place, 1 for the best. R is the number of
-    tokens, or 1 of a classifier of sequences; a classifier's `tokens` are classes.
+    tokens, or 1 of a classifier of sequences; a classifier's `tokens` are classes. Of an encoder that
+    finds answers R is 2, and `tokens` are the positions of the first and of the last one.
     """
 
     tokens: Tensor
@@ -29,8 +29,9 @@ class LogitLens:
 
 @torch.no_grad()
 def logit_lens(
-    model: Model, tokens: Sequence[int] | Tensor, *, top: int = 5, found: Trace | None = None
-) -> LogitLens:
+    model: Model, tokens: Tokens, *, types: Tokens | None = None, top: int = 5,
+    found: Trace | None = None,
+) -> LogitLens:  # fmt: skip
     """The end of the model on the stream after every layer, for tokens [T].
 
     That is a decoder's last norm and head, and what classifies, on a classifier. `found` is a trace of
@@ -41,7 +42,7 @@ def logit_lens(
         raise ValueError(
             f"logit_lens: tokens has shape {list(torch.as_tensor(tokens).shape)}, expected [T]"
         )
-    found = found or trace(model, tokens, logits=False)
+    found = found or trace(model, tokens, types=types, logits=False)
     if found.says is None:
         raise ValueError("logit_lens: the encoder has no classifier, and so nothing to say")
     # From the end, since what the last row says is looked for in all of them.

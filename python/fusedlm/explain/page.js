@@ -139,27 +139,34 @@ const draw = {
   },
   pooled() { return [vectors([["vector", data.pooled, C]])]; },
   logits() {
-    const rows = data.predictions, one = model.task === "sequence";
-    const guesses = rows[one ? 0 : chosen.position];
-    const best = table([one ? "class" : `at ${labels[chosen.position]}`, "logit", "probability", ""],
+    const rows = data.predictions;
+    const best = (title, guesses) => table([title, "logit", "probability", ""],
       guesses.map((guess) => make("tr", {}, cell(guess.text), number(guess.logit),
         cell(share(guess.p), "number"), gauge(guess.p))));
-    if (one) return [best];
+    if (data.rows) {
+      const each = rows.map((guesses, n) => best(data.rows[n], guesses));
+      if (!data.answers) return each;
+      return [...each, make("h3", {}, "Answers"), table(["answer", "score", "probability", ""],
+        data.answers.map(({ text, score, p }) => make("tr", {},
+          text ? cell(text) : cell("(no answer)", "dim"), number(score), cell(share(p), "number"),
+          gauge(p))))];
+    }
     const all = table([model.task ? "token" : "after", "likeliest"],
       rows.map((row, t) => mark(t, make("tr", {}, cell(labels[t]),
         cell(row.map((g) => `${g.text} ${share(g.p)}`).join("   "))))));
-    return [best, make("h3", {}, "Every token"), all];
+    return [best(`at ${labels[chosen.position]}`, rows[chosen.position]),
+      make("h3", {}, "Every token"), all];
   },
   lens: drawLens,
   loss() {
-    const { each, mean, guessed } = data.loss, one = model.task === "sequence";
-    const parts = [table([one ? "text" : "after", "comes", "p", "", "−log p", "p after the steps"],
-      each.map((row) => mark(one ? -1 : row.position, make("tr", {},
-        cell(one ? data.text : labels[row.position]), cell(row.target), number(row.p, 4),
+    const { each, mean, guessed } = data.loss;
+    const parts = [table([model.task ? "" : "after", "comes", "p", "", "−log p", "p after the steps"],
+      each.map((row) => mark(data.rows ? -1 : row.position, make("tr", {},
+        cell((data.rows ?? labels)[row.position]), cell(row.target), number(row.p, 4),
         gauge(row.p), number(row.loss, 4), number(row.p_after, 4))))),
       make("p", {}, make("b", {}, `Mean: ${mean.toFixed(4)}`))];
     if (guessed) parts.push(make("p", { class: "dim" },
-      "No class was given: the likeliest stands for the right one."));
+      `No ${model.task === "span" ? "answer" : "class"} was given: the likeliest stands for the right one.`));
     return parts;
   },
   gradients() {
@@ -241,8 +248,7 @@ function drawAdam() {
 }
 
 function drawLens() {
-  const { tokens, p, rank, last } = data.lens, one = model.task === "sequence";
-  const columns = one ? ["the text"] : labels;
+  const { tokens, p, rank, last } = data.lens, columns = data.rows ?? labels;
   const head = make("tr", {}, make("th", {}, ""), ...columns.map((label) => make("th", {}, label)));
   const rows = tokens.map((row, n) => make("tr", {},
     make("th", {}, n ? `layer ${n - 1}` : "embedding"),
@@ -253,9 +259,9 @@ function drawLens() {
       const strength = Math.round(75 * p[n][t][0]);
       return make("td", { style: `background: color-mix(in srgb, var(--accent) ${strength}%, transparent)`,
         onpointermove: (event) => tip(event, text), onpointerleave: () => tip(null),
-        onclick: () => { if (!one) choose({ position: t }); } }, best[0]);
+        onclick: () => { if (!data.rows) choose({ position: t }); } }, best[0]);
     })));
-  return [make("p", { class: "dim" }, `Each cell is the likeliest ${model.task ? "class" : "token"}; ` +
+  return [make("p", { class: "dim" }, `Each cell is the likeliest ${model.task && model.task !== "span" ? "class" : "token"}; ` +
       "the stronger its colour, the likelier. Point at one to see the next ones."),
     make("div", { class: "scroll" }, make("table", { class: "lens" }, head, ...rows))];
 }
@@ -280,6 +286,7 @@ function build() {
     `vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
     `${model.parameters.toLocaleString("en")} parameters`;
   at("note").textContent = model.note;
+  if (data.asked !== null) at("asked").textContent = `Asked: ${data.asked}`;
   document.title = `${data.text}: through ${model.name}`;
   labels.forEach((label, t) => at("chips").append(make("button",
     { type: "button", onclick: () => choose({ position: t }) }, label)));

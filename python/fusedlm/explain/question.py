@@ -11,16 +11,19 @@ from .learning import AdamSettings
 class Question:
     """What to look at. `numbers` are shown of each vector, `top` of the likeliest tokens or classes.
 
-    `target` is the token that should come after the text (its first, if it is cut into several) or the
-    class; None leaves the last token of a decoder without one, and takes the likeliest class. `position`
-    is the token that is looked at, from 0, or from the end, if negative: its vectors are printed, and of a
-    classifier of tokens the attribution is that of its class. None is the last token of a decoder, which
-    has seen all, and the first word of an encoder. `steps` of `adam` are made, 0 leaves out loss and
-    learning; attribution takes at most `attribution_steps` gradients, 0 leaves it out.
+    `asked` is what an encoder that finds answers is asked about the text. `target` is the token that
+    should come after the text (its first, if it is cut into several), the class, or the answer, a part of
+    the text (or "": none); None leaves the last token of a decoder without one, and takes the likeliest
+    class or answer. `position` is the token that is looked at, from 0, or from the end, if negative: its
+    vectors are printed, and of a classifier of tokens the attribution is that of its class. None is the
+    last token of a decoder, which has seen all, and the first word of an encoder. `steps` of `adam` are
+    made, 0 leaves out loss and learning; attribution takes at most `attribution_steps` gradients, 0
+    leaves it out.
     """
 
     numbers: int = 8
     top: int = 5
+    asked: str | None = None
     target: str | None = None
     position: int | None = None
     steps: int = 3

@@ -39,10 +39,11 @@ class Trace:
     `embeddings` [B, T, C] is their sum, and `first` what the first layer gets (of an encoder: normed).
     `final` [B, T, C] is a decoder's last norm, an encoder's last layer. `pooled` [B, C] is an encoder's
     vector of the text, or with a classifier of sequences what that looks at. `logits` [B, T, V], or
-    [B, K] and [B, T, K] of classifiers; None of an encoder without one, and where not wanted.
+    [B, K] and [B, T, K] of classifiers; None of an encoder without one, and where not wanted. Of an
+    encoder that finds answers they are [B, 2, T]: each token's to be the first, and to be the last.
 
     says(stream, row) is the end of the model on what comes out of any layer [B, T, C]: its logits, or
-    those of one token [B, K] (a classifier of sequences has one row alone). None where there are no logits.
+    one row of them [B, K] (of a classifier of sequences all). None where there are no logits.
     """
 
     parts: dict[str, Tensor]

@@ -21,6 +21,7 @@ from fusedlm.models.files import write_json
 
 from .learning import explain_step
 from .question import Question
+from .reading import read
 from .rounding import rounded, vectors
 from .shown import Shown
 from .tracing import Model, dtype_for, layers_of, trace
@@ -64,13 +65,8 @@ def walk(
     Raises ValueError for a text or a target that does not fit.
     """
     question = question or Question()
-    if getattr(model.config, "task", None) == "span":
-        raise ValueError(
-            "walk: the encoder finds answers, for which it reads two texts; expected one"
-        )
-    ids = tokenizer.encode(text, add_special=True)
-    if not ids:
-        raise ValueError(f"walk: text is {text!r}, which has no tokens")
+    reading = read(model, tokenizer, text, question)
+    ids, types = reading.ids, reading.types
     config, T = layers_of(model), len(ids)
     position = question.position_of(T, causal=isinstance(config, ModelConfig))
     if config.layers * config.heads * T * T > MOST_WEIGHTS:
@@ -82,10 +78,11 @@ def walk(
         )
     progress("computing the sentence")
     with torch.no_grad():
-        found = trace(model, ids, dtype=dtype_for(model))
-    show = Shown(model, tokenizer, question, ids, position, found)
+        found = trace(model, ids, types=types, dtype=dtype_for(model))
+    show = Shown(model, tokenizer, question, text, reading, position, found)
     data: dict[str, Any] = {
         "text": text,
+        "asked": question.asked,
         "model": show.facts(name, note),
         "position": position,
         "tokens": [{"id": i, "text": t} for i, t in zip(ids, show.labels, strict=True)],
@@ -97,7 +94,10 @@ def walk(
     if found.pooled is not None:
         data["pooled"] = vectors(found.pooled[0], question.numbers)
     if found.logits is not None:
+        data["rows"] = show.rows
         data["predictions"] = show.predictions(found.logits[0])
+    if reading.window is not None:
+        data["answers"] = show.answers(reading.window)
     if found.says is not None:
         data["lens"] = show.lens()
     targets = show.targets()
@@ -106,8 +106,8 @@ def walk(
     if targets is not None and question.steps:
         progress("learning from the sentence")
         learned = explain_step(
-            model, ids, targets, question.adam, steps=question.steps, numbers=question.numbers,
-            dtype=dtype_for(model),
+            model, ids, targets, question.adam, types=types, steps=question.steps,
+            numbers=question.numbers, dtype=dtype_for(model),
         )  # fmt: skip
         data["loss"] = show.loss(targets, learned)
         data["learning"] = show.learning(learned)

@@ -13,12 +13,14 @@ from torch import Tensor
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.models import Decoder, DecoderClassifier, ModelConfig
 from fusedlm.models.packed import Packed
+from fusedlm.models.spans import Answer, Window, answers_in
 
 from .attribution import integrated_gradients
 from .labels import token_label, token_labels
 from .learning import Learned, gradients_of, loss_of, trainable
 from .lens import logit_lens
 from .question import Question
+from .reading import Reading
 from .record import Layer, Trace
 from .rounding import rounded, six, vectors
 from .tracing import Model, dtype_for, layers_of, task_of, trace
@@ -31,29 +33,38 @@ class Shown:
     model: Model
     tokenizer: Tokenizer
     question: Question
-    ids: list[int]
+    text: str
+    reading: Reading
     position: int
     found: Trace
 
     @property
     def labels(self) -> list[str]:
-        return token_labels(self.tokenizer, self.ids)
+        return token_labels(self.tokenizer, self.reading.ids)
 
     def name_of(self, index: int) -> str:
-        """Of a class, or of a decoder's token."""
+        """Of a class, a place in the text, or a decoder's token."""
+        if task_of(self.model) == "span":
+            return self.labels[index]
         if isinstance(self.model, Decoder) or self.model.config.labels is None:
             return token_label(self.tokenizer, index)
         names: list[str] = self.model.config.labels
         return names[index]
+
+    @property
+    def rows(self) -> list[str] | None:
+        """What the rows of logits are called; None: as the tokens."""
+        return {"sequence": ["the text"], "span": ["first", "last"]}.get(task_of(self.model) or "")
 
     def facts(self, name: str, note: str) -> dict[str, Any]:
         config = layers_of(self.model)
         decoder = isinstance(config, ModelConfig)
         kind = "decoder" if decoder else "encoder"
         task = task_of(self.model)
+        does = " that finds answers" if task == "span" else " that classifies" if task else ""
         return {
             "name": name, "note": note, "kind": kind,
-            "what": f"{'a' if decoder else 'an'} {kind}{' that classifies' if task else ''}",
+            "what": f"{'a' if decoder else 'an'} {kind}{does}",
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "layers": config.layers, "width": config.width, "heads": config.heads,
             "kv_heads": config.kv_heads, "head_width": config.head_width,
@@ -102,7 +113,7 @@ class Shown:
 
     def lens(self) -> dict[str, Any]:
         top = min(self.question.top, self.found.known_logits.shape[-1])
-        found = logit_lens(self.model, self.ids, top=top, found=self.found)
+        found = logit_lens(self.model, self.reading.ids, top=top, found=self.found)
         return {
             "tokens": [
                 [[self.name_of(i) for i in row] for row in rows] for rows in found.tokens.tolist()
@@ -112,7 +123,8 @@ class Shown:
         }  # fmt: skip
 
     def targets(self) -> Tensor | None:
-        """What the model should say: [1, T], or [1] of a classifier of sequences; None: nothing."""
+        """What the model should say: [1, T], or [1] of a classifier of sequences, or [1, 2], the first and
+        the last token of an answer; None: nothing."""
         wanted = self.question.target
         if isinstance(self.model, Decoder):
             ignored = last = self.model.config.ignore_index
@@ -121,8 +133,10 @@ class Shown:
                 if not tokens:
                     raise ValueError(f"walk: target is {wanted!r}, which has no tokens")
                 last = tokens[0]
-            row = [*self.ids[1:], last]
+            row = [*self.reading.ids[1:], last]
             return None if set(row) == {ignored} else torch.tensor([row])
+        if self.reading.window is not None:
+            return torch.tensor([self._span(self.reading.window, wanted)])
         config = self.model.config
         if config.labels is None:
             if wanted is not None:
@@ -138,14 +152,41 @@ class Shown:
             )
         return torch.tensor([config.labels.index(wanted)])
 
+    def _span(self, window: Window, wanted: str | None) -> tuple[int, int]:
+        """The tokens of the wanted answer, or of the likeliest; of none, twice the very first."""
+        if wanted is None:
+            best = max(self._answers(window), key=lambda answer: answer.score)
+            start, end = best.start, best.end
+        else:
+            start = self.text.find(wanted)
+            end = start + len(wanted)
+        if start == end:
+            return 0, 0
+        found = None if start < 0 else window.tokens_of(start, end)
+        if found is None:
+            raise ValueError(f"walk: target is {wanted!r}, expected a part of the text")
+        return found
+
+    def _answers(self, window: Window) -> list[Answer]:
+        logits, top = self.found.known_logits[0].mT.float(), self.question.top
+        pairs = [(self.question.asked or "", self.text)]
+        return answers_in(pairs, [window], [logits], top=top)[0]
+
+    def answers(self, window: Window) -> list[dict[str, Any]]:
+        """The likeliest answers, best first, and at last "no answer"."""
+        return [
+            {"text": answer.text, "score": six(answer.score), "p": six(answer.probability)}
+            for answer in self._answers(window)
+        ]
+
     def check(self, targets: Tensor | None) -> dict[str, float]:
         """How far the fused kernels are from the plain ones, as shares of the largest number."""
-        model, ids = self.model, torch.tensor([self.ids])
+        model, ids, types = self.model, torch.tensor([self.reading.ids]), self.reading.types
         training = model.training
         model.eval()
         try:
             with torch.no_grad():
-                fused = _fused(model, ids, None)
+                fused = _fused(model, ids, types, None)
             plain = self.found.final if self.found.logits is None else self.found.logits
             result = {
                 "logits" if self.found.logits is not None else "last layer": _off(fused, plain)
@@ -153,12 +194,12 @@ class Shown:
             if targets is None or not self.question.steps:
                 return result
             weights = trainable(model, dtype_for(model), copy=False)
-            loss = _fused(model, ids, targets)
+            loss = _fused(model, ids, types, targets)
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
             grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         finally:
             model.train(training)
-        _, expected, plain_grads = gradients_of(model, ids, targets, weights)
+        _, expected, plain_grads = gradients_of(model, ids, targets, weights, types)
         pairs = [
             (grad.to_dense() if grad.is_sparse else grad, plain_grads[name])
             for name, grad in zip(trained, grads, strict=True)
@@ -173,7 +214,9 @@ class Shown:
     def loss(self, targets: Tensor, learned: Learned) -> dict[str, Any]:
         """-log p of every target, before and after the steps."""
         with torch.no_grad():
-            after = trace(self.model, self.ids, weights=learned.weights)
+            after = trace(
+                self.model, self.reading.ids, types=self.reading.types, weights=learned.weights
+            )
         rows = targets.reshape(-1)
         shares = [x.known_logits.flatten(0, -2).log_softmax(-1) for x in (self.found, after)]
         ignored = getattr(self.model.config, "ignore_index", -100)
@@ -225,31 +268,42 @@ class Shown:
 
     def attribution(self, targets: Tensor | None) -> dict[str, Any]:
         """For the given target, or else for what the model says."""
-        target = None
-        if self.question.target is not None and targets is not None:
-            target = int(targets.flatten()[-1])
+        target: int | tuple[int, int] | None = None
         task = task_of(self.model)
+        if targets is not None and task == "span":
+            target = int(targets[0, 0]), int(targets[0, 1])
+        elif self.question.target is not None and targets is not None:
+            target = int(targets.flatten()[-1])
         position = self.position if task == "token" else None
         found = integrated_gradients(
-            self.model, self.ids, target=target, position=position,
-            steps=max(32, self.question.attribution_steps),
+            self.model, self.reading.ids, types=self.reading.types, target=target,
+            position=position, steps=max(32, self.question.attribution_steps),
         )  # fmt: skip
         where = "" if found.position is None else self.labels[found.position]
         if where:
             where = f" {'after' if task is None else 'at'} {where}"
         return {
-            "target": self.name_of(found.target), "where": where, "baseline": found.baseline,
+            "target": self._name_of_target(found.target), "where": where, "baseline": found.baseline,
             "position": found.position, "scores": rounded(found.scores),
             "before": six(found.before), "after": six(found.after), "gap": six(found.gap),
             "relative_gap": six(found.relative_gap), "steps": found.steps,
         }  # fmt: skip
+
+    def _name_of_target(self, target: int | tuple[int, int]) -> str:
+        if not isinstance(target, tuple):
+            return self.name_of(target)
+        first, last = target
+        if self.reading.window is None or last == 0:
+            return "no answer"
+        spans = self.reading.window.spans
+        return self.text[spans[first][0] : spans[last][1]]
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
     return six((found - expected).abs().max() / expected.abs().max())
 
 
-def _fused(model: Model, ids: Tensor, targets: Tensor | None) -> Tensor:
+def _fused(model: Model, ids: Tensor, types: list[int] | None, targets: Tensor | None) -> Tensor:
     found: Tensor
     if isinstance(model, Decoder):
         found = model(ids, targets)
@@ -257,8 +311,12 @@ def _fused(model: Model, ids: Tensor, targets: Tensor | None) -> Tensor:
         rows = None if targets is None else targets.flatten()
         found = model.classify_packed(Packed.of(ids.tolist()), rows)
         found = found[None] if targets is None and model.config.task == "token" else found
+    elif model.classifier is None:
+        found = model(ids)
     else:
-        found = model(ids) if model.classifier is None else model.classify(ids, targets=targets)
+        kinds = None if types is None else torch.tensor([types])
+        found = model.classify(ids, types=kinds, targets=targets)
+        found = found.mT if targets is None and model.config.task == "span" else found
     return found
 
 

@@ -107,6 +107,8 @@ class _Printer:
     def _head(self) -> Iterator[RenderableType]:
         model = self.model
         yield Text.assemble(("Explaining ", "bold"), (self.data["text"], "bold cyan"))
+        if self.data["asked"] is not None:
+            yield Text.assemble(("Asked ", "bold"), (self.data["asked"], "bold cyan"))
         heads = f"{model['heads']} heads"
         if model["kv_heads"] != model["heads"]:
             heads += f" ({model['kv_heads']} of keys and values)"
@@ -231,41 +233,58 @@ class _Printer:
 
     def _predictions(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            rows = self.data["predictions"]
-            if self.model["task"] == "sequence":
-                return _guesses("class", rows[0])
+            guesses, rows = self.data["predictions"], self.data["rows"]
+            if rows is not None:
+                parts = [_guesses(name, row) for name, row in zip(rows, guesses, strict=True)]
+                return Group(*_spaced(parts), *self._answers())
             table = new_table("token" if self.model["task"] else "after", "likeliest")
             for t in self.shown:
                 if t is None:
                     add_row(table, "…", "…")
                     continue
-                guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
-                add_row(table, self._label(t), "   ".join(guesses))
+                said = [f"{g['text']} {g['p']:.1%}" for g in guesses[t]]
+                add_row(table, self._label(t), "   ".join(said))
             at = self.at
-            return Group(table, "", _guesses(f"at {self.labels[at]}", rows[at]))
+            return Group(table, "", _guesses(f"at {self.labels[at]}", guesses[at]))
 
         return make
+
+    def _answers(self) -> Iterator[RenderableType]:
+        if "answers" not in self.data:
+            return
+        table = new_table("answer", "score", "probability", "")
+        for answer in self.data["answers"]:
+            p = answer["p"]
+            add_row(
+                table, answer["text"] or "(no answer)", f"{answer['score']:.3f}", f"{p:.1%}", bar(p)
+            )
+        yield ""
+        yield table
 
     def _lens(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            lens, one = self.data["lens"], self.model["task"] == "sequence"
-            at = 0 if one else self.at
-            table = new_table("after", "p of the last one's best", "rank", "likeliest")
-            count = len(lens["tokens"])
-            for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
-                if row is None:
-                    add_row(table, *"…" * 4)
-                    continue
-                pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
-                add_row(
-                    table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
-                    str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
-                )  # fmt: skip
-            if not one:
-                table.caption = Text(f"at {self.labels[at]}")
-            return table
+            rows = self.data["rows"]
+            if rows is None:
+                return self._lens_at(self.at, f"at {self.labels[self.at]}")
+            return Group(*_spaced([self._lens_at(row, name) for row, name in enumerate(rows)]))
 
         return make
+
+    def _lens_at(self, at: int, caption: str) -> Table:
+        lens = self.data["lens"]
+        table = new_table("after", "p of the last one's best", "rank", "likeliest")
+        count = len(lens["tokens"])
+        for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
+            if row is None:
+                add_row(table, *"…" * 4)
+                continue
+            pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
+            add_row(
+                table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
+                str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
+            )  # fmt: skip
+        table.caption = Text(caption)
+        return table
 
     def _check(self) -> Iterator[RenderableType]:
         parts = ", ".join(f"{name} {off:.1e}" for name, off in self.data["check"].items())
@@ -309,6 +328,11 @@ class _Printer:
         of = "ffn_width" if name in ("up", "gate", "hidden") else "width"
         size: int = self.model["head_width" if name == "mixed" else of]
         return size
+
+
+def _spaced(parts: Sequence[RenderableType]) -> list[RenderableType]:
+    """With an empty line between each two."""
+    return [line for part in parts for line in ("", part)][1:]
 
 
 def _guesses(title: str, guesses: Sequence[dict[str, Any]]) -> Table:

@@ -28,21 +28,28 @@ def learning_parts(
 
 
 def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]) -> Group:
-    loss, one = data["loss"], data["model"]["task"] == "sequence"
-    table = new_table("after", "comes", "p", "−log p", "p after the steps of below")
+    loss, rows = data["loss"], data["rows"]
+    table = new_table(
+        "" if data["model"]["task"] else "after",
+        "comes",
+        "p",
+        "−log p",
+        "p after the steps of below",
+    )
     by_position = {row["position"]: row for row in loss["each"]}
-    for t in [0] if one else shown:
+    for t in shown if rows is None else range(len(rows)):
         if t is None:
             add_row(table, *"…" * 5)
         elif t in by_position:
             row = by_position[t]
             add_row(
-                table, "the text" if one else labels[t], row["target"], f"{row['p']:.3g}",
+                table, labels[t] if rows is None else rows[t], row["target"], f"{row['p']:.3g}",
                 f"{row['loss']:.4f}", f"{row['p_after']:.3g}",
             )  # fmt: skip
     lines: list[RenderableType] = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
     if loss["guessed"]:
-        lines.append(Text("No class was given: the likeliest stands for the right one.", "dim"))
+        what = "answer" if data["model"]["task"] == "span" else "class"
+        lines.append(Text(f"No {what} was given: the likeliest stands for the right one.", "dim"))
     return Group(*lines)
 
 

@@ -24,22 +24,25 @@ from .plain import Weights
 from .record import Trace
 
 Model: TypeAlias = Decoder | DecoderClassifier | Encoder
+Tokens: TypeAlias = Sequence[int] | Tensor
 _FEW = 10_000_000  # parameters; more of them in float64 would take too much memory
 
 
 def trace(
-    model: Model, tokens: Sequence[int] | Tensor, *, token_rows: Tensor | None = None,
+    model: Model, tokens: Tokens, *, types: Tokens | None = None, token_rows: Tensor | None = None,
     ngrams: Tensor | None = None, dtype: torch.dtype = torch.float32,
     weights: Weights | None = None, logits: bool = True,
 ) -> Trace:  # fmt: skip
     """Computes `model` on tokens [T] or [B, T] in plain torch and records what comes up.
 
-    token_rows [B, T, C] stand in for the rows of the token embedding, to differentiate by them or to
-    put others there; `ngrams` [B, K] for what the n-grams of an encoder add to its logits. `weights` (by
-    the names of the model's parameters) stand in for the model's own, which are read without gradients.
+    `types`, as many as tokens, are an encoder's token types (None: all 0). token_rows [B, T, C] stand in
+    for the rows of the token embedding, to differentiate by them or to put others there; `ngrams` [B, K]
+    for what the n-grams of an encoder add to its logits. `weights` (by the names of the model's
+    parameters) stand in for the model's own, which are read without gradients.
     Raises ValueError naming the argument that does not fit.
     """
     ids = as_tokens(model, tokens)
+    kinds = _as_types(model, types, ids)
     if weights is None:
         weights = weights_of(model, dtype)
     shape = [*ids.shape, model.config.width]
@@ -49,7 +52,7 @@ def trace(
         return decoder_trace.decoder(model, ids, token_rows, weights, logits)
     if isinstance(model, DecoderClassifier):
         return decoder_trace.classifier(model, ids, token_rows, weights, logits)
-    return encoder_trace.encoder(model, ids, token_rows, ngrams, weights, logits)
+    return encoder_trace.encoder(model, ids, kinds, token_rows, ngrams, weights, logits)
 
 
 def layers_of(model: Model) -> ModelConfig | EncoderConfig:
@@ -71,7 +74,7 @@ def token_table(model: Model) -> str:
     )
 
 
-def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
+def as_tokens(model: Model, tokens: Tokens) -> Tensor:
     """Tokens as [B, T] int64, checked."""
     if not isinstance(model, Model):
         raise ValueError(
@@ -96,6 +99,26 @@ def as_tokens(model: Model, tokens: Sequence[int] | Tensor) -> Tensor:
             f" 0 to {model.config.vocab_size - 1}"
         )
     return ids
+
+
+def _as_types(model: Model, types: Tokens | None, ids: Tensor) -> Tensor | None:
+    """Types as [B, T] int64, checked; those of one text hold for all."""
+    if types is None:
+        return None
+    count = model.config.types if isinstance(model, Encoder) else 0
+    kinds = torch.as_tensor(types)
+    if not count:
+        raise ValueError("explain: types is given, and this model has none")
+    if kinds.shape not in (ids.shape, ids.shape[1:]):
+        raise ValueError(
+            f"explain: types has shape {list(kinds.shape)}, expected {list(ids.shape)} as tokens"
+        )
+    if not 0 <= int(kinds.min()) <= int(kinds.max()) < count:
+        raise ValueError(
+            f"explain: types holds {int(kinds.min())} to {int(kinds.max())}, expected 0 to"
+            f" {count - 1}"
+        )
+    return kinds.expand_as(ids)
 
 
 def weights_of(model: Model, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -133,7 +133,9 @@ def _decoder_classifier(model: DecoderClassifier, T: int) -> Words:
 def _encoder(model: Encoder, T: int) -> Words:
     config = model.config
     C, D = config.width, config.head_width
-    sections = _beginning(T, config.vocab_size)
+    sections = _beginning(
+        T, config.vocab_size, "Question and text are" if config.task == "span" else "The text is"
+    )
     types = " and one for its type" if config.types else ""
     sections["embedding"] = (
         "Embedding",
@@ -169,6 +171,9 @@ def _encoder(model: Encoder, T: int) -> Words:
             "",
         )
         return sections
+    if config.task == "span":
+        sections.update(_answers())
+        return sections
     what, also = "each token", ""
     if config.task == "sequence":
         what = "the first token" if config.head == "dense" else "the mean of all tokens"
@@ -197,6 +202,25 @@ def _classes(count: int, what: str, also: str = "") -> tuple[str, str, str]:
     )
 
 
+def _answers() -> Words:
+    return {
+        "logits": (
+            "Where the answer is",
+            """A linear layer gives each token two logits: to be the first of the answer, and to be the last.
+            Softmax over the tokens makes probabilities of them. An answer's score is the sum of both;
+            one that begins and ends at the very first token is "no answer".""",
+            "start, end = h Wᵀ + b;  p(first = i) = exp(start_i) / Σ exp(start)",
+        ),
+        "lens": _lens("The linear layer"),
+        "loss": (
+            "Loss",
+            "−log of the probabilities of the right first and last token, on average.",
+            "loss = (−log p(first) − log p(last)) / 2",
+        ),
+        **_end("the answer (p of its first times p of its last token)"),
+    }
+
+
 def _lens(what: str) -> tuple[str, str, str]:
     return (
         "The logit lens",
@@ -206,11 +230,11 @@ def _lens(what: str) -> tuple[str, str, str]:
     )
 
 
-def _beginning(T: int, vocabulary: int) -> Words:
+def _beginning(T: int, vocabulary: int, what: str = "The text is") -> Words:
     return {
         "tokens": (
             "Tokens",
-            f"""The text is cut into {T} pieces of a vocabulary of {vocabulary:,}. The model sees their
+            f"""{what} cut into {T} pieces of a vocabulary of {vocabulary:,}. The model sees their
             numbers alone.""",
             "",
         )
