@@ -9,15 +9,19 @@ import torch
 
 from fusedlm.explain import integrated_gradients, logit_lens, trace
 from fusedlm.explain.tracing import token_table
-from fusedlm.models import Decoder, DecoderClassifier, Encoder, ModelConfig
+from fusedlm.models import Decoder, DecoderClassifier, Encoder, EncoderDecoder, ModelConfig
 from fusedlm.models.packed import Packed
+from fusedlm.train.pair_batches import PairBatch
 from tests.explain.test_trace import (
     DECODER_CLASSIFIERS,
     ENCODERS,
     READERS,
+    TRANSLATORS,
     decoder_classifier,
+    pair_of,
     small_encoder,
     some_tokens,
+    translator,
 )
 from tests.support.small import CONFIGS, small_model
 
@@ -164,6 +168,49 @@ def test_an_answers_scores_sum_to_what_the_text_changes_of_first_and_last():
             integrated_gradients(model, TOKENS, target=target)
     with pytest.raises(ValueError, match="position is 3, expected None"):
         integrated_gradients(model, TOKENS, position=3)
+
+
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_a_row_of_a_translators_lens_is_what_it_says_cut_there(name):
+    model = translator(name)
+    source, target = pair_of(model)
+    tokens = [0, *target]
+    lens = logit_lens(model, tokens, source=source, top=4)
+    batch = PairBatch.of([(source, target)], model)
+    for layers in range(1, model.config.decoder_layers + 1):
+        cut = EncoderDecoder(replace(model.config, decoder_layers=layers)).eval()
+        cut.load_state_dict(model.state_dict(), strict=False)
+        with torch.no_grad():
+            best = cut(batch.source, batch.target).softmax(-1).topk(4)
+        torch.testing.assert_close(lens.probabilities[layers], best.values, atol=1e-5, rtol=1e-3)
+        assert torch.equal(lens.tokens[layers, :, 0], best.indices[:, 0])
+
+
+@pytest.mark.parametrize("name", ["learned positions", "examples that it copies from"])
+def test_a_translations_scores_are_the_papers_sum_over_the_source(name):
+    model = translator(name)
+    source, target = pair_of(model)
+    tokens = [0, *target]
+    found = integrated_gradients(
+        model, tokens, source=source, target=20, position=4, baseline=7, steps=2048
+    )
+    weights = {n: p.detach().double() for n, p in model.named_parameters()}
+    table = weights["embedding.weight"]
+    rows = table[model.pack_sources([source]).tokens]
+    total, points = torch.zeros_like(rows), 1000
+    for alphas in ((torch.arange(points) + 0.5) / points).double().split(250):
+        way = (table[7] + alphas[:, None, None] * (rows - table[7])).requires_grad_()
+        ids = torch.tensor(tokens).expand(len(alphas), -1)
+        logits = trace(model, ids, source=source, source_rows=way, weights=weights).logits
+        (gradient,) = torch.autograd.grad(logits[:, 4].log_softmax(-1)[:, 20].sum(), way)
+        total += gradient.sum(0) / points
+    expected = ((rows - table[7]) * total).sum(-1)
+    scale = expected.abs().max().item()
+    assert scale > 0.01
+    torch.testing.assert_close(found.scores, expected, atol=0.01 * scale, rtol=0.01)
+    batch = PairBatch.of([(source, target)], model)
+    shares = model(batch.source, batch.target)[4].log_softmax(-1)
+    assert found.after == pytest.approx(shares[20].item(), abs=1e-4)
 
 
 def test_what_n_grams_say_is_their_tokens():

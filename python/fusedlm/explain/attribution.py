@@ -12,11 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedlm.models import Encoder
+from fusedlm.models import Encoder, EncoderDecoder
+from fusedlm.models.encoder_decoder import Source
 
 from .encoder_trace import ngram_shares
 from .plain import Weights
-from .tracing import Model, Tokens, as_tokens, dtype_for, task_of, token_table, trace, weights_of
+from .tracing import (
+    Model,
+    Tokens,
+    as_source,
+    as_tokens,
+    dtype_for,
+    task_of,
+    token_table,
+    trace,
+    weights_of,
+)
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -28,7 +39,7 @@ _ENOUGH = 0.005  # of what the whole path changes, as the sum of what the pieces
 class Attribution:
     """How much each token moved log p(target), in nats.
 
-    `scores` [T] sum up to what the way from the baseline to the text changes: from `before` to `after`.
+    `scores` [T] (of an encoder-decoder [S], of what its encoder reads) sum up to what the way from the baseline to the text changes: from `before` to `after`.
     `numbers` [T, C] are the same for each number of an embedding, `ngrams` [T] (or None) for the n-grams
     that a token is part of; scores is the sum of both. `gap` is what the sum is off by
     (completeness, the paper's check): it vanishes with more steps; `relative_gap` is its share of
@@ -57,7 +68,7 @@ class Attribution:
 
 
 def integrated_gradients(
-    model: Model, tokens: Tokens, *, types: Tokens | None = None,
+    model: Model, tokens: Tokens, *, types: Tokens | None = None, source: Source | None = None,
     target: int | tuple[int, int] | None = None, position: int | None = None, steps: int = 512,
     baseline: str | int = "mean",
 ) -> Attribution:  # fmt: skip
@@ -68,6 +79,8 @@ def integrated_gradients(
     the last token, and p their product; None takes the likeliest. The gradient of log p(target) is
     averaged over the straight line from a baseline, the same row for every token, to the embeddings;
     positions and types stay, and n-grams, each shared out evenly among its tokens, come from nothing.
+    An encoder-decoder needs a `source` as in `trace`: it is the source's tokens that are moved, those of
+    its examples and the ends among them, while `tokens` stay, and what is copied stays the same token.
     baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
     number the row of that token.
 
@@ -86,15 +99,16 @@ def integrated_gradients(
     position = _position(model, ids.shape[1], position)
     weights = weights_of(model, dtype_for(model))
     table = weights[token_table(model)]
-    start = _baseline(table, baseline).expand(ids.shape[1], -1)
-    end = table[ids[0]]
+    moved = as_source(model, source).tokens if isinstance(model, EncoderDecoder) else ids[0]
+    start = _baseline(table, baseline).expand(len(moved), -1)
+    end = table[moved]
     C = table.shape[1]
     if isinstance(model, Encoder) and model.ngrams is not None:  # more numbers of each token
         said = ngram_shares(model.ngrams, model.pack(ids)[0], weights)[0]
         start, end = torch.cat((start, torch.zeros_like(said)), 1), torch.cat((end, said), 1)
 
     def log_shares(rows: Tensor) -> Tensor:
-        return _log_shares(model, ids, types, rows, weights, position)
+        return _log_shares(model, ids, types, source, rows, weights, position)
 
     with torch.no_grad():
         ends = log_shares(torch.stack([start, end]))
@@ -236,8 +250,8 @@ def _baseline(table: Tensor, baseline: str | int) -> Tensor:
 
 
 def _log_shares(
-    model: Model, ids: Tensor, types: Tokens | None, rows: Tensor, weights: Weights,
-    position: int | None,
+    model: Model, ids: Tensor, types: Tokens | None, source: Source | None, rows: Tensor,
+    weights: Weights, position: int | None,
 ) -> Tensor:  # fmt: skip
     """Log-probabilities [B, K] at the position, of B versions of the token rows; [B, 2, T] of answers.
 
@@ -247,8 +261,10 @@ def _log_shares(
     if isinstance(model, Encoder) and model.ngrams is not None:
         rows, more = rows.split([model.config.width, rows.shape[2] - model.config.width], -1)
         ngrams = more.sum(1)
+    in_source = isinstance(model, EncoderDecoder)
     found = trace(
-        model, ids, types=types, token_rows=rows, ngrams=ngrams, weights=weights, logits=False
-    )
+        model, ids, types=types, source=source, token_rows=None if in_source else rows,
+        source_rows=rows if in_source else None, ngrams=ngrams, weights=weights, logits=False,
+    )  # fmt: skip
     assert found.says is not None  # what has nothing to say was refused
     return found.says(found.layers[-1].output, position).log_softmax(-1)

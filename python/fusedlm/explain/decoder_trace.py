@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedlm.models import Decoder, DecoderClassifier, ModelConfig
+from fusedlm.models import Decoder, DecoderClassifier, EncoderDecoderConfig, ModelConfig
 
 from . import plain
 from .plain import Weights
@@ -62,7 +62,9 @@ def classifier(
     )  # fmt: skip
 
 
-def norm(config: ModelConfig, x: Tensor, weights: Weights, name: str) -> Tensor:
+def norm(
+    config: ModelConfig | EncoderDecoderConfig, x: Tensor, weights: Weights, name: str
+) -> Tensor:
     if config.norm == "rms_norm":
         return plain.rms_norm(x, weights[name + "weight"], config.norm_eps)
     return plain.layer_norm(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fusedlm.models.encoder_decoder import Source
+
 from .record import Trace
 from .tracing import Model, Tokens, trace
 
@@ -29,12 +31,12 @@ class LogitLens:
 
 @torch.no_grad()
 def logit_lens(
-    model: Model, tokens: Tokens, *, types: Tokens | None = None, top: int = 5,
-    found: Trace | None = None,
+    model: Model, tokens: Tokens, *, types: Tokens | None = None, source: Source | None = None,
+    top: int = 5, found: Trace | None = None,
 ) -> LogitLens:  # fmt: skip
     """The end of the model on the stream after every layer, for tokens [T].
 
-    That is a decoder's last norm and head, and what classifies, on a classifier. `found` is a trace of
+    That is a decoder's last norm and head (and what copies), and what classifies, on a classifier. `found` is a trace of
     these tokens, where there is one already. Raises ValueError for an encoder without a classifier,
     which has nothing to say, and for a `top` that does not fit.
     """
@@ -42,7 +44,7 @@ def logit_lens(
         raise ValueError(
             f"logit_lens: tokens has shape {list(torch.as_tensor(tokens).shape)}, expected [T]"
         )
-    found = found or trace(model, tokens, types=types, logits=False)
+    found = found or trace(model, tokens, types=types, source=source, logits=False)
     if found.says is None:
         raise ValueError("logit_lens: the encoder has no classifier, and so nothing to say")
     # From the end, since what the last row says is looked for in all of them.

@@ -20,6 +20,9 @@ class Layer:
     A decoder norms what goes into attention and feed-forward (`attention_in`, `ffn_in`): `middle` is
     input + attention.out, `output` is middle + ffn.out. An encoder norms the sums: `attention_in` is the
     input itself, `ffn_in` norm(middle), and `output` norm(ffn_in + ffn.out).
+
+    The decoder of an encoder-decoder looks at the source in between: `cross` is that attention
+    [B, H, T, S], of `cross_in`, the norm of middle; `crossed` is middle + cross.out, and what ffn adds to.
     """
 
     input: Tensor
@@ -29,6 +32,18 @@ class Layer:
     ffn_in: Tensor
     ffn: FeedForward
     output: Tensor
+    cross_in: Tensor | None = None
+    cross: Attention | None = None
+    crossed: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What is copied from a source: `weights` [B, T, S] of its tokens, and `gate` [B, T], the logit of the
+    share that copying has of the probabilities."""
+
+    weights: Tensor
+    gate: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class Trace:
 
     says(stream, row) is the end of the model on what comes out of any layer [B, T, C]: its logits, or
     one row of them [B, K] (of a classifier of sequences all). None where there are no logits.
+
+    Of an encoder-decoder all this is the decoder's, and `source` the encoder's, whose `final` is what the
+    decoder looks at; where it copies, `logits` are log-probabilities, and `copying` is what it copies.
     """
 
     parts: dict[str, Tensor]
@@ -54,6 +72,8 @@ class Trace:
     pooled: Tensor | None
     logits: Tensor | None
     says: Says | None
+    source: Trace | None = None
+    copying: Copied | None = None
 
     @property
     def known_logits(self) -> Tensor:
