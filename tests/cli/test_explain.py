@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusedlm.models import DecoderClassifier, load, save
-from tests.explain.test_walk import ASKED, OSLO, reader
+from tests.explain.test_walk import ASKED, OSLO, reader, translating
 from tests.support.tiny import save_tiny_model
 
 QUICK = ("--training-steps", 5, "--steps", 1, "--attribution-steps", 32)
@@ -79,6 +79,23 @@ def test_a_reader_is_asked_a_question_and_its_maps_are_drawn(run, tmp_path):
     assert all(file.stat().st_size > 1000 for file in files.values())
     code, _, err = run(*asked)
     assert code == 1 and "asked, the question, is not given (--question)" in err
+
+
+def test_a_translator_is_walked_through_with_its_own_translation_or_a_given_one(run, tmp_path):
+    save(tmp_path / "translator", *translating("three layers and one"))
+    files = {kind: tmp_path / f"walk.{kind}" for kind in ("html", "png", "json")}
+    asked = ("explain", "the fox", "--model", tmp_path / "translator", "--attribution-steps", 32)
+    code, out, err = run(
+        *asked, "--target", "quick", "--position", 1, "--steps", 1, "--layer", 2, "--html",
+        files["html"], "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Into quick" in out and "for u after q, log p" in out
+    assert all(file.stat().st_size > 1000 for file in files.values())
+    code, out, err = run(*asked, "--steps", 1)
+    assert code == 0 and "what beam search finds stands for the right one" in out
+    code, _, err = run(*asked, "--layer", 3)
+    assert code == 1 and "layer is 3, expected 0 to 2" in err
 
 
 def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):

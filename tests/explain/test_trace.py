@@ -201,7 +201,7 @@ TRANSLATORS = {
 
 
 def translator(name: str, **fields) -> EncoderDecoder:
-    model = small_encoder_decoder(**TRANSLATORS[name], **fields)
+    model = small_encoder_decoder(**{**TRANSLATORS[name], **fields})
     if model.copying is not None:
         with torch.no_grad():
             model.copying.gate_follow_weight.copy_(torch.tensor([-1.0, 0.5, 1.0, 1.5]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -24,18 +25,23 @@ from fusedlm.explain import (
 )
 from fusedlm.explain.labels import token_labels
 from fusedlm.explain.rounding import pick, pick_near
+from fusedlm.generate import beam_search
 from fusedlm.models import Encoder, ModelConfig, find_answers
 from fusedlm.models.packed import Packed
 from fusedlm.models.spans import encode_windows
+from fusedlm.train.pair_batches import PairBatch
 from tests.explain.test_trace import (
     DECODER_CLASSIFIERS,
     ENCODERS,
     LABELS,
+    TRANSLATORS,
     decoder_classifier,
     small_encoder,
+    translator,
 )
 from tests.models.test_spans import model_of as answers_model
 from tests.models.test_spans import with_separators
+from tests.support.pairs import small_encoder_decoder
 from tests.support.small import CONFIGS, small_model
 
 TEXT = "the quick brown fox"
@@ -269,6 +275,86 @@ def test_an_answer_that_is_not_given_is_the_likeliest_and_may_be_none():
             walk(model, tokenizer, OSLO, Question(**options))
     with pytest.raises(ValueError, match=r"the text makes \d+ windows of \d+ tokens"):
         walk(model, tokenizer, "we saw oslo " * 200, Question(asked=ASKED))
+
+
+def translating(name: str = "learned positions"):
+    tokenizer = train_chars(TEXT)
+    return translator(name, vocab_size=tokenizer.vocab_size), tokenizer
+
+
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_a_translator_is_walked_through_beside_a_target(name):
+    model, tokenizer = translating(name)
+    text, wanted = "the fox", "quick"
+    found = walk(model, tokenizer, text, replace(QUICK, target=wanted))
+    data = found.data
+    assert max(data["check"].values()) < 1e-4
+    assert set(data["check"]) == {"logits", "loss", "gradients"}
+    target = tokenizer.encode(wanted)
+    assert [t["id"] for t in data["tokens"]] == [0, *target] and data["target"] == wanted
+    ends = [0] * (1 + model.config.examples)
+    assert [t["id"] for t in data["source"]["tokens"]] == [*tokenizer.encode(text), *ends]
+    source = [tokenizer.encode(text)]
+    for name, of in (("maps", "self"), ("cross_maps", "cross"), ("source_maps", "source")):
+        maps = attention_maps(model, [0, *target], source=source, of=of)
+        torch.testing.assert_close(found.maps[name].weights, maps)
+    batch = PairBatch.of([(source, target)], model)
+    shares = model(batch.source, batch.target).softmax(-1)
+    p = [shares[t, i].item() for t, i in enumerate([*target, 0])]
+    assert [row["p"] for row in data["loss"]["each"]] == pytest.approx(p, rel=1e-3)
+    assert data["loss"]["guessed"] is None
+    # Asked about the last character, of which the row before says how likely it is.
+    shown = data["attribution"]
+    assert data["position"] == shown["position"] == len(target) - 1 and shown["target"] == "k"
+    assert shown["after"] == pytest.approx(math.log(p[-2]), rel=1e-3)
+    assert len(shown["scores"]) == len(data["source"]["tokens"])
+    assert ("copying" in data) == ("copying" in data["sections"]) == bool(model.config.examples)
+    text = printed(found, View(layers=(0,), heads=(3,)))
+    for number, section in enumerate(data["sections"].values(), 1):
+        assert f"{number}. {section['title']}" in text
+    assert "Into quick" in text and "layer 0 of 0 to" in text and "for k after c, log p" in text
+    assert (
+        "encoder layer 0, attention" in text and "decoder layer 0, attention to the source" in text
+    )
+
+
+def test_what_a_translator_writes_is_its_target_where_none_is_given():
+    model, tokenizer = translating()
+    found = walk(model, tokenizer, "the fox", replace(QUICK, position=0))
+    written = beam_search(model, [tokenizer.encode("the fox")])[0][0].tokens
+    assert [t["id"] for t in found.data["tokens"]] == [0, *written]
+    assert "what beam search finds" in printed(found)
+    assert found.data["position"] == 0 == found.data["attribution"]["position"]
+
+
+def test_a_translation_that_does_not_fit_is_named():
+    model, tokenizer = translating()
+    for text, options, words in (
+        ("", {}, "text is '', which has no tokens"),
+        ("q" * 24, {}, "the text has 24 tokens, expected at most 23"),
+        ("q", {"target": "u" * 24}, "target has 24 tokens, expected at most 23"),
+        ("q", {"asked": "u?"}, "the model does not find answers"),
+        ("q", {"target": "u", "position": 2}, "position is 2, expected 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            walk(model, tokenizer, text, Question(**options))
+    long = small_encoder_decoder(vocab_size=tokenizer.vocab_size, context=1100)
+    with pytest.raises(
+        ValueError, match=r"text and target have 1001 and 2 tokens.* at most 2,097,152"
+    ):
+        walk(long, tokenizer, "q" * 1000, Question(target="u"))
+
+
+def test_the_maps_of_a_translation_are_saved_and_drawn(tmp_path):
+    model, tokenizer = translating("three layers and one")
+    found = walk(model, tokenizer, "the fox", replace(QUICK, target="quick"))
+    saved = json.loads(found.save(tmp_path / "walk.json").read_text(encoding="utf-8"))
+    for name in ("maps", "cross_maps", "source_maps"):
+        torch.testing.assert_close(torch.tensor(saved[name]["weights"]), found.maps[name].weights)
+    assert plot_attention(found, tmp_path / "maps.png").stat().st_size > 1000
+    printed(found, View(layers=(2,)))  # of which the decoder has none
+    with pytest.raises(ValueError, match="layer is 3, expected 0 to 2"):
+        printed(found, View(layers=(3,)))
 
 
 def test_a_target_is_the_token_after_the_text():

@@ -37,8 +37,8 @@ def explain(
     position: Annotated[
         int | None,
         typer.Option(
-            help="The token whose vectors are printed (and whose class is explained), from 0, or from"
-            " the end, if negative.",
+            help="The token whose vectors are printed (and whose class, or of a translation the token"
+            " after it, is explained), from 0, or from the end, if negative.",
             show_default="the last; of an encoder the first word",
         ),
     ] = None,
@@ -51,7 +51,9 @@ def explain(
     target: Annotated[
         str | None,
         typer.Option(
-            help="What should come after the text (' Paris'), the right class, or the right answer."
+            help="What should come after the text (' Paris'), the right class or answer, or the"
+            " translation.",
+            show_default="the likeliest; of a translator what it writes",
         ),
     ] = None,
     steps: Annotated[
@@ -123,7 +125,8 @@ def explain(
         name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
     view = View(tuple(layer or (0,)), tuple(head or (0,)))
     shape = layers_of(loaded)
-    view.check(layers=shape.layers, heads=shape.heads)  # before anything is computed
+    layers = max(shape.layers, getattr(shape, "decoder_layers", 0))
+    view.check(layers=layers, heads=shape.heads)  # before anything is computed
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(
             loaded, tokenizer, sentence, wanted, name=name, note=note, progress=status.update

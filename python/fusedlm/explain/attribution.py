@@ -39,7 +39,8 @@ _ENOUGH = 0.005  # of what the whole path changes, as the sum of what the pieces
 class Attribution:
     """How much each token moved log p(target), in nats.
 
-    `scores` [T] (of an encoder-decoder [S], of what its encoder reads) sum up to what the way from the baseline to the text changes: from `before` to `after`.
+    `scores` [T] (of an encoder-decoder [S], of what its encoder reads) sum up to what the way from the
+    baseline to the text changes: from `before` to `after`.
     `numbers` [T, C] are the same for each number of an embedding, `ngrams` [T] (or None) for the n-grams
     that a token is part of; scores is the sum of both. `gap` is what the sum is off by
     (completeness, the paper's check): it vanishes with more steps; `relative_gap` is its share of

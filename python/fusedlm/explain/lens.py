@@ -36,7 +36,8 @@ def logit_lens(
 ) -> LogitLens:  # fmt: skip
     """The end of the model on the stream after every layer, for tokens [T].
 
-    That is a decoder's last norm and head (and what copies), and what classifies, on a classifier. `found` is a trace of
+    That is a decoder's last norm and head (and what copies), and what classifies, on a classifier; of an
+    encoder-decoder, which needs a `source` as in `trace`, those of its decoder. `found` is a trace of
     these tokens, where there is one already. Raises ValueError for an encoder without a classifier,
     which has nothing to say, and for a `top` that does not fit.
     """

@@ -12,13 +12,15 @@ class Question:
     """What to look at. `numbers` are shown of each vector, `top` of the likeliest tokens or classes.
 
     `asked` is what an encoder that finds answers is asked about the text. `target` is the token that
-    should come after the text (its first, if it is cut into several), the class, or the answer, a part of
-    the text (or "": none); None leaves the last token of a decoder without one, and takes the likeliest
-    class or answer. `position` is the token that is looked at, from 0, or from the end, if negative: its
-    vectors are printed, and of a classifier of tokens the attribution is that of its class. None is the
-    last token of a decoder, which has seen all, and the first word of an encoder. `steps` of `adam` are
-    made, 0 leaves out loss and learning; attribution takes at most `attribution_steps` gradients, 0
-    leaves it out.
+    should come after the text (its first, if it is cut into several), the class, the answer, a part of
+    the text (or "": none), or of an encoder-decoder the translation; None leaves the last token of a decoder
+    without one, and takes the likeliest class or answer, or the translation that beam search finds.
+
+    `position` is the token that is looked at, from 0, or from the end, if negative: its vectors are printed,
+    and the attribution is that of its class, of a classifier of tokens, or of the token after it, of an
+    encoder-decoder. None is the last token of a decoder, which has seen all, the first word of an
+    encoder, and what comes before the last token of a translation. `steps` of `adam` are made, 0 leaves out
+    loss and learning; attribution takes at most `attribution_steps` gradients, 0 leaves it out.
     """
 
     numbers: int = 8
@@ -38,12 +40,9 @@ class Question:
                     f"Question: {name} is {value!r}, expected an integer of at least {least}"
                 )
 
-    def position_of(self, tokens: int, *, causal: bool) -> int:
+    def position_of(self, tokens: int, usual: int) -> int:
         """`position` from the front. Raises ValueError for one that a text of so many tokens has not."""
-        position = self.position
-        if position is None:
-            position = tokens - 1 if causal else min(1, tokens - 1)
-        return place_of(position, tokens)
+        return place_of(usual if self.position is None else self.position, tokens)
 
 
 def place_of(position: int, tokens: int) -> int:

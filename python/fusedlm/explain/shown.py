@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from fusedlm.data.tokenizer import Tokenizer
-from fusedlm.models import Decoder, DecoderClassifier, ModelConfig
+from fusedlm.models import (
+    Decoder,
+    DecoderClassifier,
+    EncoderConfig,
+    EncoderDecoder,
+    ModelConfig,
+)
 from fusedlm.models.packed import Packed
 from fusedlm.models.spans import Answer, Window, answers_in
 
@@ -19,9 +25,10 @@ from .attribution import integrated_gradients
 from .labels import token_label, token_labels
 from .learning import Learned, gradients_of, loss_of, trainable
 from .lens import logit_lens
+from .plain import Attention
 from .question import Question
 from .reading import Reading
-from .record import Layer, Trace
+from .record import Copied, Layer, Trace
 from .rounding import rounded, six, vectors
 from .tracing import Model, dtype_for, layers_of, task_of, trace
 
@@ -46,7 +53,7 @@ class Shown:
         """Of a class, a place in the text, or a decoder's token."""
         if task_of(self.model) == "span":
             return self.labels[index]
-        if isinstance(self.model, Decoder) or self.model.config.labels is None:
+        if isinstance(self.model, Decoder | EncoderDecoder) or self.model.config.labels is None:
             return token_label(self.tokenizer, index)
         names: list[str] = self.model.config.labels
         return names[index]
@@ -56,28 +63,53 @@ class Shown:
         """What the rows of logits are called; None: as the tokens."""
         return {"sequence": ["the text"], "span": ["first", "last"]}.get(task_of(self.model) or "")
 
+    @property
+    def source_labels(self) -> list[str]:
+        return token_labels(self.tokenizer, self.reading.source_ids or ())
+
     def facts(self, name: str, note: str) -> dict[str, Any]:
-        config = layers_of(self.model)
-        decoder = isinstance(config, ModelConfig)
-        kind = "decoder" if decoder else "encoder"
+        config, model = layers_of(self.model), self.model
+        kind = {ModelConfig: "decoder", EncoderConfig: "encoder"}.get(
+            type(config), "encoder-decoder"
+        )
         task = task_of(self.model)
         does = " that finds answers" if task == "span" else " that classifies" if task else ""
         return {
             "name": name, "note": note, "kind": kind,
-            "what": f"{'a' if decoder else 'an'} {kind}{does}",
+            "what": f"{'a' if kind == 'decoder' else 'an'} {kind}{does}",
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "layers": config.layers, "width": config.width, "heads": config.heads,
-            "kv_heads": config.kv_heads, "head_width": config.head_width,
+            "layers": len(self.found.layers),
+            "source_layers": model.config.layers if isinstance(model, EncoderDecoder) else None,
+            "width": config.width, "heads": config.heads,
+            "kv_heads": getattr(config, "kv_heads", config.heads), "head_width": config.head_width,
             "ffn_width": config.ffn_width, "vocab_size": config.vocab_size,
-            "windows": config.windows if decoder else None, "task": task,
+            "windows": getattr(config, "windows", None), "task": task,
             "numbers": self.question.numbers,
         }  # fmt: skip
 
-    def embedding(self) -> dict[str, list[Any]]:
-        parts = {name: rows[0] for name, rows in self.found.parts.items()}
-        parts["sum"] = self.found.embeddings[0]
-        if self.found.first is not self.found.embeddings:
-            parts["normed"] = self.found.first[0]
+    def source(self, found: Trace) -> dict[str, Any]:
+        """What the encoder of an encoder-decoder does; `position` is the token that the target's looks at
+        most in the last layer."""
+        cross = self.found.layers[-1].cross
+        assert cross is not None  # as there is a source
+        ids = self.reading.source_ids or ()
+        return {
+            "position": int(cross.weights[0, :, self.position].mean(0).argmax()),
+            "tokens": [{"id": i, "text": t} for i, t in zip(ids, self.source_labels, strict=True)],
+            "embedding": self.embedding(found),
+            "layers": [self.layer(layer) for layer in found.layers],
+            "final": vectors(found.final[0], self.question.numbers),
+        }
+
+    def copying(self, found: Copied) -> dict[str, Any]:
+        """The share of copying [T], and of each of the source's tokens in it [T, S]."""
+        return {"share": rounded(found.gate[0].sigmoid()), "weights": rounded(found.weights[0])}
+
+    def embedding(self, found: Trace) -> dict[str, list[Any]]:
+        parts = {name: rows[0] for name, rows in found.parts.items()}
+        parts["sum"] = found.embeddings[0]
+        if found.first is not found.embeddings:
+            parts["normed"] = found.first[0]
         return {name: vectors(rows, self.question.numbers) for name, rows in parts.items()}
 
     def layer(self, layer: Layer) -> dict[str, Any]:
@@ -91,12 +123,17 @@ class Shown:
         }  # fmt: skip
         if attention.query_used is attention.query:
             del rows["query_used"], rows["key_used"]
-        shares = attention.weights[0]
-        entropy = -(shares * shares.clamp_min(1e-30).log2()).sum(-1)
-        return {
-            **{name: vectors(x[0], n) for name, x in rows.items() if x is not None},
-            "spread": rounded(entropy.mean(-1).exp2()),
-        }
+        shown = {name: vectors(x[0], n) for name, x in rows.items() if x is not None}
+        shown["spread"] = _spread(attention)
+        if layer.cross is None or layer.cross_in is None or layer.crossed is None:
+            return shown
+        cross = {
+            "input": layer.middle, "attention_in": layer.cross_in, "query": layer.cross.query,
+            "key": layer.cross.key, "value": layer.cross.value, "mixed": layer.cross.mixed,
+            "out": layer.cross.out, "middle": layer.crossed,
+        }  # fmt: skip
+        inside = {name: vectors(x[0], n) for name, x in cross.items()}
+        return {**shown, "cross": {**inside, "spread": _spread(layer.cross)}}
 
     def predictions(self, logits: Tensor) -> list[list[dict[str, Any]]]:
         """The likeliest after every token, or the likeliest classes."""
@@ -126,6 +163,8 @@ class Shown:
         """What the model should say: [1, T], or [1] of a classifier of sequences, or [1, 2], the first and
         the last token of an answer; None: nothing."""
         wanted = self.question.target
+        if isinstance(self.model, EncoderDecoder):
+            return torch.tensor([[*self.reading.ids[1:], self.model.config.end_id]])
         if isinstance(self.model, Decoder):
             ignored = last = self.model.config.ignore_index
             if wanted is not None:
@@ -181,12 +220,13 @@ class Shown:
 
     def check(self, targets: Tensor | None) -> dict[str, float]:
         """How far the fused kernels are from the plain ones, as shares of the largest number."""
-        model, ids, types = self.model, torch.tensor([self.reading.ids]), self.reading.types
+        model, reading = self.model, self.reading
+        ids = torch.tensor([reading.ids])
         training = model.training
         model.eval()
         try:
             with torch.no_grad():
-                fused = _fused(model, ids, types, None)
+                fused = _fused(model, reading, None)
             plain = self.found.final if self.found.logits is None else self.found.logits
             result = {
                 "logits" if self.found.logits is not None else "last layer": _off(fused, plain)
@@ -194,12 +234,14 @@ class Shown:
             if targets is None or not self.question.steps:
                 return result
             weights = trainable(model, dtype_for(model), copy=False)
-            loss = _fused(model, ids, types, targets)
+            loss = _fused(model, reading, targets)
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
             grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         finally:
             model.train(training)
-        _, expected, plain_grads = gradients_of(model, ids, targets, weights, types)
+        _, expected, plain_grads = gradients_of(
+            model, ids, targets, weights, types=reading.types, source=reading.source
+        )
         pairs = [
             (grad.to_dense() if grad.is_sparse else grad, plain_grads[name])
             for name, grad in zip(trained, grads, strict=True)
@@ -215,8 +257,9 @@ class Shown:
         """-log p of every target, before and after the steps."""
         with torch.no_grad():
             after = trace(
-                self.model, self.reading.ids, types=self.reading.types, weights=learned.weights
-            )
+                self.model, self.reading.ids, types=self.reading.types,
+                source=self.reading.source, weights=learned.weights,
+            )  # fmt: skip
         rows = targets.reshape(-1)
         shares = [x.known_logits.flatten(0, -2).log_softmax(-1) for x in (self.found, after)]
         ignored = getattr(self.model.config, "ignore_index", -100)
@@ -228,7 +271,9 @@ class Shown:
             for t, i in enumerate(rows.tolist())
             if i != ignored
         ]  # fmt: skip
-        guessed = not isinstance(self.model, Decoder) and self.question.target is None
+        guessed = None
+        if self.question.target is None:
+            guessed = _GUESSED.get(task_of(self.model) or type(self.model).__name__)
         mean = six(loss_of(self.model, self.found, targets))
         return {"each": each, "mean": mean, "guessed": guessed}
 
@@ -272,12 +317,16 @@ class Shown:
         task = task_of(self.model)
         if targets is not None and task == "span":
             target = int(targets[0, 0]), int(targets[0, 1])
+        elif targets is not None and isinstance(self.model, EncoderDecoder):
+            target = int(targets[0, self.position])
         elif self.question.target is not None and targets is not None:
             target = int(targets.flatten()[-1])
-        position = self.position if task == "token" else None
+        asked = task == "token" or isinstance(self.model, EncoderDecoder)
+        position = self.position if asked else None
         found = integrated_gradients(
-            self.model, self.reading.ids, types=self.reading.types, target=target,
-            position=position, steps=max(32, self.question.attribution_steps),
+            self.model, self.reading.ids, types=self.reading.types,
+            source=self.reading.source, target=target, position=position,
+            steps=max(32, self.question.attribution_steps),
         )  # fmt: skip
         where = "" if found.position is None else self.labels[found.position]
         if where:
@@ -303,9 +352,21 @@ def _off(found: Tensor, expected: Tensor) -> float:
     return six((found - expected).abs().max() / expected.abs().max())
 
 
-def _fused(model: Model, ids: Tensor, types: list[int] | None, targets: Tensor | None) -> Tensor:
+def _spread(attention: Attention) -> list[Any]:
+    """How many tokens each head looks at: 2 to the power of the entropy, its mean over the tokens."""
+    shares = attention.weights[0]
+    entropy = -(shares * shares.clamp_min(1e-30).log2()).sum(-1)
+    return rounded(entropy.mean(-1).exp2())
+
+
+def _fused(model: Model, reading: Reading, targets: Tensor | None) -> Tensor:
+    ids = torch.tensor([reading.ids])
     found: Tensor
-    if isinstance(model, Decoder):
+    if isinstance(model, EncoderDecoder):
+        source, target = model.pack_sources([reading.source or []]), Packed.of(ids.tolist())
+        found = model(source, target, None if targets is None else targets.flatten())
+        found = found[None] if targets is None else found
+    elif isinstance(model, Decoder):
         found = model(ids, targets)
     elif isinstance(model, DecoderClassifier):
         rows = None if targets is None else targets.flatten()
@@ -314,23 +375,32 @@ def _fused(model: Model, ids: Tensor, types: list[int] | None, targets: Tensor |
     elif model.classifier is None:
         found = model(ids)
     else:
-        kinds = None if types is None else torch.tensor([types])
+        kinds = None if reading.types is None else torch.tensor([reading.types])
         found = model.classify(ids, types=kinds, targets=targets)
         found = found.mT if targets is None and model.config.task == "span" else found
     return found
 
 
-_LAYER = re.compile(r"(?:decoder\.)?blocks\.(\d+)\.(ffn)?")
+_GUESSED = {
+    "sequence": "No class was given: the likeliest stands for the right one.",
+    "token": "No class was given: the likeliest stands for the right one.",
+    "span": "No answer was given: the likeliest stands for the right one.",
+    "EncoderDecoder": "No translation was given: what beam search finds stands for the right one.",
+}
+# Decoders and encoders have blocks, an encoder-decoder layers of both kinds.
+_LAYER = re.compile(r"(?:(?:decoder\.)?blocks|(encoder|decoder))\.(\d+)\.(ffn|cross)?")
 _PARTS = {
     "token_weight": "embedding", "position_weight": "embedding", "type_weight": "embedding",
-    "embedding_norm": "embedding", "final_norm": "last norm", "ngrams": "n-grams",
+    "embedding_norm": "embedding", "part_weight": "embedding", "final_norm": "last norm",
+    "encoder_norm": "last norm of the encoder", "ngrams": "n-grams",
 }  # fmt: skip
 
 
 def _part_of(parameter: str) -> tuple[str, int | None]:
     """The part of the model that a parameter belongs to, and its layer, if that is one."""
     if inside := _LAYER.match(parameter):
-        number, ffn = inside.groups()
-        return f"layer {number}, {'feed-forward' if ffn else 'attention'}", int(number)
+        side, number, part = inside.groups()
+        named = {"ffn": "feed-forward", "cross": "attention to the source"}.get(part, "attention")
+        return f"{side + ' ' if side else ''}layer {number}, {named}", int(number)
     first = parameter.removeprefix("decoder.").split(".")[0]
     return _PARTS.get(first, first), None

@@ -10,21 +10,22 @@ from rich.text import Text
 
 from .rounding import pick
 from .tables import add_row, bar, new_table
+from .text_layer import Tokens
 
 _MOST_GROUPS = 14
 
 
 def learning_parts(
-    data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None], layers: Sequence[int]
+    data: dict[str, Any], tokens: Tokens, moved: Tokens, layers: Sequence[int]
 ) -> Iterator[tuple[str, RenderableType]]:
-    """(section, what it shows), of what the walk has."""
+    """(section, what it shows), of what the walk has; attribution is that to the `moved` tokens."""
     if "loss" in data:
-        yield "loss", _loss(data, labels, shown)
+        yield "loss", _loss(data, tokens.labels, tokens.shown)
     if "learning" in data:
         yield "gradients", _gradients(data["learning"], layers)
         yield "adam", _adam(data["learning"], layers)
     if "attribution" in data:
-        yield "attribution", _attribution(data["attribution"], labels, shown)
+        yield "attribution", _attribution(data["attribution"], moved.labels, moved.shown)
 
 
 def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]) -> Group:
@@ -48,8 +49,7 @@ def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | Non
             )  # fmt: skip
     lines: list[RenderableType] = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
     if loss["guessed"]:
-        what = "answer" if data["model"]["task"] == "span" else "class"
-        lines.append(Text(f"No {what} was given: the likeliest stands for the right one.", "dim"))
+        lines.append(Text(loss["guessed"], "dim"))
     return Group(*lines)
 
 

@@ -40,7 +40,8 @@ _FEW = 10_000_000  # parameters; more of them in float64 would take too much mem
 
 def trace(
     model: Model, tokens: Tokens, *, types: Tokens | None = None, source: Source | None = None,
-    token_rows: Tensor | None = None, source_rows: Tensor | None = None, ngrams: Tensor | None = None, dtype: torch.dtype = torch.float32,
+    token_rows: Tensor | None = None, source_rows: Tensor | None = None,
+    ngrams: Tensor | None = None, dtype: torch.dtype = torch.float32,
     weights: Weights | None = None, logits: bool = True,
 ) -> Trace:  # fmt: skip
     """Computes `model` on tokens [T] or [B, T] in plain torch and records what comes up.
@@ -145,7 +146,8 @@ def as_source(model: EncoderDecoder, source: Source | None) -> Packed:
         raise ValueError(
             f"explain: source has {most} tokens and an end, the context is {config.context}"
         )
-    return model.pack_sources([source])
+    packed: Packed = model.pack_sources([source])
+    return packed
 
 
 def _as_types(model: Model, types: Tokens | None, ids: Tensor) -> Tensor | None:

@@ -7,27 +7,10 @@ import math
 from fusedlm._rules import FFN_ACTIVATIONS
 from fusedlm.models import Decoder, DecoderClassifier, Encoder, ModelConfig
 
-from .tracing import Model
-
-Section = dict[str, str]
 Words = dict[str, tuple[str, str, str]]
 
 
-def sections(model: Model, tokens: int) -> dict[str, Section]:
-    """Title, text and formula by name, in the order of the walk; only of what the model has."""
-    if isinstance(model, Encoder):
-        words = _encoder(model, tokens)
-    elif isinstance(model, Decoder):
-        words = _decoder(model, tokens)
-    else:
-        words = _decoder_classifier(model, tokens)
-    return {
-        name: {"title": title, "text": " ".join(text.split()), "formula": formula}
-        for name, (title, text, formula) in words.items()
-    }
-
-
-def _decoder_layers(config: ModelConfig, T: int) -> Words:
+def decoder_layers(config: ModelConfig, T: int) -> Words:
     """From the tokens to the last layer."""
     C, D, H, G = config.width, config.head_width, config.heads, config.kv_heads
     learned = config.position == "learned"
@@ -57,7 +40,7 @@ def _decoder_layers(config: ModelConfig, T: int) -> Words:
     sections["qkv"] = (
         "Queries, keys and values",
         f"""Three products make of each token a query (what it looks for), a key (what it can be found
-        by) and a value (what it hands over), {D} numbers each, for {_heads(H)}."""
+        by) and a value (what it hands over), {D} numbers each, for {heads(H)}."""
         + (f" {H // G} heads of queries share one of the {G} heads of keys and values."
            if G != H else ""),
         "q = norm(x) Wqᵀ,  k = norm(x) Wkᵀ,  v = norm(x) Wvᵀ"
@@ -79,7 +62,7 @@ def _decoder_layers(config: ModelConfig, T: int) -> Words:
             if learned
             else f"angle of pair i at position p = p · {config.rope_base:g}^(−2i/{D})",
         )
-    sections.update(_attention(D, causal=True, windows=bool(config.windows)))
+    sections.update(attention(D, causal=True, windows=bool(config.windows)))
     sections["ffn"] = _feed_forward(
         config.activation, config.ffn_width, norm=f"{norm_name}, then ", of="norm(x)"
     )
@@ -93,9 +76,9 @@ def _decoder_layers(config: ModelConfig, T: int) -> Words:
     return sections
 
 
-def _decoder(model: Decoder, T: int) -> Words:
+def decoder(model: Decoder, T: int) -> Words:
     config = model.config
-    sections = _decoder_layers(config, T)
+    sections = decoder_layers(config, T)
     tied = "The rows are those of the embedding: the head is tied to it." if config.tied else ""
     sections["logits"] = (
         "Logits and probabilities",
@@ -103,7 +86,7 @@ def _decoder(model: Decoder, T: int) -> Words:
         logits; softmax makes probabilities of them. {tied} Row t says what comes after token t.""",
         "logits = norm(x) Eᵀ;  p = exp(logit) / Σ exp(logits)",
     )
-    sections["lens"] = _lens("Last norm and head")
+    sections["lens"] = lens("Last norm and head")
     sections["loss"] = (
         "Loss",
         """Each token is what the model should have said one place before. The loss is the mean of
@@ -111,26 +94,26 @@ def _decoder(model: Decoder, T: int) -> Words:
         f"loss = mean(−log p(next token));  knowing nothing, log {config.vocab_size} ="
         f" {math.log(config.vocab_size):.2f}",
     )
-    sections.update(_end("the token after the text"))
+    sections.update(end("the token after the text"))
     return sections
 
 
-def _decoder_classifier(model: DecoderClassifier, T: int) -> Words:
+def decoder_classifier(model: DecoderClassifier, T: int) -> Words:
     config = model.config
-    sections = _decoder_layers(config.decoder, T)
+    sections = decoder_layers(config.decoder, T)
     what = "each token"
     if config.task == "sequence":
         last = config.pooling == "last"
         what = "the last token, which has seen all" if last else "the mean of all tokens"
     norm = f"a last {_norm_name(config.decoder)}"
     sections["logits"] = _classes(len(config.labels), f"{what}, after {norm}")
-    sections["lens"] = _lens("Last norm and classifier")
+    sections["lens"] = lens("Last norm and classifier")
     sections["loss"] = _LOSS_OF_A_CLASS
-    sections.update(_end("the class"))
+    sections.update(end("the class"))
     return sections
 
 
-def _encoder(model: Encoder, T: int) -> Words:
+def encoder(model: Encoder, T: int) -> Words:
     config = model.config
     C, D = config.width, config.head_width
     sections = _beginning(
@@ -146,10 +129,10 @@ def _encoder(model: Encoder, T: int) -> Words:
     sections["qkv"] = (
         "Queries, keys and values",
         f"""Three products make of each token a query (what it looks for), a key (what it can be found
-        by) and a value (what it hands over), {D} numbers each, for {_heads(config.heads)}.""",
+        by) and a value (what it hands over), {D} numbers each, for {heads(config.heads)}.""",
         "q = x Wqᵀ + b,  k = x Wkᵀ + b,  v = x Wvᵀ + b",
     )
-    sections.update(_attention(D, causal=False, windows=False))
+    sections.update(attention(D, causal=False, windows=False))
     title, text, _ = sections["out"]
     sections["out"] = title, text, "x ← norm(x + concat(heads) Woᵀ)"
     title, text, formula = _feed_forward(config.activation, config.ffn_width, norm="", of="x")
@@ -180,9 +163,9 @@ def _encoder(model: Encoder, T: int) -> Words:
     if config.ngrams:
         also = f" Each row of 1 to {config.ngrams} tokens adds a weight of its own for each class."
     sections["logits"] = _classes(len(config.labels), what, also)
-    sections["lens"] = _lens("What classifies")
+    sections["lens"] = lens("What classifies")
     sections["loss"] = _LOSS_OF_A_CLASS
-    sections.update(_end("the class", ngrams=config.ngrams > 0))
+    sections.update(end("the class", ngrams=config.ngrams > 0))
     return sections
 
 
@@ -211,17 +194,17 @@ def _answers() -> Words:
             one that begins and ends at the very first token is "no answer".""",
             "start, end = h Wᵀ + b;  p(first = i) = exp(start_i) / Σ exp(start)",
         ),
-        "lens": _lens("The linear layer"),
+        "lens": lens("The linear layer"),
         "loss": (
             "Loss",
             "−log of the probabilities of the right first and last token, on average.",
             "loss = (−log p(first) − log p(last)) / 2",
         ),
-        **_end("the answer (p of its first times p of its last token)"),
+        **end("the answer (p of its first times p of its last token)"),
     }
 
 
-def _lens(what: str) -> tuple[str, str, str]:
+def lens(what: str) -> tuple[str, str, str]:
     return (
         "The logit lens",
         f"""What would the model say if it ended here? {what} on the stream after every layer
@@ -241,7 +224,7 @@ def _beginning(T: int, vocabulary: int, what: str = "The text is") -> Words:
     }
 
 
-def _attention(D: int, *, causal: bool, windows: bool) -> Words:
+def attention(D: int, *, causal: bool, windows: bool) -> Words:
     sees = "A token sees itself and what came before it. " if causal else "Every token sees all. "
     window = "In layers with a window it sees the last few tokens only. " if windows else ""
     return {
@@ -284,7 +267,7 @@ def _feed_forward(activation: str, width: int, *, norm: str, of: str) -> tuple[s
     return "Feed-forward", text, formula
 
 
-def _end(target: str, ngrams: bool = False) -> Words:
+def end(target: str, ngrams: bool = False, moved: str = "this text") -> Words:
     start = " and no n-grams (what one says is its tokens' alike)" if ngrams else ""
     return {
         "gradients": (
@@ -306,7 +289,7 @@ def _end(target: str, ngrams: bool = False) -> Words:
         "attribution": (
             "Which tokens did it",
             f"""Integrated gradients (Sundararajan et al. 2017): how much each token moved log p of
-            {target}, on the way from an average token in every place{start} to this text. The numbers sum
+            {target}, on the way from an average token in every place{start} to {moved}. The numbers sum
             up to the whole change.""",
             "score of a token = (e − e₀) · mean over the way of ∂ log p / ∂ e",
         ),
@@ -317,5 +300,5 @@ def _norm_name(config: ModelConfig) -> str:
     return "RMSNorm" if config.norm == "rms_norm" else "LayerNorm"
 
 
-def _heads(H: int) -> str:
+def heads(H: int) -> str:
     return "one head" if H == 1 else f"each of {H} heads"
