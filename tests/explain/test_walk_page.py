@@ -234,14 +234,14 @@ def test_a_translator_shows_source_target_and_who_looks_at_whom(browser, tmp_pat
     titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
     assert titles == [f"{n}. {s['title']}" for n, s in enumerate(data["sections"].values(), 1)]
     Select(browser.find_element(By.ID, "head")).select_by_value("3")
-    browser.find_element(By.CSS_SELECTOR, "#source button:nth-child(3)").click()
+    browser.find_element(By.CSS_SELECTOR, "#source button:nth-child(5)").click()
     layer, read = data["layers"][1], data["source"]["layers"][1]
     for section, vectors in (
-        ("source-qkv", [read["query"][3][2], read["key"][3][2]]),
+        ("source-qkv", [read["query"][3][4], read["key"][3][4]]),
         ("qkv", [layer["query"][3][2], layer["key"][3][2]]),
-        ("cross-qkv", [layer["cross"]["query"][3][2], layer["cross"]["key"][3][2]]),
+        ("cross-qkv", [layer["cross"]["query"][3][2], layer["cross"]["key"][3][4]]),
         ("cross-out", [layer["middle"][2], layer["cross"]["out"][2], layer["cross"]["middle"][2]]),
-        ("source-ffn", [read["ffn_in"][2]]),
+        ("source-ffn", [read["ffn_in"][4]]),
     ):  # fmt: skip
         shown = strips(browser, section)
         for number, vector in enumerate(vectors):
