@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fusedlm.models import DecoderClassifier, load, save
+from tests.explain.test_walk import ASKED, OSLO, reader, translating
 from tests.support.tiny import save_tiny_model
 
 QUICK = ("--training-steps", 5, "--steps", 1, "--attribution-steps", 32)
@@ -47,6 +49,53 @@ def test_a_model_of_ones_own_and_every_kind_of_file(run, folder, tmp_path):
     assert values["model"]["heads"] == 4 and values["learning"]["settings"]["lr"] == 1e-5
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert files["html"].read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_decoder_that_classifies_and_the_token_it_is_asked_about(run, folder, tmp_path):
+    decoder, tokenizer = load(folder)
+    model = DecoderClassifier.of(decoder, ["noun", "verb"], task="token")
+    save(tmp_path / "tagger", model, tokenizer)
+    code, out, err = run(
+        "explain", "the quick", "--model", tmp_path / "tagger", "--position", 1, "--steps", 1,
+        "--attribution-steps", 32, "--json", tmp_path / "walk.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "a decoder that classifies of 2 layers" in out
+    values = json.loads((tmp_path / "walk.json").read_text(encoding="utf-8"))
+    assert values["position"] == values["attribution"]["position"] == 1
+
+
+def test_a_reader_is_asked_a_question_and_its_maps_are_drawn(run, tmp_path):
+    save(tmp_path / "reader", *reader())
+    files = {kind: tmp_path / f"walk.{kind}" for kind in ("html", "png", "json")}
+    asked = ("explain", OSLO, "--model", tmp_path / "reader", "--steps", 1)
+    code, out, err = run(
+        *asked, "--question", ASKED, "--target", "oslo", "--attribution-steps", 32,
+        "--html", files["html"], "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"Asked {ASKED}" in out and "for oslo, log p" in out
+    assert json.loads(files["json"].read_text(encoding="utf-8"))["asked"] == ASKED
+    assert all(file.stat().st_size > 1000 for file in files.values())
+    code, _, err = run(*asked)
+    assert code == 1 and "asked, the question, is not given (--question)" in err
+
+
+def test_a_translator_is_walked_through_with_its_own_translation_or_a_given_one(run, tmp_path):
+    save(tmp_path / "translator", *translating("three layers and one"))
+    files = {kind: tmp_path / f"walk.{kind}" for kind in ("html", "png", "json")}
+    asked = ("explain", "the fox", "--model", tmp_path / "translator", "--attribution-steps", 32)
+    code, out, err = run(
+        *asked, "--target", "quick", "--position", 1, "--steps", 1, "--layer", 2, "--html",
+        files["html"], "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Into quick" in out and "for u after q, log p" in out
+    assert all(file.stat().st_size > 1000 for file in files.values())
+    code, out, err = run(*asked, "--steps", 1)
+    assert code == 0 and "what beam search finds stands for the right one" in out
+    code, _, err = run(*asked, "--layer", 3)
+    assert code == 1 and "layer is 3, expected 0 to 2" in err
 
 
 def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):

@@ -14,7 +14,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from fusedlm.explain import Question, View, walk, write_page
-from tests.explain.test_walk import decoder, encoder
+from tests.explain.test_trace import DECODER_CLASSIFIERS
+from tests.explain.test_walk import (
+    ASKED,
+    OSLO,
+    classifier,
+    decoder,
+    encoder,
+    reader,
+    translating,
+)
 from tests.support.browser import chromium, needs_browser, shot
 
 pytestmark = needs_browser
@@ -116,9 +125,9 @@ def test_choosing_another_token_layer_or_head_shows_its_numbers(browser, opened)
     assert complaints(browser) == []
 
 
-def pointed_at(browser, row: int, column: int) -> str:
-    """What the tip says over a cell of the big map."""
-    canvas = browser.find_element(By.ID, "big")
+def pointed_at(browser, row: int, column: int, big: str = "big") -> str:
+    """What the tip says over a cell of a big map."""
+    canvas = browser.find_element(By.ID, big)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     room, top, side = (
         float(canvas.get_attribute(f"data-{name}")) for name in ("room", "top", "side")
@@ -164,12 +173,106 @@ def test_a_phone_scrolls_down_only(browser, shown):
     shot(browser, "explain-phone")
 
 
-@pytest.mark.parametrize("name", ["bert, None", "bert, sequence", "roberta, token"])
-def test_encoders_have_a_page_too(browser, tmp_path, name):
+@pytest.mark.parametrize("name", [
+    "bert, None", "bert, sequence", "roberta, token", "gpt2, the last token", "qwen, each token",
+])  # fmt: skip
+def test_encoders_and_classifiers_have_a_page_too(browser, tmp_path, name):
     shape(browser, 1000, 800)
-    found = walk(*encoder(name), "fox", Question(attribution_steps=32))
+    make = classifier if name in DECODER_CLASSIFIERS else encoder
+    found = walk(*make(name), "fox", Question(attribution_steps=32, position=1))
     browser.get(write_page(found, tmp_path / "walk.html").as_uri())
     titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
     assert len(titles) == len(found.data["sections"])
     assert complaints(browser) == []
-    assert torch.isfinite(found.scores).all()  # an encoder hides nothing
+    assert torch.isfinite(found.scores).all() == (make is encoder)  # which hides nothing
+    if "lens" in found.data:
+        last = browser.find_elements(By.CSS_SELECTOR, "#lens tr:last-child td")
+        said = [row[0]["text"] for row in found.data["predictions"]]
+        assert [cell.text for cell in last] == said
+    if found.data["model"]["task"] == "token":
+        assert f"For {said[1]} at o: log p" in text_of(browser, "#attribution")
+
+
+def test_a_reader_of_answers_shows_question_first_last_and_answers(browser, tmp_path):
+    shape(browser, 1000, 800)
+    question = Question(asked=ASKED, target="oslo", steps=1, attribution_steps=32)
+    found = walk(*reader(), OSLO, question)
+    browser.get(write_page(found, tmp_path / "walk.html").as_uri())
+    assert text_of(browser, "#asked") == f"Asked: {ASKED}"
+    titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
+    assert titles == [
+        f"{n}. {s['title']}" for n, s in enumerate(found.data["sections"].values(), 1)
+    ]
+    heads = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#logits th:first-child")]
+    assert heads == ["first", "last", "answer"]
+    answer = browser.find_element(By.CSS_SELECTOR, "#logits .scroll:last-child tbody tr")
+    best = found.data["answers"][0]
+    assert answer.text.startswith(f"{best['text']} {best['score']:.3f} {100 * best['p']:.1f} %")
+    rows = browser.find_elements(By.CSS_SELECTOR, "#loss tbody tr")
+    assert [row.text.split()[:2] for row in rows] == [["first", "oslo"], ["last", "oslo"]]
+    lens = browser.find_elements(By.CSS_SELECTOR, "#lens tr:first-child th")
+    assert [e.text for e in lens] == ["", "first", "last"]
+    assert "For oslo: log p" in text_of(browser, "#attribution")
+    shot(browser, "explain-reader")
+    assert complaints(browser) == []
+
+
+def strips(browser, section: str) -> list[list[float]]:
+    """The numbers of a section's vectors, line by line."""
+    lines = browser.find_elements(By.CSS_SELECTOR, f"#{section} .strip")
+    cells = [line.find_elements(By.CSS_SELECTOR, "span:not(.more)") for line in lines]
+    return [[float(cell.get_attribute("title")) for cell in line] for line in cells]
+
+
+def test_a_translator_shows_source_target_and_who_looks_at_whom(browser, tmp_path):
+    shape(browser, 1000, 800)
+    question = Question(numbers=4, target="quick", steps=1, attribution_steps=32, position=2)
+    found = walk(*translating("examples that it copies from"), "the fox", question)
+    data = found.data
+    browser.get(write_page(found, tmp_path / "walk.html", View((1,), (2,))).as_uri())
+    assert text_of(browser, "#asked") == "Into: quick"
+    titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "main h2")]
+    assert titles == [f"{n}. {s['title']}" for n, s in enumerate(data["sections"].values(), 1)]
+    Select(browser.find_element(By.ID, "head")).select_by_value("3")
+    browser.find_element(By.CSS_SELECTOR, "#source button:nth-child(5)").click()
+    layer, read = data["layers"][1], data["source"]["layers"][1]
+    for section, vectors in (
+        ("source-qkv", [read["query"][3][4], read["key"][3][4]]),
+        ("qkv", [layer["query"][3][2], layer["key"][3][2]]),
+        ("cross-qkv", [layer["cross"]["query"][3][2], layer["cross"]["key"][3][4]]),
+        ("cross-out", [layer["middle"][2], layer["cross"]["out"][2], layer["cross"]["middle"][2]]),
+        ("source-ffn", [read["ffn_in"][4]]),
+    ):  # fmt: skip
+        shown = strips(browser, section)
+        for number, vector in enumerate(vectors):
+            assert shown[number] == pytest.approx(vector[1:]), section
+    assert "(layer 1, head 3)" in text_of(browser, "#cross-weights")
+    small = browser.find_elements(By.CSS_SELECTOR, "#cross-small canvas")
+    assert len(small) == 2 * 4
+    assert small[0].get_attribute("width") == str(len(data["source"]["tokens"]))
+    tip = pointed_at(browser, 4, 1, "cross-big")
+    weight = re.fullmatch(r"c looks at h\nweight ([\d.]+), score -?[\d.]+", tip).group(1)
+    assert float(weight) == pytest.approx(
+        found.maps["cross_maps"].weights[1, 3, 4, 1].item(), abs=1e-4
+    )
+    assert "does not see" in pointed_at(browser, 1, 4)
+    assert "does not see" not in pointed_at(browser, 1, 4, "source-big")
+    copied = f"After u, {100 * data['copying']['share'][2]:.1f} % is copied"
+    assert copied in text_of(browser, "#copying")
+    assert "For i after u: log p" in text_of(browser, "#attribution")
+    said = browser.find_elements(By.CSS_SELECTOR, "#attribution .said span")
+    assert [e.text for e in said] == [token["text"] for token in data["source"]["tokens"]]
+    shot(browser, "explain-translator")
+    assert complaints(browser) == []
+    shape(browser, 390, 800)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_a_layer_that_one_half_lacks_shows_its_last(browser, tmp_path):
+    shape(browser, 1000, 800)
+    question = Question(target="fox", steps=0, attribution_steps=0)
+    found = walk(*translating("three layers and one"), "the", question)
+    browser.get(write_page(found, tmp_path / "walk.html", View((2,), (1,))).as_uri())
+    for section, layer in (("source-weights", 2), ("weights", 0), ("cross-weights", 0)):
+        assert f"(layer {layer}, head 1)" in text_of(browser, f"#{section}")
+    assert complaints(browser) == []

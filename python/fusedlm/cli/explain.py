@@ -37,15 +37,24 @@ def explain(
     position: Annotated[
         int | None,
         typer.Option(
-            help="The token whose vectors are printed, from 0, or from the end, if negative.",
+            help="The token whose vectors are printed (and whose class, or of a translation the token"
+            " after it, is explained), from 0, or from the end, if negative.",
             show_default="the last; of an encoder the first word",
         ),
     ] = None,
     numbers: Annotated[int, typer.Option(min=1, help="How many of each vector's numbers.")] = 8,
     top: Annotated[int, typer.Option(min=1, help="How many of the likeliest tokens.")] = 5,
+    question: Annotated[
+        str | None,
+        typer.Option(help="What a model that finds answers is asked about the text."),
+    ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="What should come after the text (' Paris'), or the right class."),
+        typer.Option(
+            help="What should come after the text (' Paris'), the right class or answer, or the"
+            " translation.",
+            show_default="the likeliest; of a translator what it writes",
+        ),
     ] = None,
     steps: Annotated[
         int, typer.Option(min=0, help="Steps of AdamW; 0 leaves out loss and gradients.")
@@ -96,15 +105,15 @@ def explain(
         walk,
         write_page,
     )
-    from fusedlm.models import Decoder
+    from fusedlm.explain.tracing import layers_of
 
     set_threads(threads)
     sentence = (sys.stdin.read() if text == "-" else text).strip("\r\n")
     if lr is None:
         lr = 1e-3 if model is None else 1e-5
-    question = Question(
-        numbers=numbers, top=top, target=target, steps=steps, adam=AdamSettings(lr=lr),
-        attribution_steps=attribution_steps,
+    wanted = Question(
+        numbers=numbers, top=top, asked=question, target=target, position=position, steps=steps,
+        adam=AdamSettings(lr=lr), attribution_steps=attribution_steps,
     )  # fmt: skip
     if model is None:
         loaded, tokenizer, note = _small(sentence, training_steps, seed, quiet)
@@ -114,15 +123,13 @@ def explain(
         loaded, tokenizer = load_with_tokenizer(found)
         path = found.resolve()
         name, note = (f"{path.parent.name}/{path.name}" if path.is_dir() else path.name), ""
-    # What does not fit is said before anything is computed.
-    view = View(tuple(layer or (0,)), tuple(head or (0,)), position).fit(
-        layers=loaded.config.layers, heads=loaded.config.heads,
-        tokens=len(tokenizer.encode(sentence, add_special=True)),
-        causal=isinstance(loaded, Decoder),
-    )  # fmt: skip
+    view = View(tuple(layer or (0,)), tuple(head or (0,)))
+    shape = layers_of(loaded)
+    layers = max(shape.layers, getattr(shape, "decoder_layers", 0))
+    view.check(layers=layers, heads=shape.heads)  # before anything is computed
     with Console(stderr=True, quiet=quiet).status("") as status:
         shown = walk(
-            loaded, tokenizer, sentence, question, name=name, note=note, progress=status.update
+            loaded, tokenizer, sentence, wanted, name=name, note=note, progress=status.update
         )
     if not quiet:
         print_walk(shown, view)

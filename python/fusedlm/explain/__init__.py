@@ -9,7 +9,7 @@ from __future__ import annotations
 from fusedlm._lazy import lazy
 
 _HOME = {
-    "Trace": "tracing",
+    "Trace": "record",
     "trace": "tracing",
     "attention_maps": "maps",
     "LogitLens": "lens",
@@ -19,7 +19,7 @@ _HOME = {
     "AdamSettings": "learning",
     "explain_step": "learning",
     "lesson_model": "lesson",
-    "Question": "sentence",
+    "Question": "question",
     "walk": "sentence",
     "Walk": "sentence",
     "View": "text",

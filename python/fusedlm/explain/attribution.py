@@ -12,10 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedlm.models import Decoder, Encoder
+from fusedlm.models import Encoder, EncoderDecoder
+from fusedlm.models.encoder_decoder import Source
 
+from .encoder_trace import ngram_shares
 from .plain import Weights
-from .tracing import Model, as_tokens, dtype_for, ngram_shares, trace, weights_of
+from .tracing import (
+    Model,
+    Tokens,
+    as_source,
+    as_tokens,
+    dtype_for,
+    task_of,
+    token_table,
+    trace,
+    weights_of,
+)
 
 BASELINES = ("mean", "zero")
 _BATCH_TOKENS = 512  # computed at once; the path is cut into so much
@@ -27,14 +39,15 @@ _ENOUGH = 0.005  # of what the whole path changes, as the sum of what the pieces
 class Attribution:
     """How much each token moved log p(target), in nats.
 
-    `scores` [T] sum up to what the way from the baseline to the text changes: from `before` to `after`.
+    `scores` [T] (of an encoder-decoder [S], of what its encoder reads) sum up to what the way from the
+    baseline to the text changes: from `before` to `after`.
     `numbers` [T, C] are the same for each number of an embedding, `ngrams` [T] (or None) for the n-grams
     that a token is part of; scores is the sum of both. `gap` is what the sum is off by
     (completeness, the paper's check): it vanishes with more steps; `relative_gap` is its share of
     after - before. `steps` gradients were computed.
     """
 
-    target: int
+    target: int | tuple[int, int]
     position: int | None
     baseline: str
     steps: int
@@ -56,15 +69,19 @@ class Attribution:
 
 
 def integrated_gradients(
-    model: Model, tokens: Sequence[int] | Tensor, *, target: int | None = None,
-    position: int | None = None, steps: int = 512, baseline: str | int = "mean",
+    model: Model, tokens: Tokens, *, types: Tokens | None = None, source: Source | None = None,
+    target: int | tuple[int, int] | None = None, position: int | None = None, steps: int = 512,
+    baseline: str | int = "mean",
 ) -> Attribution:  # fmt: skip
     """Which tokens speak for `target`, and which against it.
 
     Of a decoder target is the token after position (by default the last), of a classifier a class,
-    of one of tokens that of position; None takes the likeliest. The gradient of log p(target) is
+    of one of tokens that of position, of an encoder that finds answers the positions of the first and
+    the last token, and p their product; None takes the likeliest. The gradient of log p(target) is
     averaged over the straight line from a baseline, the same row for every token, to the embeddings;
     positions and types stay, and n-grams, each shared out evenly among its tokens, come from nothing.
+    An encoder-decoder needs a `source` as in `trace`: it is the source's tokens that are moved, those of
+    its examples and the ends among them, while `tokens` stay, and what is copied stays the same token.
     baseline "mean" is the mean row of the vocabulary, "zero" zeros, and a
     number the row of that token.
 
@@ -82,33 +99,59 @@ def integrated_gradients(
         )
     position = _position(model, ids.shape[1], position)
     weights = weights_of(model, dtype_for(model))
-    table = weights["embedding.weight" if isinstance(model, Decoder) else "token_weight"]
-    start = _baseline(table, baseline).expand(ids.shape[1], -1)
-    end = table[ids[0]]
+    table = weights[token_table(model)]
+    moved = as_source(model, source).tokens if isinstance(model, EncoderDecoder) else ids[0]
+    start = _baseline(table, baseline).expand(len(moved), -1)
+    end = table[moved]
     C = table.shape[1]
     if isinstance(model, Encoder) and model.ngrams is not None:  # more numbers of each token
         said = ngram_shares(model.ngrams, model.pack(ids)[0], weights)[0]
         start, end = torch.cat((start, torch.zeros_like(said)), 1), torch.cat((end, said), 1)
 
     def log_shares(rows: Tensor) -> Tensor:
-        return _log_shares(model, ids, rows, weights, position)
+        return _log_shares(model, ids, types, source, rows, weights, position)
 
     with torch.no_grad():
         ends = log_shares(torch.stack([start, end]))
-    classes = ends.shape[-1]
-    target = int(ends[1].argmax()) if target is None else target
-    if type(target) is not int or not 0 <= target < classes:
-        raise ValueError(
-            f"integrated_gradients: target is {target!r}, expected an integer from 0 to"
-            f" {classes - 1}"
-        )
-    path = _Path(start, end, lambda rows: log_shares(rows)[:, target])
+    target = _target(ends[1], target)
+    of_target = _of(target)
+    before, after = of_target(ends).tolist()
+    path = _Path(start, end, lambda rows: of_target(log_shares(rows)))
     used, numbers = path.integrate(steps)
     return Attribution(
         target, position, str(baseline), used, numbers.sum(-1), numbers[:, :C],
         numbers[:, C:].sum(-1) if numbers.shape[1] > C else None,
-        before=ends[0, target].item(), after=ends[1, target].item(),
+        before=before, after=after,
     )  # fmt: skip
+
+
+def _target(shares: Tensor, target: int | tuple[int, int] | None) -> int | tuple[int, int]:
+    """The target, or what log-probabilities [K] or [2, T] say is the likeliest."""
+    count, answer = shares.shape[-1], shares.dim() == 2
+    if target is None and answer:  # an answer ends where it begins, or later
+        both = (shares[0][:, None] + shares[1]).masked_fill(
+            ~torch.ones(count, count, dtype=torch.bool).triu(), -torch.inf
+        )
+        first, last = divmod(int(both.argmax()), count)
+        return first, last
+    if target is None:
+        return int(shares.argmax())
+    parts = target if isinstance(target, tuple) else (target,)
+    fits = all(type(part) is int and 0 <= part < count for part in parts)
+    if not fits or isinstance(target, tuple) != answer or (answer and len(parts) != 2):
+        expected = "two integers" if answer else "an integer"
+        raise ValueError(
+            f"integrated_gradients: target is {target!r}, expected {expected} from 0 to {count - 1}"
+        )
+    return target
+
+
+def _of(target: int | tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """From the log-probabilities of all targets to those of this one [B]."""
+    if isinstance(target, tuple):
+        first, last = target
+        return lambda shares: shares[:, 0, first] + shares[:, 1, last]
+    return lambda shares: shares[:, target]
 
 
 @dataclass
@@ -176,18 +219,17 @@ class _Path:
 
 def _position(model: Model, T: int, position: int | None) -> int | None:
     """Where the target stands: None of a classifier of sequences."""
-    if isinstance(model, Encoder):
-        if model.config.task is None:
+    if isinstance(model, Encoder) and model.config.task is None:
+        raise ValueError(
+            "integrated_gradients: the encoder has no classifier, and so nothing to explain"
+        )
+    if task_of(model) in ("sequence", "span"):
+        if position is not None:
             raise ValueError(
-                "integrated_gradients: the encoder has no classifier, and so nothing to explain"
+                f"integrated_gradients: position is {position!r}, expected None of what classifies"
+                " sequences or finds answers"
             )
-        if model.config.task == "sequence":
-            if position is not None:
-                raise ValueError(
-                    f"integrated_gradients: position is {position!r}, expected None of a"
-                    " classifier of sequences"
-                )
-            return None
+        return None
     position = T - 1 if position is None else position
     if type(position) is not int or not 0 <= position < T:
         raise ValueError(
@@ -209,20 +251,21 @@ def _baseline(table: Tensor, baseline: str | int) -> Tensor:
 
 
 def _log_shares(
-    model: Model, ids: Tensor, rows: Tensor, weights: Weights, position: int | None
-) -> Tensor:
-    """Log-probabilities [B, K] at the position, of B versions of the token rows.
+    model: Model, ids: Tensor, types: Tokens | None, source: Source | None, rows: Tensor,
+    weights: Weights, position: int | None,
+) -> Tensor:  # fmt: skip
+    """Log-probabilities [B, K] at the position, of B versions of the token rows; [B, 2, T] of answers.
 
     Behind each row stands what the token has of the n-grams' logits, where there are some.
     """
-    ids = ids.expand(rows.shape[0], -1)
-    if isinstance(model, Encoder):
-        C = model.config.width
-        ngrams = rows[..., C:].sum(1) if model.ngrams is not None else None
-        found = trace(model, ids, token_rows=rows[..., :C], ngrams=ngrams, weights=weights)
-        logits = found.known_logits
-        return (logits if position is None else logits[:, position]).log_softmax(-1)
-    # Of the whole vocabulary one row will do.
-    final = trace(model, ids, token_rows=rows, weights=weights, logits=False).final
-    table = weights["embedding.weight" if model.head is None else "head.weight"]
-    return (final[:, position] @ table.T).log_softmax(-1)
+    ids, ngrams = ids.expand(rows.shape[0], -1), None
+    if isinstance(model, Encoder) and model.ngrams is not None:
+        rows, more = rows.split([model.config.width, rows.shape[2] - model.config.width], -1)
+        ngrams = more.sum(1)
+    in_source = isinstance(model, EncoderDecoder)
+    found = trace(
+        model, ids, types=types, source=source, token_rows=None if in_source else rows,
+        source_rows=rows if in_source else None, ngrams=ngrams, weights=weights, logits=False,
+    )  # fmt: skip
+    assert found.says is not None  # what has nothing to say was refused
+    return found.says(found.layers[-1].output, position).log_softmax(-1)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedlm.models import Decoder
+from fusedlm.models.encoder_decoder import Source
 from fusedlm.models.lora import has_lora
 
 from .plain import Weights
-from .tracing import Model, Trace, as_tokens, trace
+from .record import Trace
+from .tracing import Model, Tokens, as_tokens, trace
 
 _CLIP_EPS = 1e-6  # as in fusedlm.optim and torch.nn.utils.clip_grad_norm_
 
@@ -80,8 +80,9 @@ class Learned:
 
 
 def loss_of(model: Model, found: Trace, targets: Tensor) -> Tensor:
-    """The mean cross-entropy of the targets [B, T], or [B] of a classifier of sequences."""
-    ignored = model.config.ignore_index if isinstance(model, Decoder) else -100
+    """The mean cross-entropy of the targets [B, T], or [B] of a classifier of sequences, or [B, 2], the
+    first and the last token of an answer."""
+    ignored = getattr(model.config, "ignore_index", -100)
     logits = found.known_logits.flatten(0, -2)
     return F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignored)
 
@@ -103,10 +104,11 @@ def trainable(
 
 
 def gradients_of(
-    model: Model, tokens: Sequence[int] | Tensor, targets: Tensor, weights: Weights
-) -> tuple[Trace, Tensor, dict[str, Tensor]]:
+    model: Model, tokens: Tokens, targets: Tensor, weights: Weights, *,
+    types: Tokens | None = None, source: Source | None = None,
+) -> tuple[Trace, Tensor, dict[str, Tensor]]:  # fmt: skip
     """(trace, loss, the gradient of every parameter that has one)."""
-    found = trace(model, tokens, weights=weights)
+    found = trace(model, tokens, types=types, source=source, weights=weights)
     loss = loss_of(model, found, targets)
     wanted = {name: value for name, value in weights.items() if value.requires_grad}
     grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
@@ -115,8 +117,8 @@ def gradients_of(
 
 
 def explain_step(
-    model: Model, tokens: Sequence[int] | Tensor, targets: Tensor,
-    settings: AdamSettings | None = None, *, steps: int = 1, numbers: int = 6,
+    model: Model, tokens: Tokens, targets: Tensor, settings: AdamSettings | None = None, *,
+    types: Tokens | None = None, source: Source | None = None, steps: int = 1, numbers: int = 6,
     dtype: torch.dtype = torch.float32,
 ) -> Learned:  # fmt: skip
     """Lets a copy of the model learn `targets` from `tokens` for a few steps, and keeps the numbers.
@@ -131,7 +133,7 @@ def explain_step(
     averages: dict[str, tuple[Tensor, Tensor]] = {}
     losses, norms, clips, parameters = [], [], [], []
     for step in range(1, steps + 1):
-        _, loss, grads = gradients_of(model, ids, targets, weights)
+        _, loss, grads = gradients_of(model, ids, targets, weights, types=types, source=source)
         if step == 1:
             parameters = [_describe(n, weights[n].detach(), g, numbers) for n, g in grads.items()]
         norm = math.sqrt(sum(g.double().square().sum().item() for g in grads.values()))
@@ -150,7 +152,8 @@ def explain_step(
                               by_name[name].index)  # fmt: skip
                 by_name[name].entry.append(entry)
     with torch.no_grad():
-        losses.append(loss_of(model, trace(model, ids, weights=weights), targets).item())
+        found = trace(model, ids, types=types, source=source, weights=weights)
+        losses.append(loss_of(model, found, targets).item())
     weights = {name: value.detach() for name, value in weights.items()}
     return Learned(settings, losses, norms, clips, parameters, weights)
 

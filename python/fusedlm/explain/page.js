@@ -1,8 +1,9 @@
 const at = (id) => document.getElementById(id);
 const data = JSON.parse(at("data").textContent);
-const { model, layers } = data;
-const labels = data.tokens.map((token) => token.text);
-const T = labels.length, L = model.layers, H = model.heads;
+const { model } = data;
+const textsOf = (tokens) => tokens.map((token) => token.text);
+const labels = textsOf(data.tokens), sourceLabels = data.source ? textsOf(data.source.tokens) : [];
+const H = model.heads, L = Math.max(model.layers, model.source_layers ?? 0);
 const shared = H / model.kv_heads; // query heads that look at the same keys
 const chosen = { ...data.view };
 
@@ -10,9 +11,26 @@ function floats(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   return new Float32Array(bytes.buffer);
 }
-const weights = floats(data.maps.weights), scores = floats(data.maps.scores);
-const place = (layer, head, row, column) => ((layer * H + head) * T + row) * T + column;
-const seen = (layer, head, row, column) => scores[place(layer, head, row, column)] !== -Infinity;
+
+// Layers of one kind, whose tokens `rows` look at `columns`; `by` is the choice that is one of the rows.
+function stack(prefix, layers, maps, rows, columns, by) {
+  const weights = floats(maps.weights), scores = floats(maps.scores);
+  const place = (layer, head, row, column) =>
+    ((layer * H + head) * rows.length + row) * columns.length + column;
+  return { prefix, layers, rows, columns, by, weights, scores, place,
+    get layer() { return Math.min(chosen.layer, layers.length - 1); },
+    get now() { return layers[this.layer]; },
+    get at() { return chosen[by]; },
+    here(head, column) { return place(this.layer, head, this.at, column); },
+    seen: (layer, head, row, column) => scores[place(layer, head, row, column)] !== -Infinity };
+}
+const main = stack("", data.layers, data.maps, labels, labels, "position");
+const stacks = [main];
+if (data.source) {
+  stacks.push(stack("source-", data.source.layers, data.source_maps, sourceLabels, sourceLabels, "source"),
+    stack("cross-", data.layers.map((layer) => layer.cross), data.cross_maps, labels, sourceLabels,
+      "position"));
+}
 
 // ---- elements ----
 
@@ -67,99 +85,128 @@ function gauge(part, kind = "") {
 // ---- what stands in each section ----
 
 const C = model.width, D = model.head_width, F = model.ffn_width;
-const draw = {
-  tokens() {
-    return [table(["position", "id", "token"], data.tokens.map((token, t) =>
-      mark(t, make("tr", {}, cell(String(t)), cell(String(token.id), "number"), cell(token.text)))))];
+function tokenTable(title, tokens, by) {
+  return table(["position", "id", title], tokens.map((token, t) => mark(t, make("tr", {},
+    cell(String(t)), cell(String(token.id), "number"), cell(token.text)), by)));
+}
+
+function embeddingParts(embedding, at) {
+  const names = { token: "token row", position: "position row", type: "type row",
+    part: "row of the part", sum: "sum", normed: "normed" };
+  let parts = Object.entries(embedding);
+  if (parts.length === 2) parts = parts.slice(0, 1); // the sum is the row itself
+  return vectors(parts.map(([name, rows]) => [names[name], rows[at], C]));
+}
+
+// Of a stack of layers.
+const drawLayer = {
+  attention_norm(s) {
+    const { input, attention_in } = s.now;
+    return [vectors([["before", input[s.at], C], ["normed", attention_in[s.at], C]])];
   },
-  embedding() {
-    const names = { token: "token row", position: "position row", type: "type row", sum: "sum",
-      normed: "normed" };
-    let parts = Object.entries(data.embedding);
-    if (parts.length === 2) parts = parts.slice(0, 1); // the sum is the row itself
-    return [vectors(parts.map(([name, rows]) => [names[name], rows[chosen.position], C]))];
-  },
-  attention_norm() {
-    const { input, attention_in } = layers[chosen.layer];
-    return [vectors([["before", input[chosen.position], C],
-      ["normed", attention_in[chosen.position], C]])];
-  },
-  qkv() { return headVectors(["query", "key", "value"]); },
-  used() { return headVectors(["query_used", "key_used"]); },
-  scores() {
-    const layer = layers[chosen.layer], own = Math.floor(chosen.head / shared);
-    const query = (layer.query_used ?? layer.query)[chosen.head][chosen.position];
+  qkv(s) { return headVectors(s, ["query", "key", "value"]); },
+  used(s) { return headVectors(s, ["query_used", "key_used"]); },
+  scores(s) {
+    const layer = s.now, own = Math.floor(chosen.head / shared);
+    const query = (layer.query_used ?? layer.query)[chosen.head][s.at];
     const keys = (layer.key_used ?? layer.key)[own];
-    return [vectors([[`query of ${labels[chosen.position]}`, query, D]]),
-      vectors(labels.map((label, t) => {
-        const score = scores[place(chosen.layer, chosen.head, chosen.position, t)];
+    return [vectors([[`query of ${s.rows[s.at]}`, query, D]]),
+      vectors(s.columns.map((label, t) => {
+        const score = s.scores[s.here(chosen.head, t)];
         return [`key of ${label}`, keys[t], D,
           score === -Infinity ? cell("hidden", "dim") : number(score, 2)];
       }), ["score"])];
   },
   weights: drawMaps,
-  mixed() {
-    const layer = layers[chosen.layer], own = Math.floor(chosen.head / shared);
+  mixed(s) {
+    const layer = s.now, own = Math.floor(chosen.head / shared);
     const lines = [];
-    labels.forEach((label, t) => {
-      const weight = weights[place(chosen.layer, chosen.head, chosen.position, t)];
-      if (seen(chosen.layer, chosen.head, chosen.position, t))
+    s.columns.forEach((label, t) => {
+      const weight = s.weights[s.here(chosen.head, t)];
+      if (s.seen(s.layer, chosen.head, s.at, t))
         lines.push([`${weight.toFixed(3)} · value of ${label}`, layer.value[own][t], D]);
     });
-    lines.push(["sum", layer.mixed[chosen.head][chosen.position], D]);
+    lines.push(["sum", layer.mixed[chosen.head][s.at], D]);
     return [vectors(lines)];
   },
-  out() {
-    const layer = layers[chosen.layer], t = chosen.position;
+  out(s) {
+    const layer = s.now, t = s.at;
     return [vectors([["before", layer.input[t], C], ["attention adds", layer.out[t], C],
       ["sum", layer.middle[t], C]])];
   },
-  ffn() {
-    const layer = layers[chosen.layer], t = chosen.position;
+  ffn(s) {
+    const layer = s.now, t = s.at;
     const lines = [["normed", layer.ffn_in[t], C], ["up", layer.up[t], F]];
     if (layer.gate) lines.push(["gate", layer.gate[t], F]);
     lines.push(["hidden", layer.hidden[t], F], ["down", layer.ffn_out[t], C],
       ["the layer's output", layer.output[t], C]);
     return [vectors(lines)];
   },
-  layers() {
-    const t = chosen.position;
-    const most = Math.max(...layers.map((l) => Math.max(l.out[t][0], l.ffn_out[t][0])));
-    return [table(["layer", "length before", "attention adds", "", "feed-forward adds", "",
+  layers(s) {
+    const t = s.at, adds = (layer) => [["attention", layer.out], ...(layer.cross
+      ? [["source", layer.cross.out]] : []), ["feed-forward", layer.ffn_out]];
+    const most = Math.max(...s.layers.flatMap((layer) => adds(layer).map(([, rows]) => rows[t][0])));
+    return [table(["layer", "length before", ...adds(s.layers[0]).flatMap(([name]) => [`${name} adds`, ""]),
       "tokens a head looks at"],
-      layers.map((layer, n) => {
-        const row = make("tr", { class: n === chosen.layer ? "choosable chosen" : "choosable",
-          onclick: () => choose({ layer: n }) },
-          cell(String(n)), number(layer.input[t][0], 2),
-          number(layer.out[t][0], 2), gauge(layer.out[t][0] / most / 2),
-          number(layer.ffn_out[t][0], 2), gauge(layer.ffn_out[t][0] / most / 2),
-          cell(layer.spread.map((s) => s.toFixed(1)).join("  ")));
-        return row;
-      }))];
+      s.layers.map((layer, n) => make("tr", { class: n === s.layer ? "choosable chosen" : "choosable",
+        onclick: () => choose({ layer: n }) },
+        cell(String(n)), number(layer.input[t][0], 2),
+        ...adds(layer).flatMap(([, rows]) => [number(rows[t][0], 2), gauge(rows[t][0] / most / 2)]),
+        cell(layer.spread.map((x) => x.toFixed(1)).join("  ")))))];
+  },
+};
+
+const draw = {
+  tokens() {
+    if (!data.source) return [tokenTable("token", data.tokens, "position")];
+    return [make("div", { class: "beside" }, tokenTable("source", data.source.tokens, "source"),
+      tokenTable("target", data.tokens, "position"))];
+  },
+  embedding() {
+    const own = embeddingParts(data.embedding, chosen.position);
+    if (!data.source) return [own];
+    return [make("h3", {}, `${sourceLabels[chosen.source]}, of the source`),
+      embeddingParts(data.source.embedding, chosen.source),
+      make("h3", {}, `${labels[chosen.position]}, of the target`), own];
+  },
+  copying() {
+    const { share: shares, weights } = data.copying, t = chosen.position;
+    const most = Math.max(...weights[t]);
+    return [make("p", {}, `After ${labels[t]}, ${share(shares[t])} is copied; of that`),
+      table(["from the source", "share", ""], sourceLabels.map((label, s) => make("tr", {},
+        cell(label), cell(share(weights[t][s]), "number"), gauge(weights[t][s] / most)))),
+      make("h3", {}, "Every token"), table(["after", "is copied", ""], shares.map((x, n) =>
+        mark(n, make("tr", {}, cell(labels[n]), cell(share(x), "number"), gauge(x)))))];
   },
   pooled() { return [vectors([["vector", data.pooled, C]])]; },
   logits() {
-    const rows = data.predictions, one = rows.length === 1;
-    const guesses = rows[one ? 0 : chosen.position];
-    const best = table([one ? "class" : `at ${labels[chosen.position]}`, "logit", "probability", ""],
+    const rows = data.predictions;
+    const best = (title, guesses) => table([title, "logit", "probability", ""],
       guesses.map((guess) => make("tr", {}, cell(guess.text), number(guess.logit),
         cell(share(guess.p), "number"), gauge(guess.p))));
-    if (one) return [best];
-    const all = table([model.kind === "decoder" ? "after" : "token", "likeliest"],
+    if (data.rows) {
+      const each = rows.map((guesses, n) => best(data.rows[n], guesses));
+      if (!data.answers) return each;
+      return [...each, make("h3", {}, "Answers"), table(["answer", "score", "probability", ""],
+        data.answers.map(({ text, score, p }) => make("tr", {},
+          text ? cell(text) : cell("(no answer)", "dim"), number(score), cell(share(p), "number"),
+          gauge(p))))];
+    }
+    const all = table([model.task ? "token" : "after", "likeliest"],
       rows.map((row, t) => mark(t, make("tr", {}, cell(labels[t]),
         cell(row.map((g) => `${g.text} ${share(g.p)}`).join("   "))))));
-    return [best, make("h3", {}, "Every token"), all];
+    return [best(`at ${labels[chosen.position]}`, rows[chosen.position]),
+      make("h3", {}, "Every token"), all];
   },
   lens: drawLens,
   loss() {
-    const { each, mean, guessed } = data.loss, one = model.task === "sequence";
-    const parts = [table([one ? "text" : "after", "comes", "p", "", "−log p", "p after the steps"],
-      each.map((row) => mark(one ? -1 : row.position, make("tr", {},
-        cell(one ? data.text : labels[row.position]), cell(row.target), number(row.p, 4),
+    const { each, mean, guessed } = data.loss;
+    const parts = [table([model.task ? "" : "after", "comes", "p", "", "−log p", "p after the steps"],
+      each.map((row) => mark(data.rows ? -1 : row.position, make("tr", {},
+        cell((data.rows ?? labels)[row.position]), cell(row.target), number(row.p, 4),
         gauge(row.p), number(row.loss, 4), number(row.p_after, 4))))),
       make("p", {}, make("b", {}, `Mean: ${mean.toFixed(4)}`))];
-    if (guessed) parts.push(make("p", { class: "dim" },
-      "No class was given: the likeliest stands for the right one."));
+    if (guessed) parts.push(make("p", { class: "dim" }, guessed));
     return parts;
   },
   gradients() {
@@ -176,15 +223,15 @@ const draw = {
   },
   adam: drawAdam,
   attribution() {
-    const found = data.attribution;
+    const found = data.attribution, moved = data.source ? sourceLabels : labels;
     const most = Math.max(...found.scores.map(Math.abs), 1e-30);
     const colour = (s) => `background: color-mix(in srgb, var(--${s < 0 ? "minus" : "plus"}) ` +
       `${Math.round(70 * Math.abs(s) / most)}%, transparent)`;
-    return [make("p", {}, `For ${found.target}: log p is ${found.after.toFixed(3)}, of the average ` +
+    return [make("p", {}, `For ${found.target}${found.where}: log p is ${found.after.toFixed(3)}, of the average ` +
         `token in every place ${found.before.toFixed(3)}.`),
       make("div", { class: "said" }, ...found.scores.map((s, t) =>
-        make("span", { style: colour(s), title: s.toFixed(3) }, labels[t]))),
-      table(["token", "nats", ""], found.scores.map((s, t) => make("tr", {}, cell(labels[t]),
+        make("span", { style: colour(s), title: s.toFixed(3) }, moved[t]))),
+      table(["token", "nats", ""], found.scores.map((s, t) => make("tr", {}, cell(moved[t]),
         number(s), gauge(Math.abs(s) / most, s < 0 ? "minus" : "plus")))),
       make("p", { class: "dim" }, `Completeness: the scores sum to ` +
         `${found.scores.reduce((a, b) => a + b, 0).toFixed(4)}, log p changes by ` +
@@ -193,26 +240,29 @@ const draw = {
   },
 };
 
-function mark(t, row) {
+for (const s of stacks)
+  for (const [name, content] of Object.entries(drawLayer)) draw[s.prefix + name] = () => content(s);
+
+function mark(t, row, by = "position") {
   if (t < 0) return row;
   row.classList.add("choosable");
-  row.classList.toggle("chosen", t === chosen.position);
-  row.addEventListener("click", () => choose({ position: t }));
+  row.classList.toggle("chosen", t === chosen[by]);
+  row.addEventListener("click", () => choose({ [by]: t }));
   return row;
 }
 
-function headVectors(names) {
-  const layer = layers[chosen.layer];
+function headVectors(s, names) {
   return [vectors(names.map((name) => {
-    const own = name.startsWith("query") ? chosen.head : Math.floor(chosen.head / shared);
-    return [`${name.split("_")[0]}, head ${own}`, layer[name][own][chosen.position], D];
+    const query = name.startsWith("query"), across = s.prefix === "cross-";
+    const own = query ? chosen.head : Math.floor(chosen.head / shared);
+    const [at, of] = query || !across ? [s.at, s.rows] : [chosen.source, s.columns];
+    return [`${name.split("_")[0]}, head ${own}${across ? `, of ${of[at]}` : ""}`, s.now[name][own][at], D];
   }))];
 }
 
 function parametersShown() {
-  const inside = `blocks.${chosen.layer}.`;
   return data.learning.parameters.filter((p) =>
-    !p.name.startsWith("blocks.") || (p.name.startsWith(inside) && p.shape.length > 1));
+    p.layer === null || (p.layer === chosen.layer && p.shape.length > 1));
 }
 
 const RISEN = "The loss has risen: the steps were too long for this model; give a smaller --lr.";
@@ -220,7 +270,7 @@ let weightShown = null;
 function drawAdam() {
   const { settings: s, losses, norms, clips } = data.learning, shown = parametersShown();
   if (!shown.some((p) => p.name === weightShown))
-    weightShown = (shown.find((p) => p.name.startsWith("blocks.")) ?? shown[0]).name;
+    weightShown = (shown.find((p) => p.layer !== null) ?? shown[0]).name;
   const steps = norms.map((norm, n) => make("tr", {}, cell(String(n + 1)), number(losses[n], 4),
     number(norm), cell(`× ${digits(clips[n])}`, "number")));
   steps.push(make("tr", {}, cell("after"), number(losses[norms.length], 4)));
@@ -242,47 +292,57 @@ function drawAdam() {
 }
 
 function drawLens() {
-  const { tokens, p, rank, last } = data.lens;
-  const head = make("tr", {}, make("th", {}, ""), ...labels.map((label) => make("th", {}, label)));
+  const { tokens, p, rank, last } = data.lens, columns = data.rows ?? labels;
+  const head = make("tr", {}, make("th", {}, ""), ...columns.map((label) => make("th", {}, label)));
   const rows = tokens.map((row, n) => make("tr", {},
     make("th", {}, n ? `layer ${n - 1}` : "embedding"),
     ...row.map((best, t) => {
-      const text = `${n ? `After layer ${n - 1}` : "Embedding"}, at ${labels[t]}\n` +
+      const text = `${n ? `After layer ${n - 1}` : "Embedding"}, at ${columns[t]}\n` +
         best.map((token, k) => `${token}  ${share(p[n][t][k])}`).join("\n") +
         `\nwhat is said in the end: ${share(last[n][t])}, rank ${rank[n][t]}`;
       const strength = Math.round(75 * p[n][t][0]);
       return make("td", { style: `background: color-mix(in srgb, var(--accent) ${strength}%, transparent)`,
         onpointermove: (event) => tip(event, text), onpointerleave: () => tip(null),
-        onclick: () => choose({ position: t }) }, best[0]);
+        onclick: () => { if (!data.rows) choose({ position: t }); } }, best[0]);
     })));
-  return [make("p", { class: "dim" }, "Each cell is the likeliest token; the stronger its colour, the likelier. " +
-      "Point at one to see the next ones."),
+  return [make("p", { class: "dim" }, `Each cell is the likeliest ${model.task && model.task !== "span" ? "class" : "token"}; ` +
+      "the stronger its colour, the likelier. Point at one to see the next ones."),
     make("div", { class: "scroll" }, make("table", { class: "lens" }, head, ...rows))];
 }
 
 // ---- the page ----
 
-const PARTS = { tokens: "The text", [data.sections.attention_norm ? "attention_norm" : "qkv"]: "In a layer",
-  layers: "The whole model", loss: "How it learns", attribution: "Looking back" };
-const constant = new Set(["tokens", "lens", "pooled"]); // no choice of layer or head changes these
+const PARTS = { tokens: "The text", [data.sections.attention_norm ? "attention_norm" : "qkv"]:
+    data.source ? "In a layer of the decoder" : "In a layer",
+  "source-attention_norm": "In a layer of the encoder", "source-layers": "The whole encoder",
+  "cross-attention_norm": "In that layer: at the source",
+  ffn: data.source ? "In that layer: each by itself" : null,
+  layers: data.source ? "The whole decoder" : "The whole model", loss: "How it learns", attribution: "Looking back" };
+const constant = new Set(["tokens", "lens", "pooled", "copying"]); // no choice of layer or head changes these
 
 function redraw(name) {
-  const scrolled = name === "weights" ? at("small")?.scrollTop ?? 0 : 0;
-  at(`of-${name}`).replaceChildren(...draw[name]());
-  if (name === "weights") at("small").scrollTop = scrolled; // the list of maps stays where it was
+  const box = at(`of-${name}`), scrolled = box.querySelector(".small")?.scrollTop ?? 0;
+  box.replaceChildren(...draw[name]());
+  if (scrolled) box.querySelector(".small").scrollTop = scrolled; // the list of maps stays where it was
 }
 
 function build() {
   at("sentence").textContent = data.text;
   const heads = `${H} head${H > 1 ? "s" : ""}` +
     (shared > 1 ? ` (${model.kv_heads} of keys and values)` : "");
-  at("facts").textContent = `${model.name}: ${model.kind === "decoder" ? "a decoder" : "an encoder"} ` +
-    `of ${L} layers, ${heads}, width ${C}, vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
+  const counted = data.source ? `${model.source_layers} + ${model.layers}` : String(L);
+  at("facts").textContent = `${model.name}: ${model.what} of ${counted} layers, ${heads}, width ${C}, ` +
+    `vocabulary ${model.vocab_size.toLocaleString("en")}, ` +
     `${model.parameters.toLocaleString("en")} parameters`;
   at("note").textContent = model.note;
+  if (data.source) at("asked").textContent = `Into: ${data.target}`;
+  if (data.asked !== null) at("asked").textContent = `Asked: ${data.asked}`;
   document.title = `${data.text}: through ${model.name}`;
-  labels.forEach((label, t) => at("chips").append(make("button",
-    { type: "button", onclick: () => choose({ position: t }) }, label)));
+  at("source").hidden = !data.source;
+  if (data.source) document.body.classList.add("pair");
+  for (const [id, texts, by] of [["source", sourceLabels, "source"], ["chips", labels, "position"]])
+    texts.forEach((label, t) => at(id).append(make("button",
+      { type: "button", onclick: () => choose({ [by]: t }) }, label)));
   for (const [name, count] of [["layer", L], ["head", H]]) {
     at(name).append(...Array.from({ length: count }, (_, n) => make("option", { value: n }, String(n))));
     at(name).addEventListener("change", (event) => choose({ [name]: Number(event.target.value) }));
@@ -304,16 +364,18 @@ function build() {
 
 function choose(change) {
   const first = Object.keys(change).length === 0;
-  const moved = "position" in change && change.position !== chosen.position;
+  const moved = ["position", "source"].some((by) => by in change && change[by] !== chosen[by]);
   Object.assign(chosen, change);
   at("layer").value = chosen.layer;
   at("head").value = chosen.head;
-  [...at("chips").children].forEach((chip, t) =>
-    chip.setAttribute("aria-pressed", String(t === chosen.position)));
+  for (const [id, by] of [["source", "source"], ["chips", "position"]])
+    [...at(id).children].forEach((chip, t) =>
+      chip.setAttribute("aria-pressed", String(t === chosen[by])));
   for (const name of Object.keys(data.sections))
     if (first || moved || !constant.has(name)) redraw(name);
 }
 
 build();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw("weights"));
-addEventListener("resize", () => redraw("weights"));
+const redrawMaps = () => stacks.forEach((s) => redraw(`${s.prefix}weights`));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawMaps);
+addEventListener("resize", redrawMaps);

@@ -22,8 +22,16 @@ def write_page(walk: Walk, path: str | os.PathLike[str], view: View | None = Non
     view = (view or View()).of(walk)
     data = {
         **walk.data,
-        "maps": {"weights": _packed(walk.weights), "scores": _packed(walk.scores)},
-        "view": {"layer": view.layers[0], "head": view.heads[0], "position": view.position},
+        **{
+            name: {"weights": _packed(maps.weights), "scores": _packed(maps.scores)}
+            for name, maps in walk.maps.items()
+        },
+        "view": {
+            "layer": view.layers[0],
+            "head": view.heads[0],
+            "position": view.position,
+            "source": walk.data["source"]["position"] if "source" in walk.data else None,
+        },
     }
     # "<" cannot end the script that it stands in, nor begin anything else.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

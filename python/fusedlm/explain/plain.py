@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,6 +48,15 @@ class FeedForward:
     gate: Tensor | None
     hidden: Tensor
     out: Tensor
+
+
+def below(weights: Weights, name: str) -> dict[str, Tensor]:
+    """The parameters whose names begin so, without that beginning."""
+    return {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
+
+
+def sum_of(parts: Mapping[str, Tensor]) -> Tensor:
+    return functools.reduce(operator.add, parts.values())
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -11,54 +11,40 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from .rounding import pick, pick_near
+from .question import place_of
+from .rounding import pick
 from .sentence import Walk
 from .tables import add_row, bar, new_table
+from .text_layer import MOST_LAYERS, Stack, Tokens, tokens_vectors
 from .text_learning import learning_parts
-
-_SHADES = ("", "on grey15", "on grey23", "on grey30", "on grey42")
-_MOST_TOKENS = 12  # rows and columns of a table; in between some are left out
-_MOST_LAYERS = 14
 
 
 @dataclass(frozen=True)
 class View:
     """What of a walk is printed in full: these layers and heads, and the vectors of the token at
-    `position`, counted from 0 (or from the end, if negative). None is the last token of a decoder, which
-    has seen all, and the first word of an encoder."""
+    `position`, counted from 0 (or from the end, if negative). None is the walk's own position."""
 
     layers: Sequence[int] = (0,)
     heads: Sequence[int] = (0,)
     position: int | None = None
 
-    def fit(self, *, layers: int, heads: int, tokens: int, causal: bool) -> View:
-        """With the position from the front. Raises ValueError naming what the model has not."""
-        if tokens < 1:
-            raise ValueError("explain: the text has no tokens")
+    def check(self, *, layers: int, heads: int) -> None:
+        """Raises ValueError naming the layer or head that a model with so many has not."""
         for name, values, count in (("layer", self.layers, layers), ("head", self.heads, heads)):
             for value in values:
                 if not 0 <= value < count:
                     raise ValueError(
                         f"explain: {name} is {value}, expected 0 to {count - 1} of this model"
                     )
-        position = self.position
-        if position is None:
-            position = tokens - 1 if causal else min(1, tokens - 1)
-        if not -tokens <= position < tokens:
-            raise ValueError(
-                f"explain: position is {position}, expected 0 to {tokens - 1} of this text"
-            )
-        return View(self.layers, self.heads, position % tokens)
 
     def of(self, walk: Walk) -> View:
-        """This view of `walk`, as `fit` makes it. Raises ValueError naming what its model has not."""
+        """With the position in `walk`, from the front. Raises ValueError naming what its model has not."""
         model = walk.data["model"]
-        return self.fit(
-            layers=model["layers"], heads=model["heads"], tokens=len(walk.data["tokens"]),
-            causal=model["kind"] == "decoder",
-        )  # fmt: skip
+        layers = max(model["layers"], model["source_layers"] or 0)
+        self.check(layers=layers, heads=model["heads"])
+        position = walk.data["position"] if self.position is None else self.position
+        return View(self.layers, self.heads, place_of(position, len(walk.data["tokens"])))
 
 
 def print_walk(walk: Walk, view: View | None = None, console: Console | None = None) -> None:
@@ -78,27 +64,52 @@ class _Printer:
     def __init__(self, walk: Walk, view: View) -> None:
         self.walk, self.view, self.data = walk, view, walk.data
         self.model = self.data["model"]
-        self.labels = [token["text"] for token in self.data["tokens"]]
-        self.at = 0 if view.position is None else view.position  # View.of names one
-        self.shown = pick_near(len(self.labels), _MOST_TOKENS, self.at)
+        labels = [token["text"] for token in self.data["tokens"]]
+        self.tokens = Tokens(labels, 0 if view.position is None else view.position)
+        self.stack = self._stack("", self.data["layers"], "maps", self.tokens, self.tokens)
+        source = self.data.get("source")
+        self.source: Stack | None = None
+        if source is not None:
+            read = Tokens([token["text"] for token in source["tokens"]], source["position"])
+            self.source = self._stack("source-", source["layers"], "source_maps", read, read)
+            layers = [layer["cross"] for layer in self.data["layers"]]
+            self.cross = self._stack("cross-", layers, "cross_maps", self.tokens, read)
+
+    def _stack(
+        self, prefix: str, layers: list[dict[str, Any]], maps: str, rows: Tokens, columns: Tokens
+    ) -> Stack:
+        heads = self.view.heads
+        return Stack(prefix, self.model, layers, self.walk.maps[maps], rows, columns, heads)
 
     def parts(self) -> Iterator[RenderableType]:
         yield from self._head()
         yield from self._section("tokens", self._tokens())
         yield from self._section("embedding", self._embedding())
-        for layer in self.view.layers:
-            yield Rule(Text(f" layer {layer} of 0 to {self.model['layers'] - 1} ", "bold"))
-            yield from self._layer(layer)
-        yield Rule(Text(" all layers ", "bold"))
-        yield from self._section("layers", self._layers())
-        yield from self._section(
-            "pooled", lambda: self._vectors([("vector", self.data["pooled"])], "")
-        )
+        if self.source is not None:
+            yield from self._layers(self.source, " of the source")
+        yield from self._layers(self.stack, "" if self.source is None else " of the target")
+        if "pooled" in self.data:
+            pooled = [("vector", self.data["pooled"])]
+            yield from self._section("pooled", self.stack.vectors(pooled, ""))
+        yield from self._section("copying", self._copying)
         yield from self._section("logits", self._predictions())
         yield from self._section("lens", self._lens())
-        for name, part in learning_parts(self.data, self.labels, self.shown, self.view.layers):
+        moved = self.tokens if self.source is None else self.source.rows
+        for name, part in learning_parts(self.data, self.tokens, moved, self.view.layers):
             yield from self._section(name, part)
         yield from self._check()
+
+    def _layers(self, stack: Stack, of: str) -> Iterator[RenderableType]:
+        last = len(stack.layers) - 1
+        for number in (layer for layer in self.view.layers if layer <= last):
+            yield Rule(Text(f" layer {number} of 0 to {last}{of} ", "bold"))
+            parts = list(stack.parts(number))
+            if stack is self.stack and self.source is not None:
+                parts += self.cross.parts(number)
+            for name, part in (*parts, stack.feed_forward(number)):
+                yield from self._section(name, part)
+        yield Rule(Text(f" all layers{of} ", "bold"))
+        yield from self._section(*stack.all_layers(self.view.layers))
 
     def _section(
         self, name: str, content: RenderableType | Callable[[], RenderableType]
@@ -118,164 +129,114 @@ class _Printer:
     def _head(self) -> Iterator[RenderableType]:
         model = self.model
         yield Text.assemble(("Explaining ", "bold"), (self.data["text"], "bold cyan"))
+        if self.source is not None:
+            yield Text.assemble(("Into ", "bold"), (self.data["target"], "bold cyan"))
+        if self.data["asked"] is not None:
+            yield Text.assemble(("Asked ", "bold"), (self.data["asked"], "bold cyan"))
         heads = f"{model['heads']} heads"
+        both = model["source_layers"]
+        layers = f"{both} + {model['layers']}" if both else str(model["layers"])
         if model["kv_heads"] != model["heads"]:
             heads += f" ({model['kv_heads']} of keys and values)"
-        kind = "a decoder" if model["kind"] == "decoder" else "an encoder"
         yield Text(
-            f"{model['name']}: {kind} of {model['layers']} layers, {heads}, width {model['width']},"
+            f"{model['name']}: {model['what']} of {layers} layers, {heads}, width {model['width']},"
             f" vocabulary {model['vocab_size']:,}, {model['parameters']:,} parameters"
         )
         if model["note"]:
             yield Text(model["note"], "dim")
 
     def _tokens(self) -> RenderableType:
-        table = new_table("position", "id", "token")
-        for t in self.shown:
-            if t is None:
-                add_row(table, "…", "…", "…")
-            else:
-                add_row(table, str(t), str(self.data["tokens"][t]["id"]), self._label(t))
-        return table
+        if self.source is None:
+            return _token_table("token", self.data["tokens"], self.tokens)
+        return Group(
+            _token_table("source", self.data["source"]["tokens"], self.source.rows), "",
+            _token_table("target", self.data["tokens"], self.tokens),
+        )  # fmt: skip
 
     def _embedding(self) -> RenderableType:
-        at, parts = self.at, self.data["embedding"]
+        parts = [*self._embedded(self.stack, self.data["embedding"])]
+        if self.source is not None:
+            parts = [*self._embedded(self.source, self.data["source"]["embedding"]), "", *parts]
+        return Group(*parts)
+
+    def _embedded(self, stack: Stack, parts: dict[str, Any]) -> Iterator[RenderableType]:
+        at = stack.rows.at
         names = {"token": "token row", "position": "position row", "type": "type row",
-                 "sum": "sum", "normed": "normed"}  # fmt: skip
+                 "part": "row of the part", "sum": "sum", "normed": "normed"}  # fmt: skip
         once = [(names[name], rows[at]) for name, rows in parts.items()]
         if len(parts) == 2:  # token and sum are the same then
             once = once[:1]
-        first = self._vectors(once, f"of {self.labels[at]}")
+        yield stack.vectors(once, f"of {stack.rows.labels[at]}")
+        yield ""
         rows = parts.get("normed", parts["sum"])
-        return Group(first, "", self._tokens_vectors(rows, "token", self.model["width"]))
+        yield tokens_vectors(stack.rows, rows, "token", self.model["width"])
 
-    def _layer(self, number: int) -> Iterator[RenderableType]:
-        layer, at, mark = self.data["layers"][number], self.at, self.labels
-        of = f"of {mark[at]}"
-        norm = [("before", layer["input"][at]), ("normed", layer["attention_in"][at])]
-        yield from self._section("attention_norm", self._vectors(norm, of))
-        yield from self._section("qkv", Group(*self._heads(layer, ("query", "key", "value"))))
-        yield from self._section(
-            "used", lambda: Group(*self._heads(layer, ("query_used", "key_used")))
-        )
-        yield from self._section("scores", self._maps(number, self.walk.scores, "{:.2f}"))
-        yield from self._section("weights", self._maps(number, self.walk.weights, "{:.3f}"))
-        yield from self._section("mixed", self._mixed(number))
-        added = [
-            ("before", layer["input"][at]), ("attention adds", layer["out"][at]),
-            ("sum", layer["middle"][at]),
-        ]  # fmt: skip
-        yield from self._section("out", self._vectors(added, of))
-        rows = [("normed", layer["ffn_in"][at]), ("up", layer["up"][at])]
-        if "gate" in layer:
-            rows.append(("gate", layer["gate"][at]))
-        rows += [
-            ("hidden", layer["hidden"][at]), ("down", layer["ffn_out"][at]),
-            ("the layer's output", layer["output"][at]),
-        ]  # fmt: skip
-        yield from self._section("ffn", self._vectors(rows, of))
-
-    def _heads(self, layer: dict[str, Any], names: Sequence[str]) -> Iterator[RenderableType]:
-        shared = self.model["heads"] // self.model["kv_heads"]
-        for head in self.view.heads:
-            for name in names:
-                own = head if name.startswith("query") else head // shared
-                title = f"{name.split('_')[0]}, head {own}"
-                yield self._tokens_vectors(layer[name][own], title, self.model["head_width"])
-                yield ""
-
-    def _maps(self, layer: int, maps: Tensor, form: str) -> RenderableType:
-        tables: list[RenderableType] = []
-        for head in self.view.heads:
-            table = new_table(f"head {head}", *(self._label(t) for t in self.shown))
-            for t in self.shown:
-                if t is None:
-                    add_row(table, *"…" * (len(self.shown) + 1))
-                    continue
-                row = maps[layer, head, t].tolist()
-                seen = (self.walk.scores[layer, head, t] > float("-inf")).tolist()
-                cells = [
-                    Text("…") if s is None else _cell(row[s] if seen[s] else None, form)
-                    for s in self.shown
-                ]
-                add_row(table, self._label(t), *cells)
-            tables += [table, ""]
-        hidden = bool(self.walk.scores[layer].isinf().any())
-        return Group(*tables, *([Text("· is hidden", "dim")] if hidden else []))
-
-    def _mixed(self, number: int) -> RenderableType:
-        at, layer = self.at, self.data["layers"][number]
-        rows: list[RenderableType] = []
-        shared = self.model["heads"] // self.model["kv_heads"]
-        for head in self.view.heads:
-            weights = self.walk.weights[number, head, at].tolist()
-            values = layer["value"][head // shared]
-            terms = [
-                f"{weights[s]:.3f} · {values[s][1]:.3f}"
-                for s in self.shown
-                if s is not None and weights[s] > 0
-            ]
-            dots = " + …" if None in self.shown else ""
-            mixed = layer["mixed"][head][at]
-            rows.append(self._vectors([("mixed", mixed)], f"of {self.labels[at]}, head {head}"))
-            rows.append(Text(f"its first number: {' + '.join(terms)}{dots} = {mixed[1]:.3f}"))
-            rows.append("")
-        return Group(*rows)
-
-    def _layers(self) -> RenderableType:
-        at = self.at
-        table = new_table(
-            "layer", "length before", "attention adds", "ffn adds", "tokens a head looks at"
-        )
-        for number in pick(len(self.data["layers"]), _MOST_LAYERS, self.view.layers):
-            if number is None:
-                add_row(table, *"…" * 5)
+    def _copying(self) -> RenderableType:
+        assert self.source is not None  # as it is of the source that something is copied
+        found, read = self.data["copying"], self.source.rows
+        table = new_table("after", "share", *(read.label(s) for s in read.shown))
+        for t in self.tokens.shown:
+            if t is None:
+                add_row(table, *"…" * len(table.columns))
                 continue
-            layer = self.data["layers"][number]
-            spread = [f"{s:.1f}" if s is not None else "…" for s in self._some(layer["spread"])]
-            lengths = [f"{layer[name][at][0]:.3g}" for name in ("input", "out", "ffn_out")]
-            add_row(table, str(number), *lengths, " ".join(spread))
-        table.caption = Text(f"lengths of {self.labels[at]}; means over the tokens, head by head")
+            shares = ["…" if s is None else f"{found['weights'][t][s]:.3f}" for s in read.shown]
+            add_row(table, self.tokens.label(t), f"{found['share'][t]:.1%}", *shares)
         return table
-
-    def _some(self, values: Sequence[float]) -> list[float | None]:
-        return [None if i is None else values[i] for i in pick(len(values), _MOST_TOKENS)]
 
     def _predictions(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            rows = self.data["predictions"]
-            if len(rows) == 1:
-                return _guesses("class", rows[0])
-            table = new_table("after" if self.model["kind"] == "decoder" else "token", "likeliest")
-            for t in self.shown:
+            guesses, rows = self.data["predictions"], self.data["rows"]
+            if rows is not None:
+                parts = [_guesses(name, row) for name, row in zip(rows, guesses, strict=True)]
+                return Group(*_spaced(parts), *self._answers())
+            table = new_table("token" if self.model["task"] else "after", "likeliest")
+            for t in self.tokens.shown:
                 if t is None:
                     add_row(table, "…", "…")
                     continue
-                guesses = [f"{g['text']} {g['p']:.1%}" for g in rows[t]]
-                add_row(table, self._label(t), "   ".join(guesses))
-            at = self.at
-            return Group(table, "", _guesses(f"at {self.labels[at]}", rows[at]))
+                said = [f"{g['text']} {g['p']:.1%}" for g in guesses[t]]
+                add_row(table, self.tokens.label(t), "   ".join(said))
+            at = self.tokens.at
+            return Group(table, "", _guesses(f"at {self.tokens.labels[at]}", guesses[at]))
 
         return make
+
+    def _answers(self) -> Iterator[RenderableType]:
+        if "answers" not in self.data:
+            return
+        table = new_table("answer", "score", "probability", "")
+        for answer in self.data["answers"]:
+            p = answer["p"]
+            add_row(
+                table, answer["text"] or "(no answer)", f"{answer['score']:.3f}", f"{p:.1%}", bar(p)
+            )
+        yield ""
+        yield table
 
     def _lens(self) -> Callable[[], RenderableType]:
         def make() -> RenderableType:
-            lens, at = self.data["lens"], self.at
-            table = new_table("after", "p of the last one's best", "rank", "likeliest")
-            count = len(lens["tokens"])
-            for row in pick(count, _MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
-                if row is None:
-                    add_row(table, *"…" * 4)
-                    continue
-                pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
-                add_row(
-                    table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
-                    str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
-                )  # fmt: skip
-            table.caption = Text(f"at {self.labels[at]}")
-            return table
+            rows = self.data["rows"]
+            if rows is None:
+                return self._lens_at(self.tokens.at, f"at {self.tokens.labels[self.tokens.at]}")
+            return Group(*_spaced([self._lens_at(row, name) for row, name in enumerate(rows)]))
 
         return make
+
+    def _lens_at(self, at: int, caption: str) -> Table:
+        lens = self.data["lens"]
+        table = new_table("after", "p of the last one's best", "rank", "likeliest")
+        count = len(lens["tokens"])
+        for row in pick(count, MOST_LAYERS, [layer + 1 for layer in self.view.layers]):
+            if row is None:
+                add_row(table, *"…" * 4)
+                continue
+            pairs = zip(lens["tokens"][row][at], lens["p"][row][at], strict=True)
+            add_row(
+                table, "embedding" if row == 0 else f"layer {row - 1}", f"{lens['last'][row][at]:.3f}",
+                str(lens["rank"][row][at]), Text("   ".join(f"{t} {p:.1%}" for t, p in pairs)),
+            )  # fmt: skip
+        table.caption = Text(caption)
+        return table
 
     def _check(self) -> Iterator[RenderableType]:
         parts = ", ".join(f"{name} {off:.1e}" for name, off in self.data["check"].items())
@@ -287,38 +248,20 @@ class _Printer:
             "dim",
         )
 
-    def _label(self, t: int | None) -> Text:
+
+def _token_table(title: str, rows: Sequence[dict[str, Any]], tokens: Tokens) -> Table:
+    table = new_table("position", "id", title)
+    for t in tokens.shown:
         if t is None:
-            return Text("…")
-        return Text(self.labels[t], "bold" if t == self.at else "")
+            add_row(table, "…", "…", "…")
+        else:
+            add_row(table, str(t), str(rows[t]["id"]), tokens.label(t))
+    return table
 
-    def _vectors(self, rows: Sequence[tuple[str, list[float]]], title: str) -> Table:
-        """Named vectors, one a line."""
-        table = _vector_table(title, max(len(row) for _, row in rows) - 1)
-        for name, row in rows:
-            self._add_vector(table, Text(name), row, self._size_of(name))
-        return table
 
-    def _tokens_vectors(self, rows: Sequence[list[float]], title: str, size: int) -> Table:
-        """One vector a token, of the tokens that are shown."""
-        table = _vector_table(title, max(len(row) for row in rows) - 1)
-        for t in self.shown:
-            if t is None:
-                add_row(table, "…")
-            else:
-                self._add_vector(table, self._label(t), rows[t], size)
-        return table
-
-    def _add_vector(self, table: Table, name: Text, row: list[float], size: int) -> None:
-        """`row` is [length, numbers ...], the first of `size`."""
-        numbers = [f"{x:.3f}" for x in row[1:]]
-        more = ["…"] if size > len(numbers) else []
-        add_row(table, name, f"{row[0]:.3g}", *numbers, *more)
-
-    def _size_of(self, name: str) -> int:
-        of = "ffn_width" if name in ("up", "gate", "hidden") else "width"
-        size: int = self.model["head_width" if name == "mixed" else of]
-        return size
+def _spaced(parts: Sequence[RenderableType]) -> list[RenderableType]:
+    """With an empty line between each two."""
+    return [line for part in parts for line in ("", part)][1:]
 
 
 def _guesses(title: str, guesses: Sequence[dict[str, Any]]) -> Table:
@@ -329,19 +272,5 @@ def _guesses(title: str, guesses: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _vector_table(title: str, numbers: int) -> Table:
-    table = new_table(title, "length", *("" for _ in range(numbers + 1)))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
 def _indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 2), expand=False)
-
-
-def _cell(value: float | None, form: str) -> Text:
-    if value is None:
-        return Text("·", "dim")
-    shade = _SHADES[min(4, int(5 * value))] if 0 <= value <= 1 and form == "{:.3f}" else ""
-    return Text(form.format(value), shade)

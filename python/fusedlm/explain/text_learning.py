@@ -10,39 +10,46 @@ from rich.text import Text
 
 from .rounding import pick
 from .tables import add_row, bar, new_table
+from .text_layer import Tokens
 
 _MOST_GROUPS = 14
 
 
 def learning_parts(
-    data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None], layers: Sequence[int]
+    data: dict[str, Any], tokens: Tokens, moved: Tokens, layers: Sequence[int]
 ) -> Iterator[tuple[str, RenderableType]]:
-    """(section, what it shows), of what the walk has."""
+    """(section, what it shows), of what the walk has; attribution is that to the `moved` tokens."""
     if "loss" in data:
-        yield "loss", _loss(data, labels, shown)
+        yield "loss", _loss(data, tokens.labels, tokens.shown)
     if "learning" in data:
         yield "gradients", _gradients(data["learning"], layers)
         yield "adam", _adam(data["learning"], layers)
     if "attribution" in data:
-        yield "attribution", _attribution(data["attribution"], labels, shown)
+        yield "attribution", _attribution(data["attribution"], moved.labels, moved.shown)
 
 
 def _loss(data: dict[str, Any], labels: Sequence[str], shown: Sequence[int | None]) -> Group:
-    loss, one = data["loss"], data["model"]["task"] == "sequence"
-    table = new_table("after", "comes", "p", "−log p", "p after the steps of below")
+    loss, rows = data["loss"], data["rows"]
+    table = new_table(
+        "" if data["model"]["task"] else "after",
+        "comes",
+        "p",
+        "−log p",
+        "p after the steps of below",
+    )
     by_position = {row["position"]: row for row in loss["each"]}
-    for t in [0] if one else shown:
+    for t in shown if rows is None else range(len(rows)):
         if t is None:
             add_row(table, *"…" * 5)
         elif t in by_position:
             row = by_position[t]
             add_row(
-                table, "the text" if one else labels[t], row["target"], f"{row['p']:.3g}",
+                table, labels[t] if rows is None else rows[t], row["target"], f"{row['p']:.3g}",
                 f"{row['loss']:.4f}", f"{row['p_after']:.3g}",
             )  # fmt: skip
     lines: list[RenderableType] = [table, Text(f"mean: {loss['mean']:.4f}", "bold")]
     if loss["guessed"]:
-        lines.append(Text("No class was given: the likeliest stands for the right one.", "dim"))
+        lines.append(Text(loss["guessed"], "dim"))
     return Group(*lines)
 
 
@@ -50,7 +57,8 @@ def _gradients(learning: dict[str, Any], layers: Sequence[int]) -> Group:
     groups = learning["groups"]
     table = new_table("part", "weights", "their length", "gradient's length", "")
     longest = max(group["gradient"] for group in groups) or 1.0
-    for number in pick(len(groups), _MOST_GROUPS, [1 + 2 * n + k for n in layers for k in (0, 1)]):
+    inside = [number for number, group in enumerate(groups) if group["layer"] in layers]
+    for number in pick(len(groups), _MOST_GROUPS, inside):
         if number is None:
             add_row(table, *"…" * 4)
             continue
@@ -70,12 +78,11 @@ def _gradients(learning: dict[str, Any], layers: Sequence[int]) -> Group:
 
 def _chosen(learning: dict[str, Any], layers: Sequence[int]) -> list[dict[str, Any]]:
     """The matrices of the layers that are shown, and what lies outside of layers."""
-    inside = tuple(f"blocks.{layer}." for layer in layers)
     return [
         parameter
         for parameter in learning["parameters"]
-        if not parameter["name"].startswith("blocks.")
-        or (parameter["name"].startswith(inside) and len(parameter["shape"]) > 1)
+        if parameter["layer"] is None
+        or (parameter["layer"] in layers and len(parameter["shape"]) > 1)
     ]
 
 
@@ -98,9 +105,7 @@ def _adam(learning: dict[str, Any], layers: Sequence[int]) -> Group:
         lines += [
             Text("The loss has risen: the steps were too long; give a smaller --lr.", "yellow")
         ]
-    lines.append(
-        _one_weight(next((p for p in chosen if p["name"].startswith("blocks.")), chosen[0]))
-    )
+    lines.append(_one_weight(next((p for p in chosen if p["layer"] is not None), chosen[0])))
     table = new_table("after the first step", "index", "before", "g", "m̂ / √v̂", "update", "after")
     for parameter in chosen:
         e = parameter["entry"][0]
@@ -139,7 +144,9 @@ def _attribution(
         colour = "green" if score > 0 else "red"
         add_row(table, labels[t], f"{score:+.3f}", Text(bar(abs(score) / largest), colour))
     lines: list[RenderableType] = [
-        Text(f"for {found['target']}, log p {found['after']:.3f} (from {found['before']:.3f})"),
+        Text(
+            f"for {found['target']}{found['where']}, log p {found['after']:.3f} (from {found['before']:.3f})"
+        ),
         table,
         Text(
             f"completeness: the scores sum to {sum(found['scores']):+.4f}, log p changes by"

@@ -5,27 +5,16 @@ from __future__ import annotations
 import math
 
 from fusedlm._rules import FFN_ACTIVATIONS
-from fusedlm.models import Decoder, Encoder
+from fusedlm.models import Decoder, DecoderClassifier, Encoder, ModelConfig
 
-from .tracing import Model
-
-Section = dict[str, str]
+Words = dict[str, tuple[str, str, str]]
 
 
-def sections(model: Model, tokens: int) -> dict[str, Section]:
-    """Title, text and formula by name, in the order of the walk; only of what the model has."""
-    build = _decoder if isinstance(model, Decoder) else _encoder
-    return {
-        name: {"title": title, "text": " ".join(text.split()), "formula": formula}
-        for name, (title, text, formula) in build(model, tokens).items()
-    }
-
-
-def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
-    config = model.config
+def decoder_layers(config: ModelConfig, T: int) -> Words:
+    """From the tokens to the last layer."""
     C, D, H, G = config.width, config.head_width, config.heads, config.kv_heads
     learned = config.position == "learned"
-    norm_name = "RMSNorm" if config.norm == "rms_norm" else "LayerNorm"
+    norm_name = _norm_name(config)
     norm = {
         "rms_norm": f"x / √(mean(x²) + {config.norm_eps:g}) · weight",
         "layer_norm": f"(x − mean(x)) / √(var(x) + {config.norm_eps:g}) · weight"
@@ -51,7 +40,7 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
     sections["qkv"] = (
         "Queries, keys and values",
         f"""Three products make of each token a query (what it looks for), a key (what it can be found
-        by) and a value (what it hands over), {D} numbers each, for {_heads(H)}."""
+        by) and a value (what it hands over), {D} numbers each, for {heads(H)}."""
         + (f" {H // G} heads of queries share one of the {G} heads of keys and values."
            if G != H else ""),
         "q = norm(x) Wqᵀ,  k = norm(x) Wkᵀ,  v = norm(x) Wvᵀ"
@@ -73,7 +62,7 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
             if learned
             else f"angle of pair i at position p = p · {config.rope_base:g}^(−2i/{D})",
         )
-    sections.update(_attention(D, causal=True, windows=bool(config.windows)))
+    sections.update(attention(D, causal=True, windows=bool(config.windows)))
     sections["ffn"] = _feed_forward(
         config.activation, config.ffn_width, norm=f"{norm_name}, then ", of="norm(x)"
     )
@@ -84,19 +73,20 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
         add, and how many tokens a head spreads its look over (2 to the power of the entropy):""",
         "x ← x + attention(norm(x));  x ← x + ffn(norm(x))",
     )
+    return sections
+
+
+def decoder(model: Decoder, T: int) -> Words:
+    config = model.config
+    sections = decoder_layers(config, T)
     tied = "The rows are those of the embedding: the head is tied to it." if config.tied else ""
     sections["logits"] = (
         "Logits and probabilities",
-        f"""A last {norm_name}, and the product with one row for each word of the vocabulary gives the
+        f"""A last {_norm_name(config)}, and the product with one row for each word of the vocabulary gives the
         logits; softmax makes probabilities of them. {tied} Row t says what comes after token t.""",
         "logits = norm(x) Eᵀ;  p = exp(logit) / Σ exp(logits)",
     )
-    sections["lens"] = (
-        "The logit lens",
-        """What would the model say if it ended here? Last norm and head on the stream after every
-        layer (nostalgebraist 2020).""",
-        "",
-    )
+    sections["lens"] = lens("Last norm and head")
     sections["loss"] = (
         "Loss",
         """Each token is what the model should have said one place before. The loss is the mean of
@@ -104,14 +94,31 @@ def _decoder(model: Decoder, T: int) -> dict[str, tuple[str, str, str]]:
         f"loss = mean(−log p(next token));  knowing nothing, log {config.vocab_size} ="
         f" {math.log(config.vocab_size):.2f}",
     )
-    sections.update(_end("the token after the text"))
+    sections.update(end("the token after the text"))
     return sections
 
 
-def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
+def decoder_classifier(model: DecoderClassifier, T: int) -> Words:
+    config = model.config
+    sections = decoder_layers(config.decoder, T)
+    what = "each token"
+    if config.task == "sequence":
+        last = config.pooling == "last"
+        what = "the last token, which has seen all" if last else "the mean of all tokens"
+    norm = f"a last {_norm_name(config.decoder)}"
+    sections["logits"] = _classes(len(config.labels), f"{what}, after {norm}")
+    sections["lens"] = lens("Last norm and classifier")
+    sections["loss"] = _LOSS_OF_A_CLASS
+    sections.update(end("the class"))
+    return sections
+
+
+def encoder(model: Encoder, T: int) -> Words:
     config = model.config
     C, D = config.width, config.head_width
-    sections = _beginning(T, config.vocab_size)
+    sections = _beginning(
+        T, config.vocab_size, "Question and text are" if config.task == "span" else "The text is"
+    )
     types = " and one for its type" if config.types else ""
     sections["embedding"] = (
         "Embedding",
@@ -122,10 +129,10 @@ def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
     sections["qkv"] = (
         "Queries, keys and values",
         f"""Three products make of each token a query (what it looks for), a key (what it can be found
-        by) and a value (what it hands over), {D} numbers each, for {_heads(config.heads)}.""",
+        by) and a value (what it hands over), {D} numbers each, for {heads(config.heads)}.""",
         "q = x Wqᵀ + b,  k = x Wkᵀ + b,  v = x Wvᵀ + b",
     )
-    sections.update(_attention(D, causal=False, windows=False))
+    sections.update(attention(D, causal=False, windows=False))
     title, text, _ = sections["out"]
     sections["out"] = title, text, "x ← norm(x + concat(heads) Woᵀ)"
     title, text, formula = _feed_forward(config.activation, config.ffn_width, norm="", of="x")
@@ -147,38 +154,77 @@ def _encoder(model: Encoder, T: int) -> dict[str, tuple[str, str, str]]:
             "",
         )
         return sections
+    if config.task == "span":
+        sections.update(_answers())
+        return sections
     what, also = "each token", ""
     if config.task == "sequence":
         what = "the first token" if config.head == "dense" else "the mean of all tokens"
     if config.ngrams:
         also = f" Each row of 1 to {config.ngrams} tokens adds a weight of its own for each class."
-    sections["logits"] = (
-        "Logits and probabilities",
-        f"""The classifier gives a logit for each of the {len(config.labels)} classes, of {what};
-        softmax makes probabilities of them.{also}""",
-        f"logits = h Wᵀ + b{' + n-grams' if also else ''};  p = exp(logit) / Σ exp(logits)",
-    )
-    sections["loss"] = (
-        "Loss",
-        "−log of the probability of the right class: 0 for certainty.",
-        "loss = mean(−log p(class))",
-    )
-    sections.update(_end("the class", ngrams=config.ngrams > 0))
+    sections["logits"] = _classes(len(config.labels), what, also)
+    sections["lens"] = lens("What classifies")
+    sections["loss"] = _LOSS_OF_A_CLASS
+    sections.update(end("the class", ngrams=config.ngrams > 0))
     return sections
 
 
-def _beginning(T: int, vocabulary: int) -> dict[str, tuple[str, str, str]]:
+_LOSS_OF_A_CLASS = (
+    "Loss",
+    "−log of the probability of the right class: 0 for certainty.",
+    "loss = mean(−log p(class))",
+)
+
+
+def _classes(count: int, what: str, also: str = "") -> tuple[str, str, str]:
+    return (
+        "Logits and probabilities",
+        f"""The classifier gives a logit for each of the {count} classes, of {what};
+        softmax makes probabilities of them.{also}""",
+        f"logits = h Wᵀ + b{' + n-grams' if also else ''};  p = exp(logit) / Σ exp(logits)",
+    )
+
+
+def _answers() -> Words:
+    return {
+        "logits": (
+            "Where the answer is",
+            """A linear layer gives each token two logits: to be the first of the answer, and to be the last.
+            Softmax over the tokens makes probabilities of them. An answer's score is the sum of both;
+            one that begins and ends at the very first token is "no answer".""",
+            "start, end = h Wᵀ + b;  p(first = i) = exp(start_i) / Σ exp(start)",
+        ),
+        "lens": lens("The linear layer"),
+        "loss": (
+            "Loss",
+            "−log of the probabilities of the right first and last token, on average.",
+            "loss = (−log p(first) − log p(last)) / 2",
+        ),
+        **end("the answer (p of its first times p of its last token)"),
+    }
+
+
+def lens(what: str) -> tuple[str, str, str]:
+    return (
+        "The logit lens",
+        f"""What would the model say if it ended here? {what} on the stream after every layer
+        (nostalgebraist 2020).""",
+        "",
+    )
+
+
+def _beginning(T: int, vocabulary: int, what: str = "The text is") -> Words:
     return {
         "tokens": (
             "Tokens",
-            f"""The text is cut into {T} pieces of a vocabulary of {vocabulary:,}. The model sees their
+            f"""{what} cut into {T} pieces of a vocabulary of {vocabulary:,}. The model sees their
             numbers alone.""",
             "",
         )
     }
 
 
-def _attention(D: int, *, causal: bool, windows: bool) -> dict[str, tuple[str, str, str]]:
+def attention(D: int, *, causal: bool, windows: bool) -> Words:
     sees = "A token sees itself and what came before it. " if causal else "Every token sees all. "
     window = "In layers with a window it sees the last few tokens only. " if windows else ""
     return {
@@ -221,7 +267,7 @@ def _feed_forward(activation: str, width: int, *, norm: str, of: str) -> tuple[s
     return "Feed-forward", text, formula
 
 
-def _end(target: str, ngrams: bool = False) -> dict[str, tuple[str, str, str]]:
+def end(target: str, ngrams: bool = False, moved: str = "this text") -> Words:
     start = " and no n-grams (what one says is its tokens' alike)" if ngrams else ""
     return {
         "gradients": (
@@ -243,12 +289,16 @@ def _end(target: str, ngrams: bool = False) -> dict[str, tuple[str, str, str]]:
         "attribution": (
             "Which tokens did it",
             f"""Integrated gradients (Sundararajan et al. 2017): how much each token moved log p of
-            {target}, on the way from an average token in every place{start} to this text. The numbers sum
+            {target}, on the way from an average token in every place{start} to {moved}. The numbers sum
             up to the whole change.""",
             "score of a token = (e − e₀) · mean over the way of ∂ log p / ∂ e",
         ),
     }
 
 
-def _heads(H: int) -> str:
+def _norm_name(config: ModelConfig) -> str:
+    return "RMSNorm" if config.norm == "rms_norm" else "LayerNorm"
+
+
+def heads(H: int) -> str:
     return "one head" if H == 1 else f"each of {H} heads"
