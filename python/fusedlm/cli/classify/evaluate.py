@@ -58,7 +58,7 @@ def evaluate(
     if source.task != task:
         kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
         raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
-    read = read_test(source, labels)
+    read = read_test(source, labels, loaded, tokenizer)
     report = measure(
         loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
         left_out=read.skipped.lines(), progress=not (quiet or as_json),
