@@ -182,7 +182,9 @@ def test_validation_loss_is_of_each_token_equally_and_without_smoothing():
 
 def test_pairs_too_long_for_the_model_are_counted_and_none_left_is_an_error():
     long = ("seven " * 60, "sieben")
-    assert task(train=[*TRAIN, long]).too_long == 1
+    assert task(train=[*TRAIN, long]).skipped.lines() == [
+        f"1 left out: a side beyond 47 tokens (the first: train pair {len(TRAIN) + 1})"
+    ]
     with pytest.raises(ValueError, match="train has 1 pairs, none of them within 48 tokens"):
         task(train=[long])
 

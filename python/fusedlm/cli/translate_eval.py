@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusedlm.data import TranslationMemory
+    from fusedlm.data.parallel import Parallel
 
 Pair = tuple[str, str]
 SENTENCE = 4  # words of a source from which on it is counted as a sentence
@@ -19,10 +20,16 @@ _HAN = ("一", "鿿")
 
 @dataclass(frozen=True)
 class Results:
-    """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts."""
+    """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts.
+
+    `left_out` says what was not measured, `untranslated` which sources the model cannot read: their
+    translations count as empty.
+    """
 
     scores: dict[str, dict[str, dict[str, float]]]
     rows: list[dict[str, Any]]
+    left_out: list[str]
+    untranslated: list[str]
 
     def table(self) -> str:
         lines = [f"{'':22}{'BLEU':>7}{'chrF':>7}{'exact':>8}{'placeholders':>15}"]
@@ -48,7 +55,8 @@ class Results:
         from fusedlm.models.files import write_json, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "scores.json", self.scores)
+        notes = {"left_out": self.left_out, "untranslated": self.untranslated}
+        write_json(folder / "scores.json", {**self.scores, **notes})
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
         write_text(folder / "translations.jsonl", "".join(lines))
         if any("similarity" in row for row in self.rows):
@@ -56,19 +64,30 @@ class Results:
 
 
 def measure(
-    model: Any, tokenizer: Any, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
+    model: Any, tokenizer: Any, data: Parallel, memory: TranslationMemory | None, *, beam: int,
     length_penalty: float, consensus: bool, tokenize: str, progress: bool,
 ) -> Results:  # fmt: skip
     from tqdm import tqdm
 
+    from fusedlm.data.labelled import Skipped
     from fusedlm.generate import translate
+    from fusedlm.train.translation_scores import bleu
 
+    pairs = data.pairs
+    if tokenize == "auto":
+        tokenize = _tokenizer_for([reference for _, reference in pairs])
+    bleu(["a"], ["a"], tokenize=tokenize)  # what is missing for it is said before the work
     sources = [source for source, _ in pairs]
     with tqdm(total=len(pairs), desc="translating", unit="text", disable=not progress) as bar:
         made = translate(
             model, tokenizer, sources, memory=memory, beam=beam, length_penalty=length_penalty,
             consensus=consensus, progress=bar.update,
         )  # fmt: skip
+    too_long = Skipped()
+    for number, new in enumerate(made):
+        if new is None:
+            reason = f"more than {model.config.context - 1} tokens"
+            too_long.add(reason, data.place(number))
     rows: list[dict[str, Any]] = [
         {"source": source, "reference": reference, "model": new or ""}
         for (source, reference), new in zip(pairs, made, strict=True)
@@ -78,10 +97,9 @@ def measure(
             found = memory.look_up(row["source"])
             target, score = (found[0].target, found[0].score) if found else ("", 0.0)
             row |= {"memory": target, "similarity": round(score, 4)}
-    if tokenize == "auto":
-        tokenize = _tokenizer_for([reference for _, reference in pairs])
     parts = {"all": rows, "sentences": [r for r in rows if len(r["source"].split()) >= SENTENCE]}
-    return Results({name: _scores(part, tokenize) for name, part in parts.items() if part}, rows)
+    scores = {name: _scores(part, tokenize) for name, part in parts.items() if part}
+    return Results(scores, rows, data.skipped.lines(), too_long.lines("count as untranslated"))
 
 
 def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:

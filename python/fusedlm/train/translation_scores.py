@@ -19,6 +19,9 @@ def bleu(translations: Sequence[str], references: Sequence[str], *, tokenize: st
 
     `tokenize` is sacreBLEU's: 13a for languages with spaces, zh, ja-mecab or char for others.
     """
+    known = [str(name) for name in sacrebleu().BLEU.TOKENIZERS]
+    if tokenize not in known:
+        raise ValueError(f"bleu: tokenize is {tokenize!r}, expected one of {', '.join(known)}")
     found = sacrebleu().corpus_bleu(translations, [references], tokenize=tokenize)
     return float(found.score)
 
