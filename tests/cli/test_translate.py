@@ -81,10 +81,17 @@ def test_eval_compares_with_the_memory_and_writes_everything(run, trained):
     pytest.importorskip("sacrebleu")
     code, out, err = run("translate", "eval", trained, "--beam", 2, "--show", 2, "--quiet")
     assert code == 0, err
-    for word in ("BLEU", "chrF", "placeholders", "all (", "memory", "reference"):
+    for word in (
+        "BLEU", "chrF", "placeholders", "all (", "memory", "reference",
+        "all, model against memory (95 % by paired bootstrap)", "better in",
+    ):  # fmt: skip
         assert word in out
     scores = json.loads((trained / "eval" / "scores.json").read_text())
     assert scores["all"]["memory"]["chrf"] > 20 and scores["all"]["model"]["pairs"] > 0
+    gain = scores["model_minus_memory"]["all"]["chrf"]
+    by = scores["all"]
+    assert gain["difference"] == pytest.approx(by["model"]["chrf"] - by["memory"]["chrf"])
+    assert gain["low"] <= gain["difference"] <= gain["high"] and 0 <= gain["wins"] <= 1
     rows = (trained / "eval" / "translations.jsonl").read_text().splitlines()
     assert len(rows) == scores["all"]["model"]["pairs"]
     assert {"source", "reference", "model", "memory", "similarity"} == set(json.loads(rows[0]))

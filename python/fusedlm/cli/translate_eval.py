@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]
 SENTENCE = 4  # words of a source from which on it is counted as a sentence
+_TITLES = {"bleu": "BLEU", "chrf": "chrF"}
 _HAN = ("一", "鿿")
 
 
@@ -22,12 +23,14 @@ _HAN = ("一", "鿿")
 class Results:
     """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts.
 
+    `differences` are by part how much better the model is than the memory, and how sure that is.
     `left_out` says what was not measured, `untranslated` which sources the model cannot read: their
     translations count as empty.
     """
 
     scores: dict[str, dict[str, dict[str, float]]]
     rows: list[dict[str, Any]]
+    differences: dict[str, dict[str, dict[str, float]]]
     left_out: list[str]
     untranslated: list[str]
 
@@ -39,6 +42,13 @@ class Results:
                 kept = f"{s['placeholders_kept']} of {s['placeholders']}"
                 lines.append(
                     f"{label:22}{s['bleu']:7.1f}{s['chrf']:7.1f}{s['exact']:8.1%}{kept:>15}"
+                )
+        for part, metrics in self.differences.items():
+            lines.append(f"{part}, model against memory (95 % by paired bootstrap)")
+            for name, d in metrics.items():
+                lines.append(
+                    f"  {_TITLES[name]:5}{d['difference']:+6.1f}  ({d['low']:+.1f} to {d['high']:+.1f}),"
+                    f" better in {d['wins']:.1%} of draws"
                 )
         return "\n".join(lines)
 
@@ -55,7 +65,8 @@ class Results:
         from fusedlm.models.files import write_json, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
-        notes = {"left_out": self.left_out, "untranslated": self.untranslated}
+        notes: dict[str, Any] = {"model_minus_memory": self.differences}
+        notes |= {"left_out": self.left_out, "untranslated": self.untranslated}
         write_json(folder / "scores.json", {**self.scores, **notes})
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
         write_text(folder / "translations.jsonl", "".join(lines))
@@ -99,7 +110,11 @@ def measure(
             row |= {"memory": target, "similarity": round(score, 4)}
     parts = {"all": rows, "sentences": [r for r in rows if len(r["source"].split()) >= SENTENCE]}
     scores = {name: _scores(part, tokenize) for name, part in parts.items() if part}
-    return Results(scores, rows, data.skipped.lines(), too_long.lines("count as untranslated"))
+    compared = {} if memory is None else {
+        name: _differences(part, tokenize) for name, part in parts.items() if part
+    }  # fmt: skip
+    untranslated = too_long.lines("count as untranslated")
+    return Results(scores, rows, compared, data.skipped.lines(), untranslated)
 
 
 def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:
@@ -114,6 +129,13 @@ def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, fl
         for name in ("model", "memory")
         if name in rows[0]
     }
+
+
+def _differences(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:
+    from fusedlm.train.translation_scores import differences
+
+    model, memory, references = ([row[k] for row in rows] for k in ("model", "memory", "reference"))
+    return differences(model, memory, references, tokenize=tokenize)
 
 
 def _tokenizer_for(references: Sequence[str]) -> str:
