@@ -49,6 +49,8 @@ def test_bad_items_are_left_out_and_counted_before_the_others_are_scored(run, fo
     assert len(answers.read_text().splitlines()) == 2
     code, stdout, _ = run("choices", folder, items, "--limit", 1, "--quiet")
     assert code == 0 and "items     1" in stdout
+    code, stdout, err = run("choices", folder, tmp_path / "no.jsonl", "--out", tmp_path)
+    assert code == 2 and "is a directory" in err
 
 
 def test_a_file_without_a_single_item_says_why(run, folder, tmp_path):

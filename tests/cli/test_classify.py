@@ -180,6 +180,17 @@ def test_texts_without_tokens_are_left_out_of_every_part_before_training(run, tm
     assert code == 1 and "holds nothing to measure; 1 left out: the text has no tokens" in err
 
 
+def test_a_folder_that_eval_must_not_replace_is_told_before_anything_is_read(
+    run, trained, tmp_path
+):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    code, _, err = run(
+        "classify", "eval", trained, tmp_path / "no.csv", "--out", tmp_path / "letters"
+    )
+    assert code == 1 and "letters is not empty and has no report.json; not overwriting it" in err
+
+
 def test_classes_are_those_of_the_training_part_alone(run, tmp_path):
     source = Source(str(write_csv(tmp_path / "a.csv", reviews(200, 3))), validation=0.3)
     splits = read_splits(source)

@@ -122,6 +122,11 @@ def test_what_is_left_out_is_told_with_its_place_by_train_and_eval(run, texts, t
     scores = json.loads((trained / "eval" / "scores.json").read_text())
     assert scores["left_out"] == expected and scores["untranslated"] == [long]
     assert scores["all"]["model"]["pairs"] == 41
+    for command, path in (("run", tmp_path), ("eval", file)):
+        code, out, err = run("translate", command, trained, file, "--out", path, "--quiet")
+        assert (
+            code and not out and (str(path) in err or "directory" in err) and "Traceback" not in err
+        )
     # What cannot be measured is said before the first pair is translated.
     code, out, err = run("translate", "eval", trained, file, "--tokenize", "klingon", "--quiet")
     assert code == 1 and "klingon" in err and "untranslated" not in out

@@ -58,6 +58,10 @@ def embed(
     lines = lines_of(texts)
     if not lines:
         raise ValueError(f"{name} is empty, expected one text a line")
+    if out is not None:
+        out = out if out.suffix == ".npy" else out.with_name(out.name + ".npy")
+        if out.is_dir():
+            raise IsADirectoryError(f"{out} is a folder, expected a file or nothing")
     folder = model_folder(model)
     loaded, tokenizer = load_as(folder, Encoder, "an encoder such as MiniLM")
     loaded.compute_dtype = getattr(torch, choose_precision(precision))
@@ -82,7 +86,6 @@ def embed(
             shown = [round(float(x), 6) for x in vector] if number in found else None
             typer.echo(json.dumps(shown))
         return
-    out = out if out.suffix == ".npy" else out.with_name(out.name + ".npy")
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as partial, open(partial, "wb") as file:
         np.save(file, vectors)

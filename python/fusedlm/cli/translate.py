@@ -60,7 +60,9 @@ def run(
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Translate the lines of this file.")] = None,
     memory: Memory = None,
-    out: Annotated[Path | None, typer.Option(help="Write here.", show_default="stdout")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write here.", show_default="stdout", dir_okay=False)
+    ] = None,
     beam: Beam = 4,
     length_penalty: LengthPenalty = 1.0,
     consensus: Consensus = True,
@@ -155,6 +157,8 @@ def evaluate(
         files = [at / DATA / "test.jsonl"]
     else:
         raise ValueError(f"data is missing: {model} is no training run with a test part")
+    folder = out or (at or model_folder(model)) / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
     found = read_parallel(files, source=source_key, target=target_key)
     ready = prepare(found, accelerators=accelerators)
     if not ready.pairs:
@@ -170,7 +174,6 @@ def evaluate(
     typer.echo(results.table())
     for line in results.examples(show):
         typer.echo(line)
-    folder = out or (at or model_folder(model)) / "eval"
     results.write(folder)
     typer.echo(f"\nresults {folder}")
 
