@@ -72,6 +72,29 @@ def test_a_trained_run_answers_questions_about_a_text_and_says_where_there_is_no
     assert out.startswith("no answer")
 
 
+def test_questions_left_out_of_the_validation_data_are_told_too(run, files, tmp_path):
+    rows = [
+        {
+            "question": q.question,
+            "context": q.context,
+            "answers": [{"text": t} for t, _ in q.answers],
+        }
+        for q in kind_questions(12, 2)
+    ]
+    lines = [*rows, {**rows[0], "answers": [{"text": "nowhere"}]}]
+    held = tmp_path / "held.jsonl"
+    held.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, stdout, err = run(
+        "answer", "train", files / "dev.json", "--validation-data", held, "--from", files / "base",
+        "--out", tmp_path / "run", "--epochs", 1, "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    assert (
+        f"1 left out: its answer is not where it should be in the text (the first: {held}:13)"
+        in (stdout.splitlines())
+    )
+
+
 def test_a_text_file_longer_than_a_window_is_read_to_its_end(run, trained, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("they went by on foot " * 40 + "and then saw kyiv there")

@@ -6,9 +6,13 @@ import csv
 import importlib.util
 import json
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from fusedlm.cli.classify.source import Source, read_splits
 
 SMALL = (
     "--width 16 --heads 2 --ffn-width 32 --context 24 --epochs 3 --batch 16 --lr 1e-2 --dropout 0.1"
@@ -105,10 +109,118 @@ def test_predict_takes_texts_and_files_of_any_kind(run, trained, tmp_path):
     assert code == 0 and "2 texts" in stdout, err
     first, second = map(json.loads, out.read_text().splitlines())
     assert first["id"] == 7 and first["label"] == "good" and second["label"] is None
-    given.write_text('{"body": "good town"}\n{"bo\n')
-    code, _, err = run("classify", "predict", trained, "--file", given, "--text", "body")
-    assert code == 1 and "in.jsonl:2: not JSON" in err
     assert run("classify", "predict", trained)[0] == 1
+
+
+def test_predict_writes_null_for_what_it_cannot_read_and_says_where_the_first_is(
+    run, trained, tmp_path
+):
+    given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_text(
+        '{"text": "good town"}\n{"text": "<br /><br />", "id": 2}\n[1]\n{"text": 5}\n'
+        '{"text": "bad", "x": "\\ud800"}\n{"text": "\\n"}\n\n{"text": "a good man"}\n{"te'
+    )
+    code, stdout, err = run("classify", "predict", trained, "--file", given, "--out", out)
+    assert code == 0 and "9 texts" in stdout, err
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["label"] for row in rows] == ["good", *[None] * 6, "good", None]
+    assert rows[1]["id"] == 2 and rows[3]["text"] == 5
+    assert err.splitlines() == [
+        f"1 without an answer: the text has no tokens (the first: {given}:2)",
+        f"3 without an answer: not a JSON object (the first: {given}:3)",
+        f"1 without an answer: the text is no string (the first: {given}:4)",
+        f"2 without an answer: no text (the first: {given}:6)",
+    ]
+    code, stdout, err = run(
+        "classify", "predict", trained, "--file", "-", stdin=b"good\n<br>\ngood \xff"
+    )
+    lines = [line.split()[0] for line in stdout.splitlines()]
+    assert code == 0 and lines == ["good", "-", "good"], err
+    code, stdout, err = run("classify", "predict", trained, "good", "\udcff")
+    assert code == 0 and stdout.splitlines()[1] == "-       (no answer)"
+    assert "the text is not UTF-8 (the first: text 2)" in err
+
+
+def test_texts_without_tokens_are_left_out_of_every_part_before_training(run, tmp_path):
+    rows = reviews(240, 0)
+    tags = [(f"<br />{'<br>' * i}", ("bad", "good")[i % 2]) for i in range(61)]
+    rows[7:7] = tags
+    path = write_csv(tmp_path / "reviews.csv", rows)
+    splits = read_splits(Source(str(path), validation=0.2))
+    for part in (splits.train, splits.validation, splits.test):
+        assert any("<br />" in text and text.startswith("<") for text in part.texts)
+    # One of them is all of a class, and among the texts to train on.
+    odd = next(text for text in splits.train.texts if text.startswith("<br />"))
+    path = write_csv(
+        tmp_path / "reviews.csv", [(text, "odd" if text == odd else kind) for text, kind in rows]
+    )  # fmt: skip
+    out = tmp_path / "run"
+    code, stdout, err = run("classify", "train", path, "--out", out, *SMALL, "--validation", 0.2)
+    assert code == 0, err
+    assert "2 classes: bad, good" in stdout and stdout.index("61 left out") < stdout.index(
+        "epoch 1"
+    )
+    assert re.search(r"61 left out: the text has no tokens \(the first: reviews\.csv:\d+\)", stdout)
+    counts = map(
+        int, re.search(r"(\d+) to train, (\d+) to validate, (\d+) to test", stdout).groups()
+    )
+    assert sum(counts) == 240
+    assert any("61 left out" in line for line in report(out)["left_out"])
+    code, stdout, err = run(
+        "classify", "train", "--resume", "--out", out, "--epochs", 4, "--quiet"
+    )  # fmt: skip
+    assert code == 0 and "epoch 4/4" in stdout and "61 left out" in stdout, err
+    code, stdout, err = run("classify", "eval", out, path, "--json")
+    assert code == 0, err
+    found = json.loads(stdout)
+    assert found["examples"] == 240
+    assert found["left_out"] == ["61 left out: the text has no tokens (the first: reviews.csv:9)"]
+    nothing = write_csv(tmp_path / "nothing.csv", [("<br>", "bad")])
+    code, _, err = run("classify", "eval", out, nothing)
+    assert code == 1 and "holds nothing to measure; 1 left out: the text has no tokens" in err
+
+
+def test_a_folder_that_eval_must_not_replace_is_told_before_anything_is_read(
+    run, trained, tmp_path
+):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    code, _, err = run(
+        "classify", "eval", trained, tmp_path / "no.csv", "--out", tmp_path / "letters"
+    )
+    assert code == 1 and "letters is not empty and has no report.json; not overwriting it" in err
+
+
+def test_classes_are_those_of_the_training_part_alone(run, tmp_path):
+    source = Source(str(write_csv(tmp_path / "a.csv", reviews(200, 3))), validation=0.3)
+    splits = read_splits(source)
+    held = splits.validation.texts[0]
+    rows = [(text, "odd" if text == held else kind) for text, kind in reviews(200, 3)]
+    again = read_splits(replace(source, data=str(write_csv(tmp_path / "b.csv", rows))))
+    assert again.labels == ["bad", "good"] and held not in again.validation.texts
+    line = next(i for i, (text, _) in enumerate(rows, 2) if text == held)
+    assert again.skipped.lines() == [
+        f"1 left out: no text to train on has the label 'odd' (the first: b.csv:{line})"
+    ]
+    others = {*splits.validation.texts, *splits.test.texts}
+    rows = [(text, "good" if text in others else "bad") for text, _ in rows]
+    with pytest.raises(ValueError, match="all texts to train on have the label 'bad'"):
+        read_splits(replace(source, data=str(write_csv(tmp_path / "c.csv", rows))))
+
+
+def test_sentences_of_unknown_tags_or_without_tokens_are_left_out_of_the_tagger(run, tmp_path):
+    path = tmp_path / "a.conll"
+    lines = [f"man O\ngood{i} B-PER\n" for i in range(80)]
+    path.write_text("\n".join(lines))
+    splits = read_splits(Source(str(path), validation=0.3))
+    odd = int(splits.validation.sentences[0][1].removeprefix("good"))
+    lines[odd] = lines[odd].replace("PER", "ODD")
+    path.write_text("\n".join([*lines, *(f"{'<br>' * i} O\n" for i in range(1, 20))]))
+    out = tmp_path / "run"
+    code, stdout, err = run("classify", "train", path, "--out", out, *SMALL, "--validation", 0.3)
+    assert code == 0, err
+    assert f"no word to train on has the tag 'B-ODD' (the first: a.conll:{3 * odd + 1})" in stdout
+    assert "left out: the text has no tokens (the first: a.conll:" in stdout
 
 
 def test_eval_measures_on_another_file_and_leaves_out_unknown_classes(run, trained, tmp_path):
@@ -122,7 +234,7 @@ def test_eval_measures_on_another_file_and_leaves_out_unknown_classes(run, train
     found = json.loads(stdout)
     assert found["examples"] == 50 and found["accuracy"] > 0.9
     assert found["left_out"] == [
-        f"1 left out: no text to train on has the label 'new' (the first: {other})"
+        "1 left out: no text to train on has the label 'new' (the first: other.csv:52)"
     ]
     code, stdout, _ = run("classify", "eval", trained, other, *arguments, "--out", tmp_path / "e",
                           "--quiet")  # fmt: skip

@@ -240,8 +240,20 @@ def test_embed_gives_a_vector_a_line(run, trained, text, tmp_path):
     np.testing.assert_allclose(np.load(out), vectors, atol=2e-6)
     code, stdout, _ = run("embed", tmp_path / "encoder", "-", stdin="the\u2028fox\nthe dog")
     assert code == 0 and len(stdout.splitlines()) == 2
-    code, _, err = run("embed", tmp_path / "encoder", "-", stdin=b"the fox\nthe \xff\n")
-    assert code == 1 and "stdin: line 2 is not UTF-8" in err
+    code, stdout, err = run("embed", tmp_path / "encoder", "-", stdin=b"the fox\nthe \xff\n\nthe")
+    shown = [json.loads(line) for line in stdout.splitlines()]
+    assert code == 0 and [v and len(v) for v in shown] == [8, None, None, 8]
+    assert err.splitlines() == [
+        "1 without a vector: not UTF-8 (the first: stdin:2)",
+        "1 without a vector: the text has no tokens (the first: stdin:3)",
+    ]
+    (tmp_path / "some.txt").write_text("the fox\n\n")
+    assert run("embed", tmp_path / "encoder", tmp_path / "some.txt", "--out", out)[0] == 0
+    vectors = np.load(out)
+    assert np.isfinite(vectors[0]).all() and np.isnan(vectors[1]).all()
+    code, _, err = run("embed", tmp_path / "encoder", "-", stdin="\n")
+    assert code == 1 and "stdin holds no text to embed" in err
+    assert "1 left out: the text has no tokens (the first: stdin:1)" in err
     code, _, err = run("embed", trained, tmp_path / "lines.txt")
     assert code == 1 and "holds a decoder (see `fusedlm generate`), expected an encoder" in err
     code, _, err = run("generate", tmp_path / "encoder", "x")

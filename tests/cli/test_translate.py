@@ -81,14 +81,55 @@ def test_eval_compares_with_the_memory_and_writes_everything(run, trained):
     pytest.importorskip("sacrebleu")
     code, out, err = run("translate", "eval", trained, "--beam", 2, "--show", 2, "--quiet")
     assert code == 0, err
-    for word in ("BLEU", "chrF", "placeholders", "all (", "memory", "reference"):
+    for word in (
+        "BLEU", "chrF", "placeholders", "all (", "memory", "reference",
+        "all, model against memory (95 % by paired bootstrap)", "better in",
+    ):  # fmt: skip
         assert word in out
     scores = json.loads((trained / "eval" / "scores.json").read_text())
     assert scores["all"]["memory"]["chrf"] > 20 and scores["all"]["model"]["pairs"] > 0
+    gain = scores["model_minus_memory"]["all"]["chrf"]
+    by = scores["all"]
+    assert gain["difference"] == pytest.approx(by["model"]["chrf"] - by["memory"]["chrf"])
+    assert gain["low"] <= gain["difference"] <= gain["high"] and 0 <= gain["wins"] <= 1
     rows = (trained / "eval" / "translations.jsonl").read_text().splitlines()
     assert len(rows) == scores["all"]["model"]["pairs"]
     assert {"source", "reference", "model", "memory", "similarity"} == set(json.loads(rows[0]))
     assert (trained / "eval" / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_left_out_is_told_with_its_place_by_train_and_eval(run, texts, trained, tmp_path):
+    pytest.importorskip("sacrebleu")
+    pairs = [(s, t) for s, t in PAIRS[:40]]
+    pairs[3:3] = [("", "leer"), ("nine " * 200, "neun"), pairs[0]]
+    file = tmp_path / "pairs.tsv"
+    file.write_bytes("".join(f"{s}\t{t}\n" for s, t in pairs).encode() + b"\xff\tx\n")
+    code, out, err = run("translate", "train", file, "--out", tmp_path / "x", "--steps", 1, *SMALL)
+    assert code == 0, err
+    expected = [
+        "1 left out: not UTF-8 (the first: pairs.tsv:44)",
+        "1 left out: a side is empty (the first: pairs.tsv:4)",
+        "1 left out: the source is there already (the first: pairs.tsv:6)",
+    ]
+    assert [line.strip() for line in out.splitlines() if "left out: " in line][:3] == expected
+    code, out, err = run(
+        "translate", "eval", trained, file, "--memory", file, "--beam", 1, "--quiet"
+    )  # fmt: skip
+    assert code == 0, err
+    long = "1 count as untranslated: more than 63 tokens (the first: pairs.tsv:5)"
+    assert out.splitlines()[:4] == [*expected, long]
+    assert "1 left out of the memory: a side is empty (the first: pairs.tsv:4)" in err
+    scores = json.loads((trained / "eval" / "scores.json").read_text())
+    assert scores["left_out"] == expected and scores["untranslated"] == [long]
+    assert scores["all"]["model"]["pairs"] == 41
+    for command, path in (("run", tmp_path), ("eval", file)):
+        code, out, err = run("translate", command, trained, file, "--out", path, "--quiet")
+        assert (
+            code and not out and (str(path) in err or "directory" in err) and "Traceback" not in err
+        )
+    # What cannot be measured is said before the first pair is translated.
+    code, out, err = run("translate", "eval", trained, file, "--tokenize", "klingon", "--quiet")
+    assert code == 1 and "klingon" in err and "untranslated" not in out
 
 
 def test_eval_of_a_bare_model_folder_needs_data(run, trained, texts, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -38,6 +39,28 @@ def test_tuning_learns_and_shows_answers_before_and_after(run, base, chats, tmp_
     assert "1 left out: an empty answer" in stdout and "chats.jsonl:10" in stdout
     code, stdout, err = run("chat", out / "best", "--max-new-tokens", 2, stdin="say 1\n")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("kind", ["chat", "preferences"])
+def test_what_the_context_is_too_small_for_is_told_with_its_line_and_never_asked(
+    run, base, tmp_path, kind
+):
+    asked = [f"say {i}" for i in range(8)] + ["fox " * 400 + str(i) for i in range(8)]
+    if kind == "chat":
+        rows = [{"instruction": text, "output": "fox"} for text in asked]
+    else:
+        rows = [{"prompt": text, "chosen": "fox", "rejected": "dog"} for text in asked]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--validation", 0.5, *QUICK, "--samples", 8]
+    options += ["--preferences"] if kind == "preferences" else []
+    code, stdout, err = run("tune", file, "--from", base, "--out", out, *options)
+    assert code == 0, err
+    (line,) = [line for line in stdout.splitlines() if "left out: more than" in line]
+    assert line.startswith("8 left out") and re.search(rf"\(the first: {file}:(9|1\d)\)$", line)
+    report = json.loads((out / "answers.json").read_text())
+    questions = [row["messages"][-1]["content"] for row in report["answers"]]
+    assert questions and all(text.startswith("say") for text in questions)
 
 
 def test_data_without_an_answer_is_an_error_with_the_reasons(run, base, tmp_path):

@@ -88,7 +88,8 @@ def test_text_catalogues_without_what_is_unsure_or_missing(tmp_path):
         ("_Open", "Ö_ffnen"), ("one file", "eine Datei"), ("%d files", "%d Dateien"),
         ('first line\n"second"', 'erste Zeile\n"zweite"'),
     ]  # fmt: skip
-    assert found.skipped == {"fuzzy": 1, "untranslated": 1}
+    assert found.skipped.counts == {"fuzzy": 1, "untranslated": 1}
+    assert found.skipped.first["fuzzy"] == "a.po, message 4"
 
 
 def test_a_folder_gives_all_catalogues_in_it(tmp_path):
@@ -184,7 +185,9 @@ def test_broken_lines_are_skipped_on_both_sides_and_counted(tmp_path):
     (tmp_path / "b").write_bytes(b"\n".join([*good[:5], b"not read", *good[5:]]))
     found = read_parallel([tmp_path / "a", tmp_path / "b"])
     assert found.pairs == [(line.decode(), line.decode()) for line in good]
-    assert found.skipped == {"not UTF-8": 1}
+    assert found.skipped.counts == {"not UTF-8": 1}
+    assert found.skipped.first == {"not UTF-8": "a:6"}
+    assert found.place(4) == "a:5" and found.place(5) == "a:7"
 
 
 def test_a_file_of_another_encoding_is_refused(tmp_path):
@@ -199,7 +202,8 @@ def test_a_file_of_another_encoding_is_refused(tmp_path):
 def test_tables_and_json_lines(tmp_path):
     (tmp_path / "a.tsv").write_text("Open\tÖffnen\tcomment\nno tab\nSave as…\tSpeichern unter …\n")
     found = read_parallel([tmp_path / "a.tsv"])
-    assert found.pairs == PAIRS and found.skipped == {"without a tab": 1}
+    assert found.pairs == PAIRS and found.skipped.counts == {"without a tab": 1}
+    assert found.skipped.first == {"without a tab": "a.tsv:2"}
     write_jsonl(tmp_path / "a.jsonl", PAIRS)
     assert read_parallel([tmp_path / "a.jsonl"]).pairs == PAIRS
     (tmp_path / "b.jsonl").write_text('{"translation": {"en": "a", "de": "b"}}\n\n')
@@ -253,7 +257,14 @@ def test_pairs_are_cleaned_and_each_source_kept_once_with_its_most_frequent_tran
     )
     ready = prepare(found, accelerators=True)
     assert ready.pairs == [("Open", "Öffnen")]
-    assert ready.skipped == {"empty": 1, "longer than 4000 characters": 1, "repeated": 2}
+    assert ready.skipped.counts == {
+        "the source is there already": 2, "a side is empty": 1, "longer than 4000 characters": 1,
+    }  # fmt: skip
+    assert ready.skipped.first == {
+        "the source is there already": "pair 2", "a side is empty": "pair 4",
+        "longer than 4000 characters": "pair 5",
+    }  # fmt: skip
+    assert [ready.place(i) for i in range(1)] == ["pair 1"]
 
 
 def test_a_source_is_always_in_the_same_part():

@@ -73,6 +73,10 @@ def test_what_cannot_be_trained_on_is_counted_with_its_reason(messages, context,
     answers = AnswerTokens(tokenizer(MERGING), context)
     data = answers.encode_all([short, messages], skipped, "training")
     assert len(data.rows) == 1 and reason in next(iter(skipped.counts))
+    assert [*skipped.first.values()] == ["training conversation 2"]
+    placed = Skipped()
+    answers.encode_all([short, messages], placed, "training", ["a.jsonl:1", "a.jsonl:7"])
+    assert [*placed.first.values()] == ["a.jsonl:7"]
     with pytest.raises(ValueError, match="no conversation is left"):
         answers.encode_all([messages], skipped, "training")
 

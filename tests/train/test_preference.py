@@ -90,7 +90,8 @@ def test_pairs_that_cannot_be_used_are_counted(tmp_path):
     )
     skipped = Skipped()
     rows = read_preferences(str(file), skipped)
-    assert rows == [([{"role": "user", "content": "a"}], "b", "c")] * 2
+    asked = [{"role": "user", "content": "a"}]
+    assert rows == [(asked, "b", "c", f"{file}:{line}") for line in (1, 2)]
     assert skipped.first["chosen and rejected are the same"].endswith("p.jsonl:3")
     assert skipped.first["chosen ends with a message that is not the assistant's"].endswith(":7")
     assert sum(skipped.counts.values()) == 5

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import sys
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -182,7 +184,9 @@ def test_validation_loss_is_of_each_token_equally_and_without_smoothing():
 
 def test_pairs_too_long_for_the_model_are_counted_and_none_left_is_an_error():
     long = ("seven " * 60, "sieben")
-    assert task(train=[*TRAIN, long]).too_long == 1
+    assert task(train=[*TRAIN, long]).skipped.lines() == [
+        f"1 left out: a side beyond 47 tokens (the first: train pair {len(TRAIN) + 1})"
+    ]
     with pytest.raises(ValueError, match="train has 1 pairs, none of them within 48 tokens"):
         task(train=[long])
 
@@ -236,3 +240,41 @@ def test_placeholders_are_counted_with_their_repetitions():
     text = "%1 of %1: $(ARG1), {name}, %PRODUCTNAME, %(count)d, %s and 50 % of <b>all</b>"
     assert placeholders(text).total() == 9 and placeholders(text)["%1"] == 2
     assert placeholders_kept([text, "no"], ["%1 von $(ARG1)", "nein %2"]) == (2, 9)
+
+
+def test_differences_are_those_of_the_corpus_and_of_its_draws():
+    pytest.importorskip("sacrebleu")
+    from fusedlm.evaluation.intervals import bootstrap
+    from fusedlm.train.translation_scores import bleu, chrf, differences
+
+    draw = random.Random(0)
+    words = "the cat saw a dog in town and went home with it".split()
+    references = [" ".join(draw.choices(words, k=draw.randint(4, 12))) for _ in range(120)]
+
+    def spoiled(share: float) -> list[str]:
+        return [
+            " ".join("x" if draw.random() < share else word for word in text.split())
+            for text in references
+        ]
+
+    good, poor = spoiled(0.15), spoiled(0.25)
+    found = differences(good, poor, references)
+    for name, score in (("bleu", bleu), ("chrf", chrf)):
+        whole = score(good, references) - score(poor, references)
+        assert found[name]["difference"] == pytest.approx(whole)
+        assert 0 < found[name]["low"] < whole < found[name]["high"] and found[name]["wins"] > 0.97
+    other = differences(poor, good, references)["bleu"]
+    assert other["difference"] == pytest.approx(-found["bleu"]["difference"])
+    assert other["low"] == pytest.approx(-found["bleu"]["high"]) and other["wins"] < 0.03
+    same = differences(good, good, references)["chrf"]
+    assert same == {"difference": 0, "low": 0, "high": 0, "wins": 0}
+    # The draws, text by text, through sacreBLEU's public functions.
+    found = differences(good, poor, references, resamples=30, seed=5)
+    for name, score in (("bleu", bleu), ("chrf", chrf)):
+
+        def gain(rows, score=score):
+            ours, theirs, truth = ([each[i] for i in rows] for each in (good, poor, references))
+            return score(ours, truth) - score(theirs, truth)
+
+        low, high = np.percentile(bootstrap(gain, 120, resamples=30, seed=5), (2.5, 97.5))
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high))

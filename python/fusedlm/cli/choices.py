@@ -55,32 +55,36 @@ def choices(
 
     The form of items is that of lm-evaluation-harness: "query" (or "context", "question"), "choices",
     and the right one as "gold" (or "answer", "label"), its number from 0 or its text. acc takes the
-    likeliest choice, acc_norm the one likeliest per byte.
+    likeliest choice, acc_norm the one likeliest per byte. Lines that are no such item, and items with
+    a choice that the model cannot read, are left out and counted before the first is scored.
 
     \b
     Examples:
       fusedlm choices SmolLM2-135M-Instruct.Q4_1.gguf items.jsonl
       fusedlm choices runs/mine items.jsonl --out reports/items.json --answers reports/items.jsonl
     """
+    from fusedlm.data.labelled import Skipped
     from fusedlm.evaluation import Likelihoods, read_items, score_items
-    from fusedlm.evaluation.multiple_choice import summary
+    from fusedlm.evaluation.multiple_choice import scorable, summary
 
     set_threads(threads)
     if not items.is_file():
         raise FileNotFoundError(f"{items} is missing")
     loaded = load_language_model(model, precision, format)
     likelihoods = Likelihoods(loaded, choose_precision(precision))
+    skipped = Skipped()
+    known = scorable(likelihoods, read_items(items, skipped), skipped, delimiter=delimiter)
+    usable = list(islice(known, limit))
+    left_out = skipped.lines()
+    if not usable:
+        raise ValueError("; ".join([f"{items} holds no items", *left_out]))
+    for line in left_out:
+        typer.echo(line, err=True)
     scored = score_items(
-        likelihoods, islice(read_items(items), limit), delimiter=delimiter,
-        progress=not (quiet or as_json),
+        likelihoods, usable, delimiter=delimiter, progress=not (quiet or as_json)
     )  # fmt: skip
-    try:
-        result = summary(scored if answers is None else _written(scored, answers), seed=seed)
-    except ValueError as error:
-        if "there are no items" in str(error):
-            raise ValueError(f"{items} holds no items") from None
-        raise
-    result["contexts_cut"] = likelihoods.cut
+    found = summary(scored if answers is None else _written(scored, answers), seed=seed)
+    result = {**found, "contexts_cut": likelihoods.cut, "left_out": left_out}
     save_result(out, {"model": str(model), "data": str(items), **result})
     if as_json:
         typer.echo(json.dumps(result))

@@ -85,7 +85,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ResultFile = Annotated[
-    Path | None, typer.Option(help="Write the numbers there as JSON.", show_default="none")
+    Path | None,
+    typer.Option(help="Write the numbers there as JSON.", show_default="none", dir_okay=False),
 ]
 ModelFile = Annotated[Path, typer.Argument(help="A model folder, a training run or a .gguf file.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]

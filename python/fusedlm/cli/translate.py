@@ -60,7 +60,9 @@ def run(
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Translate the lines of this file.")] = None,
     memory: Memory = None,
-    out: Annotated[Path | None, typer.Option(help="Write here.", show_default="stdout")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write here.", show_default="stdout", dir_okay=False)
+    ] = None,
     beam: Beam = 4,
     length_penalty: LengthPenalty = 1.0,
     consensus: Consensus = True,
@@ -155,18 +157,23 @@ def evaluate(
         files = [at / DATA / "test.jsonl"]
     else:
         raise ValueError(f"data is missing: {model} is no training run with a test part")
+    folder = out or (at or model_folder(model)) / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
     found = read_parallel(files, source=source_key, target=target_key)
-    pairs = prepare(found, accelerators=accelerators).pairs
-    if not pairs:
-        raise ValueError("the data holds no pair to translate")
+    ready = prepare(found, accelerators=accelerators)
+    if not ready.pairs:
+        raise ValueError("; ".join(["the data holds no pair to translate", *ready.skipped.lines()]))
+    for line in ready.skipped.lines():
+        typer.echo(line)
     results: Results = measure(
-        loaded, tokenizer, pairs, _known(model, memory, accelerators), beam=beam,
+        loaded, tokenizer, ready, _known(model, memory, accelerators), beam=beam,
         length_penalty=length_penalty, consensus=consensus, tokenize=tokenize, progress=not quiet,
     )  # fmt: skip
+    for line in results.untranslated:
+        typer.echo(line)
     typer.echo(results.table())
     for line in results.examples(show):
         typer.echo(line)
-    folder = out or (at or model_folder(model)) / "eval"
     results.write(folder)
     typer.echo(f"\nresults {folder}")
 
@@ -194,8 +201,10 @@ def _known(model: Path, memory: Path | None, accelerators: bool) -> TranslationM
     file = memory if memory is not None or at is None else at / DATA / "train.jsonl"
     if file is None:
         return None
-    found = read_parallel([file])
-    return TranslationMemory(prepare(found, accelerators=accelerators).pairs)
+    ready = prepare(read_parallel([file]), accelerators=accelerators)
+    for line in ready.skipped.lines("left out of the memory"):
+        typer.echo(line, err=True)
+    return TranslationMemory(ready.pairs)
 
 
 def _run_of(path: Path) -> Path | None:

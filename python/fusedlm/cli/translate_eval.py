@@ -11,18 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusedlm.data import TranslationMemory
+    from fusedlm.data.parallel import Parallel
 
 Pair = tuple[str, str]
 SENTENCE = 4  # words of a source from which on it is counted as a sentence
+_TITLES = {"bleu": "BLEU", "chrf": "chrF"}
 _HAN = ("一", "鿿")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts."""
+    """Scores by part ("all", "sentences") and by who translated ("model", "memory"), and all texts.
+
+    `differences` are by part how much better the model is than the memory, and how sure that is.
+    `left_out` says what was not measured, `untranslated` which sources the model cannot read: their
+    translations count as empty.
+    """
 
     scores: dict[str, dict[str, dict[str, float]]]
     rows: list[dict[str, Any]]
+    differences: dict[str, dict[str, dict[str, float]]]
+    left_out: list[str]
+    untranslated: list[str]
 
     def table(self) -> str:
         lines = [f"{'':22}{'BLEU':>7}{'chrF':>7}{'exact':>8}{'placeholders':>15}"]
@@ -32,6 +42,13 @@ class Results:
                 kept = f"{s['placeholders_kept']} of {s['placeholders']}"
                 lines.append(
                     f"{label:22}{s['bleu']:7.1f}{s['chrf']:7.1f}{s['exact']:8.1%}{kept:>15}"
+                )
+        for part, metrics in self.differences.items():
+            lines.append(f"{part}, model against memory (95 % by paired bootstrap)")
+            for name, d in metrics.items():
+                lines.append(
+                    f"  {_TITLES[name]:5}{d['difference']:+6.1f}  ({d['low']:+.1f} to {d['high']:+.1f}),"
+                    f" better in {d['wins']:.1%} of draws"
                 )
         return "\n".join(lines)
 
@@ -48,7 +65,9 @@ class Results:
         from fusedlm.models.files import write_json, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "scores.json", self.scores)
+        notes: dict[str, Any] = {"model_minus_memory": self.differences}
+        notes |= {"left_out": self.left_out, "untranslated": self.untranslated}
+        write_json(folder / "scores.json", {**self.scores, **notes})
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
         write_text(folder / "translations.jsonl", "".join(lines))
         if any("similarity" in row for row in self.rows):
@@ -56,19 +75,30 @@ class Results:
 
 
 def measure(
-    model: Any, tokenizer: Any, pairs: Sequence[Pair], memory: TranslationMemory | None, *, beam: int,
+    model: Any, tokenizer: Any, data: Parallel, memory: TranslationMemory | None, *, beam: int,
     length_penalty: float, consensus: bool, tokenize: str, progress: bool,
 ) -> Results:  # fmt: skip
     from tqdm import tqdm
 
+    from fusedlm.data.labelled import Skipped
     from fusedlm.generate import translate
+    from fusedlm.train.translation_scores import bleu
 
+    pairs = data.pairs
+    if tokenize == "auto":
+        tokenize = _tokenizer_for([reference for _, reference in pairs])
+    bleu(["a"], ["a"], tokenize=tokenize)  # what is missing for it is said before the work
     sources = [source for source, _ in pairs]
     with tqdm(total=len(pairs), desc="translating", unit="text", disable=not progress) as bar:
         made = translate(
             model, tokenizer, sources, memory=memory, beam=beam, length_penalty=length_penalty,
             consensus=consensus, progress=bar.update,
         )  # fmt: skip
+    too_long = Skipped()
+    for number, new in enumerate(made):
+        if new is None:
+            reason = f"more than {model.config.context - 1} tokens"
+            too_long.add(reason, data.place(number))
     rows: list[dict[str, Any]] = [
         {"source": source, "reference": reference, "model": new or ""}
         for (source, reference), new in zip(pairs, made, strict=True)
@@ -78,10 +108,13 @@ def measure(
             found = memory.look_up(row["source"])
             target, score = (found[0].target, found[0].score) if found else ("", 0.0)
             row |= {"memory": target, "similarity": round(score, 4)}
-    if tokenize == "auto":
-        tokenize = _tokenizer_for([reference for _, reference in pairs])
     parts = {"all": rows, "sentences": [r for r in rows if len(r["source"].split()) >= SENTENCE]}
-    return Results({name: _scores(part, tokenize) for name, part in parts.items() if part}, rows)
+    scores = {name: _scores(part, tokenize) for name, part in parts.items() if part}
+    compared = {} if memory is None else {
+        name: _differences(part, tokenize) for name, part in parts.items() if part
+    }  # fmt: skip
+    untranslated = too_long.lines("count as untranslated")
+    return Results(scores, rows, compared, data.skipped.lines(), untranslated)
 
 
 def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:
@@ -96,6 +129,13 @@ def _scores(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, fl
         for name in ("model", "memory")
         if name in rows[0]
     }
+
+
+def _differences(rows: list[dict[str, Any]], tokenize: str) -> dict[str, dict[str, float]]:
+    from fusedlm.train.translation_scores import differences
+
+    model, memory, references = ([row[k] for row in rows] for k in ("model", "memory", "reference"))
+    return differences(model, memory, references, tokenize=tokenize)
 
 
 def _tokenizer_for(references: Sequence[str]) -> str:

@@ -177,8 +177,9 @@ def _read(paths: list[Path], source_key: str, target_key: str, accelerators: boo
 
     found = read_parallel(paths, source=source_key, target=target_key)
     ready = prepare(found, accelerators=accelerators)
-    skipped = ", ".join(f"{n:,} {why}" for why, n in ready.skipped.most_common())
-    typer.echo(f"pairs   {len(ready.pairs):,}" + (f"; left out: {skipped}" if skipped else ""))
+    typer.echo(f"pairs   {len(ready.pairs):,}")
+    for line in ready.skipped.lines():
+        typer.echo(f"        {line}")
     pairs: list[Pair] = ready.pairs
     return pairs
 
@@ -209,8 +210,6 @@ def _begin(
     for name in PARTS:
         write_jsonl(out / DATA / f"{name}.jsonl", parts[name])
     remember(out, {**vars(learning)})
-    if task.too_long:
-        typer.echo(f"        {task.too_long:,} more have a side beyond {config.context - 1} tokens")
     return task
 
 
@@ -259,6 +258,8 @@ def _carry_out(
     from fusedlm.train import fit
 
     model, batches = task.model.config, task.batches
+    for line in task.skipped.lines():
+        typer.echo(f"        {line} in {out / DATA}")
     typer.echo(
         f"model   {task.model.num_parameters() / 1e6:.2f} M parameters: {model.layers} +"
         f" {model.decoder_layers} layers, width {model.width}, {model.heads} heads, vocabulary"

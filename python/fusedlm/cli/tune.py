@@ -212,13 +212,26 @@ def _chat_task(
     run: Run, out: Path, settings: TrainConfig, model: Any, tokenizer: Any, answers: Any,
     skipped: Skipped,
 ) -> tuple[Any, list[Any], int]:  # fmt: skip
-    from fusedlm.data.conversations import read_conversations, split_by_question
+    from fusedlm.data.conversations import read_placed, split_by_question
     from fusedlm.train import ChatTuning
 
-    train, held = split_by_question(read_conversations(run.data, skipped), run.validation)
-    train_data = answers.encode_all(train, skipped, "training")
-    val_data = answers.encode_all(held, skipped, "held-out")
+    placed = read_placed(run.data, skipped)
+    place_of = {id(messages): where for messages, where in placed}
+    parts = split_by_question([messages for messages, _ in placed], run.validation)
+    train_data, val_data = (
+        answers.encode_all(part, skipped, name, [place_of[id(messages)] for messages in part])
+        for part, name in zip(parts, ("training", "held-out"), strict=True)
+    )
+    held = [messages for messages in parts[1] if _can_be_used(answers, messages)]
     return ChatTuning(model, tokenizer, train_data, val_data, settings), held, len(train_data.rows)
+
+
+def _can_be_used(answers: Any, messages: Any) -> bool:
+    try:
+        answers.encode(messages, last=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _preference_task(
@@ -231,7 +244,7 @@ def _preference_task(
     from fusedlm.train import preference
 
     rows = preference.read_preferences(run.data, skipped)
-    told = [[*asked, {"role": "assistant", "content": chosen}] for asked, chosen, _ in rows]
+    told = [[*row.asked, {"role": "assistant", "content": row.chosen}] for row in rows]
     pair_of = {id(messages): row for messages, row in zip(told, rows, strict=True)}
     parts = split_by_question(told, run.validation)
     train, held = (
@@ -251,7 +264,7 @@ def _preference_task(
     task = preference.PreferenceTuning(
         model, tokenizer, train, held, references, settings, beta=run.beta
     )
-    return task, parts[1], len(train)
+    return task, [told for told in parts[1] if _can_be_used(answers, told)], len(train)
 
 
 def _show_before(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusedlm.errors import CorruptFileError
@@ -30,27 +30,34 @@ _KEYWORD = re.compile(r"(msgctxt|msgid_plural|msgid|msgstr(?:\[(\d+)\])?)\s*(\".
 Pair = tuple[str, str]
 
 
-def read_catalogue(file: Path) -> tuple[list[Pair], Counter[str]]:
-    """(message, translation) of a catalogue without contexts, and how many were skipped, by reason.
+@dataclass(frozen=True)
+class Message:
+    """A message with its translations, or why it has none; `place` is "app.po, message 12"."""
+
+    place: str
+    pairs: tuple[Pair, ...] = ()
+    skipped: str | None = None
+
+
+def read_catalogue(file: Path) -> Iterator[Message]:
+    """The messages of a catalogue without contexts, as (message, translation).
 
     Of a message with a plural both are given: the singular with the first form and the plural with
     the last. Raises CorruptFileError naming the file and what is wrong.
     """
     read = _read_mo if file.suffix.lower() == ".mo" else _read_po
-    pairs: list[Pair] = []
-    skipped: Counter[str] = Counter()
-    for message, forms, fuzzy in read(file):
+    for number, (message, forms, fuzzy) in enumerate(read(file), 1):
         message = message.split(_CONTEXT, 1)[-1]
         if not message:  # the header
             continue
+        place = f"{file.name}, message {number}"
         if fuzzy or not any(forms):
-            skipped["fuzzy" if fuzzy else "untranslated"] += 1
+            yield Message(place, skipped="fuzzy" if fuzzy else "untranslated")
             continue
         singular, *plural = message.split(_PLURAL)
         found = [(singular, forms[0])] if len(forms) > 1 or not plural else []
         found += [(plural[0], forms[-1])] if plural else []
-        pairs += found
-    return pairs, skipped
+        yield Message(place, tuple(found))
 
 
 def _read_mo(file: Path) -> Iterator[tuple[str, list[str], bool]]:

@@ -44,11 +44,18 @@ def read_conversations(
     answer from is left out and counted in `skipped`. A last question without an answer is dropped.
     Raises FileNotFoundError, and ValueError where nothing is left, with the reasons.
     """
+    return [messages for messages, _ in read_placed(source, skipped)]
+
+
+def read_placed(
+    source: str | os.PathLike[str], skipped: Skipped | None = None
+) -> list[tuple[Conversation, str]]:
+    """`read_conversations`, and where each of them stands."""
     skipped = Skipped() if skipped is None else skipped
     found = []
     for row, where in read_rows(source, skipped):
         try:
-            found.append(checked(_messages(row)))
+            found.append((checked(_messages(row)), where))
         except BadRow as error:
             skipped.add(str(error), where)
     if not found:

@@ -1,4 +1,4 @@
-"""JSON, and objects out of a .jsonl file of which every line has to be right."""
+"""JSON, and the objects of a .jsonl file."""
 
 from __future__ import annotations
 
@@ -6,25 +6,36 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .labelled import Skipped
 
 
-def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], str]]:
+def read_objects(
+    path: str | os.PathLike[str], skipped: Skipped | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
     """(object, "file:line") one at a time; empty lines are passed over.
 
-    Raises FileNotFoundError, and ValueError naming file and line for what is no JSON object.
+    What is no JSON object is counted in `skipped`; without it every line has to be right. Raises
+    FileNotFoundError, and then ValueError naming file and line.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing")
-    with open(file, encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    place = f"{file}:{number}"
-                    yield _object(line, place), place
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 ({error})") from None
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{file}:{number}"
+            try:
+                values = _object(line, place)
+            except ValueError:
+                if skipped is None:
+                    raise
+                skipped.add("not a JSON object", place)
+            else:
+                yield values, place
 
 
 def parsed(text: str) -> Any:
@@ -60,6 +71,8 @@ def is_unicode(source: str, values: Any) -> bool:
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
+    if any("\udc80" <= character <= "\udcff" for character in line):
+        raise ValueError(f"{place}: not UTF-8")
     values = parsed_text(line, place)
     if not isinstance(values, dict):
         raise ValueError(f"{place}: holds a {type(values).__name__}, expected an object")

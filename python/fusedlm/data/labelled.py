@@ -39,21 +39,25 @@ class Skipped:
         for reason, count in others.counts.items():
             self.add(reason, others.first[reason], count)
 
-    def lines(self) -> list[str]:
+    def lines(self, what: str = "left out") -> list[str]:
         """For people: "96 left out: text is there already (the first: reviews.csv:812)"."""
         return [
-            f"{count:,} left out: {reason} (the first: {self.first[reason]})"
+            f"{count:,} {what}: {reason} (the first: {self.first[reason]})"
             for reason, count in self.counts.items()
         ]
 
 
 @dataclass
 class Labelled:
-    """Texts, the name of the class of each, and what was left out."""
+    """Texts, the name of the class of each, what was left out, and where each text stands.
+
+    Without `places`, that is its number from 1.
+    """
 
     texts: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     skipped: Skipped = field(default_factory=Skipped)
+    places: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,7 +68,14 @@ class Labelled:
 
     def part(self, numbers: list[int]) -> Labelled:
         """The texts of these numbers, in this order."""
-        return Labelled([self.texts[i] for i in numbers], [self.labels[i] for i in numbers])
+        return Labelled(
+            [self.texts[i] for i in numbers], [self.labels[i] for i in numbers],
+            places=[self.place(i) for i in numbers],
+        )  # fmt: skip
+
+    def place(self, number: int) -> str:
+        """Where text `number` stands: "reviews.csv:12"."""
+        return self.places[number] if self.places else f"text {number + 1}"
 
     def split(self, share: float, salt: str) -> tuple[Labelled, Labelled]:
         """(the rest, `share` of the texts). A hash decides: a text is on the same side in any file."""
@@ -132,6 +143,7 @@ def _usable(path: Path, rows: Iterator[_Row], seen: set[str]) -> Labelled:
         seen.add(row.text)
         data.texts.append(row.text)
         data.labels.append(row.label)
+        data.places.append(row.place)
     if not data.texts:
         raise ValueError(
             f"{path} holds no labelled text; " + ("; ".join(data.skipped.lines()) or "it is empty")
@@ -254,16 +266,19 @@ def label_names(labels: list[str]) -> list[str]:
     return sorted(names)
 
 
-def keep_known(data: Labelled, names: list[str], place: str) -> Labelled:
-    """Without rows of classes that training has not seen, which are counted."""
+def keep_known(data: Labelled, names: list[str], source: str) -> Labelled:
+    """Without rows of classes that training has not seen, which are counted.
+
+    Raises ValueError, which says that the data is from `source`, where no row is left.
+    """
     known = set(names)
     kept = data.part([i for i, label in enumerate(data.labels) if label in known])
     kept.skipped = data.skipped
-    for label in data.labels:
+    for number, label in enumerate(data.labels):
         if label not in known:
-            kept.skipped.add(f"no text to train on has the label {label!r}", place)
-    if not kept.texts:
-        raise ValueError(f"{place} holds no text with one of the labels {', '.join(names)}")
+            kept.skipped.add(f"no text to train on has the label {label!r}", data.place(number))
+    if data.texts and not kept.texts:
+        raise ValueError(f"{source} holds no text with one of the labels {', '.join(names)}")
     return kept
 
 

@@ -18,11 +18,12 @@ from fusedlm.models.files import write_text
 
 from . import catalogues
 from .json_lines import parsed
-from .labelled import is_text
+from .labelled import Skipped, is_text
 
 Pair = tuple[str, str]
 
 LONGEST = 4000  # characters of a side; no sentence has so many
+_NOT_TEXT = "not UTF-8"
 _MOST_BROKEN = 0.1  # of the lines of a file: one with more has another encoding
 _KINDS = ".tsv, .jsonl, .mo, .po, a folder of .mo and .po files, or two text files"
 # "(&F)", what is put behind words of scripts without letters to press; "&File", "E&xit"; "~File",
@@ -34,10 +35,18 @@ _OF_A_NAME = re.compile(r"[^\W_][.\d/(@]\w*_|_\w*[.\d/(@]\w|_\w*_")
 
 @dataclass
 class Parallel:
-    """Pairs (source, target), and how many were left out, by reason."""
+    """Pairs (source, target), what was left out, and where each pair stands.
+
+    Without `places`, that is its number from 1.
+    """
 
     pairs: list[Pair]
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Skipped = field(default_factory=Skipped)
+    places: list[str] = field(default_factory=list)
+
+    def place(self, number: int) -> str:
+        """Where pair `number` stands: "pairs.tsv:12"."""
+        return self.places[number] if self.places else f"pair {number + 1}"
 
 
 def read_parallel(
@@ -102,10 +111,11 @@ def _two_files(source: Path, target: Path) -> Parallel:
     found = Parallel([])
     counts = [0, 0]
     over: Literal[False] = False
-    for s, t in zip_longest(read_lines(source), read_lines(target), fillvalue=over):
+    both = zip_longest(read_lines(source), read_lines(target), fillvalue=over)
+    for number, (s, t) in enumerate(both, 1):
         counts[0] += s is not False
         counts[1] += t is not False
-        _take(found, s, t)
+        _take(found, s, t, f"{source.name}:{number}")
     if counts[0] != counts[1]:
         raise ValueError(
             f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: line n of one must be"
@@ -115,16 +125,18 @@ def _two_files(source: Path, target: Path) -> Parallel:
 
 
 def _take(
-    found: Parallel, source: str | Literal[False] | None, target: str | Literal[False] | None
-) -> None:
+    found: Parallel, source: str | Literal[False] | None, target: str | Literal[False] | None,
+    place: str,
+) -> None:  # fmt: skip
     if source is None or target is None:
-        found.skipped["not UTF-8"] += 1
+        found.skipped.add(_NOT_TEXT, place)
     elif source is not False and target is not False:
         found.pairs.append((source, target))
+        found.places.append(place)
 
 
 def _checked(found: Parallel, path: Path) -> Parallel:
-    broken = found.skipped["not UTF-8"]
+    broken = found.skipped.counts.get(_NOT_TEXT, 0)
     if broken > _MOST_BROKEN * (broken + len(found.pairs)):
         raise ValueError(
             f"{path}: {broken:,} of {broken + len(found.pairs):,} lines are not UTF-8; convert the"
@@ -136,27 +148,31 @@ def _checked(found: Parallel, path: Path) -> Parallel:
 def _tsv(path: Path) -> Parallel:
     found = Parallel([])
     for number, line in enumerate(read_lines(path), 1):
+        place = f"{path.name}:{number}"
+        columns = [] if line is None else line.split("\t")
         if line is None:
-            found.skipped["not UTF-8"] += 1
-            continue
-        columns = line.split("\t")
-        if len(columns) >= 2:
-            found.pairs.append((columns[0], columns[1]))
+            _take(found, None, None, place)
+        elif len(columns) >= 2:
+            _take(found, columns[0], columns[1], place)
         elif number == 1 and line:
             raise ValueError(f"{path}: line 1 has no tab, expected source, tab, target")
         else:
-            found.skipped["without a tab"] += 1
+            found.skipped.add("without a tab", place)
     return _checked(found, path)
 
 
 def _jsonl(path: Path, source: str, target: str) -> Parallel:
     found = Parallel([])
     for number, line in enumerate(read_lines(path), 1):
+        place = f"{path.name}:{number}"
         if line is None:
-            found.skipped["not UTF-8"] += 1
+            _take(found, None, None, place)
         elif line.strip():
-            pair = _object(path, number, line, source, target)
-            _take(found, *(side if is_text(side) else None for side in pair))
+            first, second = (
+                side if is_text(side) else None
+                for side in _object(path, number, line, source, target)
+            )
+            _take(found, first, second, place)
     return _checked(found, path)
 
 
@@ -181,9 +197,12 @@ def _object(path: Path, number: int, line: str, source: str, target: str) -> Pai
 def _catalogues(files: Sequence[Path]) -> Parallel:
     found = Parallel([])
     for file in files:
-        pairs, skipped = catalogues.read_catalogue(file)
-        found.pairs += pairs
-        found.skipped += skipped
+        for message in catalogues.read_catalogue(file):
+            if message.skipped is not None:
+                found.skipped.add(message.skipped, message.place)
+            for pair in message.pairs:
+                found.pairs.append(pair)
+                found.places.append(message.place)
     return found
 
 
@@ -212,19 +231,25 @@ def prepare(found: Parallel, *, accelerators: bool = False) -> Parallel:
 
     Left out and counted: pairs with an empty or an overlong side, and what is there already.
     """
-    skipped = Counter(found.skipped)
+    skipped = Skipped()
+    skipped.add_all(found.skipped)
     targets: dict[str, Counter[str]] = {}
-    for pair in found.pairs:
+    places: list[str] = []
+    for number, pair in enumerate(found.pairs):
         source, target = (clean(side, accelerators=accelerators) for side in pair)
+        place = found.place(number)
         if not source or not target:
-            skipped["empty"] += 1
+            skipped.add("a side is empty", place)
         elif max(len(source), len(target)) > LONGEST:
-            skipped[f"longer than {LONGEST} characters"] += 1
+            skipped.add(f"longer than {LONGEST} characters", place)
+        elif source in targets:
+            skipped.add("the source is there already", place)
+            targets[source][target] += 1
         else:
-            targets.setdefault(source, Counter())[target] += 1
+            targets[source] = Counter([target])
+            places.append(place)
     pairs = [(source, known.most_common(1)[0][0]) for source, known in targets.items()]
-    skipped["repeated"] += sum(known.total() for known in targets.values()) - len(pairs)
-    return Parallel(pairs, +skipped)
+    return Parallel(pairs, skipped, places)
 
 
 def split_by_source(

@@ -16,11 +16,15 @@ _TAG = re.compile(r"O|[BIESLU]-\S+")
 
 @dataclass
 class Tagged:
-    """Sentences as words, the tag of each word, and what was left out."""
+    """Sentences as words, the tag of each word, what was left out, and where each sentence begins.
+
+    Without `places`, that is its number from 1.
+    """
 
     sentences: list[list[str]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
     skipped: Skipped = field(default_factory=Skipped)
+    places: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -31,7 +35,14 @@ class Tagged:
 
     def part(self, numbers: list[int]) -> Tagged:
         """The sentences of these numbers, in this order."""
-        return Tagged([self.sentences[i] for i in numbers], [self.tags[i] for i in numbers])
+        return Tagged(
+            [self.sentences[i] for i in numbers], [self.tags[i] for i in numbers],
+            places=[self.place(i) for i in numbers],
+        )  # fmt: skip
+
+    def place(self, number: int) -> str:
+        """Where sentence `number` begins: "train.conll:12"."""
+        return self.places[number] if self.places else f"sentence {number + 1}"
 
     def split(self, share: float, salt: str) -> tuple[Tagged, Tagged]:
         """(the rest, `share` of the sentences), by a hash of each: equal ones are on one side."""
@@ -59,6 +70,7 @@ def read_tagged(path: str | os.PathLike[str], *, word: int = 0, tag: int = -1) -
             continue
         data.sentences.append([row[word].strip() for row in rows])
         data.tags.append([row[tag].strip() for row in rows])
+        data.places.append(place)
     if not data.sentences:
         found = "; ".join(data.skipped.lines()) or "it is empty"
         raise ValueError(f"{path} holds no tagged sentence; {found}")
@@ -102,6 +114,18 @@ def _reason(lines: list[str], rows: list[list[str]], word: int, tag: int) -> str
     if any(not _is_tagged(row, tag) for row in rows):
         return "a tag that is neither O nor like B-..."
     return "an empty word" if any(not row[word].strip() for row in rows) else None
+
+
+def keep_known_tags(data: Tagged, names: list[str]) -> Tagged:
+    """Without sentences that have a tag which training has not seen; they are counted."""
+    known = set(names)
+    unknown = [sorted(set(tags) - known) for tags in data.tags]
+    kept = data.part([i for i, new in enumerate(unknown) if not new])
+    kept.skipped = data.skipped
+    for number, new in enumerate(unknown):
+        if new:
+            kept.skipped.add(f"no word to train on has the tag {new[0]!r}", data.place(number))
+    return kept
 
 
 def tag_names(tags: list[list[str]]) -> list[str]:

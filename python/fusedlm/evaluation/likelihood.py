@@ -56,6 +56,15 @@ class Likelihoods:
             raise ValueError(f"likelihood: the continuation {continuation!r} has no tokens")
         return self.beginning() + whole[:at] or self.model.encode(""), whole[at:]
 
+    def refusal(self, context: str, continuation: str) -> str | None:
+        """Why the pair cannot be scored, as a phrase that follows "it"; None where it can."""
+        try:
+            _, rest = self.encode_pair(context, continuation)
+        except ValueError:
+            return "has no tokens, or nothing to begin with"
+        longest = self.model.context
+        return None if len(rest) <= longest else f"has more than {longest} tokens, the context"
+
     def beginning(self) -> Ids:
         """What the tokenizer puts before every text: its bos token, or nothing."""
         tokenizer = self.model.vocabulary.tokenizer

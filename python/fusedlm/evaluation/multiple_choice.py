@@ -10,12 +10,13 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
 from fusedlm.data.json_lines import read_objects
+from fusedlm.data.labelled import Skipped
 
 from .intervals import bootstrap_error
 from .likelihood import Likelihoods
@@ -26,39 +27,75 @@ GOLD = ("gold", "answer", "label")
 
 @dataclass(frozen=True)
 class Item:
+    """`place` is where it stands, as file:line."""
+
     query: str
     choices: tuple[str, ...]
     gold: int
+    place: str = field(default="", compare=False)
 
 
-def read_items(path: str | os.PathLike[str]) -> Iterator[Item]:
-    """The items of a .jsonl file, one at a time. Raises ValueError naming file and line."""
-    for values, place in read_objects(path):
-        yield _item(values, place)
+class _Unusable(ValueError):
+    """An item of another form; `reason` is the same for all items of that fault."""
+
+    def __init__(self, reason: str, place: str, more: str = "") -> None:
+        super().__init__(f"{place}: {reason}{more}")
+        self.reason = reason
+
+
+def read_items(path: str | os.PathLike[str], skipped: Skipped | None = None) -> Iterator[Item]:
+    """The items of a .jsonl file, one at a time.
+
+    Lines that are no item are counted in `skipped`; without it they are a ValueError naming file and
+    line.
+    """
+    for values, place in read_objects(path, skipped):
+        try:
+            item = _item(values, place)
+        except _Unusable as error:
+            if skipped is None:
+                raise
+            skipped.add(error.reason, place)
+        else:
+            yield item
+
+
+def scorable(
+    likelihoods: Likelihoods, items: Iterable[Item], skipped: Skipped, *, delimiter: str = " "
+) -> Iterator[Item]:
+    """The items that `score_items` takes; the others are counted."""
+    for item in items:
+        found = (likelihoods.refusal(item.query, delimiter + choice) for choice in item.choices)
+        reason = next((why for why in found if why is not None), None)
+        if reason is None:
+            yield item
+        else:
+            skipped.add(f"a choice {reason}", item.place)
 
 
 def _item(values: dict[str, Any], place: str) -> Item:
     query, gold = _first(values, QUERY, place), _first(values, GOLD, place)
     choices = values.get("choices")
     if not isinstance(query, str):
-        raise ValueError(f"{place}: the query is {query!r}, expected a string")
+        raise _Unusable("the query is no string", place, f" but {query!r}")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c for c in choices)
     if not isinstance(choices, list) or not texts or len(choices) < 2:
-        raise ValueError(f"{place}: choices is {choices!r}, expected two or more texts")
+        raise _Unusable("choices are not two or more texts", place, f" but {choices!r}")
     if isinstance(gold, str) and choices.count(gold) == 1:
         gold = choices.index(gold)
     if type(gold) is not int or not 0 <= gold < len(choices):
-        raise ValueError(
-            f"{place}: the right answer is {gold!r}, expected 0 to {len(choices) - 1} or one of choices"
-        )
-    return Item(query, tuple(choices), gold)
+        raise _Unusable(
+            "the right answer is none of the choices", place,
+            f": it is {gold!r}, expected 0 to {len(choices) - 1} or one of them",
+        )  # fmt: skip
+    return Item(query, tuple(choices), gold, place)
 
 
 def _first(values: dict[str, Any], keys: tuple[str, ...], place: str) -> Any:
     for key in keys:
         if key in values:
             return values[key]
-    raise ValueError(f"{place}: none of {', '.join(keys)} is there")
+    raise _Unusable(f"none of {', '.join(keys)} is there", place)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,7 @@ def atomic_folder(path: str | os.PathLike[str], marker: str = "config.json") -> 
     """
     path = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
     recover_folder(path)
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file, expected a folder or nothing")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
-        raise FileExistsError(f"{path} is not empty and has no {marker}; not overwriting it")
+    must_be_replaceable(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=_new(path), dir=path.parent))
     try:
@@ -38,6 +35,15 @@ def atomic_folder(path: str | os.PathLike[str], marker: str = "config.json") -> 
     finally:
         shutil.rmtree(new, ignore_errors=True)
     _flush_folder(path.parent)
+
+
+def must_be_replaceable(path: str | os.PathLike[str], marker: str = "config.json") -> None:
+    """FileExistsError where `atomic_folder` would refuse: to be told before what is written is made."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, expected a folder or nothing")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise FileExistsError(f"{path} is not empty and has no {marker}; not overwriting it")
 
 
 def final_name(folder: Path) -> str:

@@ -51,6 +51,15 @@ def encode_words(
     return sorted(pieces, key=lambda piece: (piece.sentence, piece.first_word))
 
 
+def wordless(
+    model: Classifier, tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]
+) -> list[int]:
+    """Numbers of the sentences in which no word has a token, so that there is nothing to learn from."""
+    pieces = encode_words(tokenizer, sentences, model.config.read_tokens)
+    some = {piece.sentence for piece in pieces if max(piece.firsts) >= 0}
+    return [number for number in range(len(sentences)) if number not in some]
+
+
 def _firsts(words: list[str], spans: list[tuple[int, int]]) -> list[int]:
     """The first token of each word, by the characters that both stand for."""
     firsts, begin, token = [], 0, 0

@@ -16,6 +16,7 @@ from .encoder_config import ONE_OF
 from .packed import Packed
 
 BATCH_TOKENS = 8192  # in one call of the model: enough to fill the cores, 24 MiB at width 768
+_GLANCE = 64  # characters of a text, which nearly always say that it has tokens
 Classifier = Encoder | DecoderClassifier
 
 
@@ -92,6 +93,25 @@ def encode_texts(
         if not row:
             raise ValueError(f"{caller}: text {number} is empty, and the tokenizer adds no tokens")
     return rows
+
+
+def tokenless(model: Classifier, tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Numbers of the texts that `encode_texts` refuses, having no tokens. It costs little."""
+    if tokenizer.encode("", add_special=True):
+        return []
+    glances = tokenizer.encode_batch([_glance(text) for text in texts], add_special=True)
+    left = [number for number, row in enumerate(glances) if not row]
+    rows = tokenizer.encode_batch(
+        [texts[number] for number in left], add_special=True, longest=model.config.read_tokens,
+        cut=model.config.cut,
+    )  # fmt: skip
+    return [number for number, row in zip(left, rows, strict=True) if not row]
+
+
+def _glance(text: str) -> str:
+    """The beginning; half a tag, which would have tokens where the whole has none, is no part of it."""
+    begin = text[:_GLANCE]
+    return begin.rpartition("<")[0] if "<" in begin else begin
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,20 @@ class AnswerTokens:
         return tokens[:-1], targets[1:]
 
     def encode_all(
-        self, conversations: Iterable[Conversation], skipped: Skipped, name: str
-    ) -> Sequences:
-        """Those that can be trained on; the others are counted. ValueError where none is left."""
+        self, conversations: Sequence[Conversation], skipped: Skipped, name: str,
+        places: Sequence[str] | None = None,
+    ) -> Sequences:  # fmt: skip
+        """Those that can be trained on; the others are counted, with their `places` where these are given.
+
+        Raises ValueError, which calls all of them `name`, where none is left.
+        """
         rows, targets = [], []
         for number, messages in enumerate(conversations):
             try:
                 row, target = self.encode(messages)
             except ValueError as error:
-                skipped.add(str(error), f"{name} conversation {number}")
+                place = f"{name} conversation {number + 1}" if places is None else places[number]
+                skipped.add(str(error), place)
                 continue
             rows.append(row)
             targets.append(target)

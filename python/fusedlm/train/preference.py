@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,13 +47,24 @@ class Pair:
     rejected: Row
 
 
-def read_preferences(source: str, skipped: Skipped) -> list[tuple[list[Any], str, str]]:
-    """(messages before the answer, chosen, rejected) of rows whose prompt, chosen and rejected are
-    strings or messages. Raises ValueError where nothing is left, with the reasons."""
+class Preference(NamedTuple):
+    """Messages, the better answer to them, the other one, and where the three stand."""
+
+    asked: list[Any]
+    chosen: str
+    rejected: str
+    place: str
+
+
+def read_preferences(source: str, skipped: Skipped) -> list[Preference]:
+    """Rows whose prompt, chosen and rejected are strings or messages.
+
+    Raises ValueError where nothing is left, with the reasons.
+    """
     found = []
     for row, where in read_rows(source, skipped):
         try:
-            found.append(_pair(row))
+            found.append(Preference(*_pair(row), where))
         except BadRow as error:
             skipped.add(str(error), where)
     if not found:
@@ -85,18 +96,18 @@ def _pair(row: Any) -> tuple[list[Any], str, str]:
 
 
 def encode_pairs(
-    rows: Sequence[tuple[list[Any], str, str]], answers: AnswerTokens, skipped: Skipped, name: str
+    rows: Sequence[Preference], answers: AnswerTokens, skipped: Skipped, name: str
 ) -> list[Pair]:
     """Those that fit the context; only the last answer of a conversation counts."""
     found = []
-    for number, (asked, *both) in enumerate(rows):
+    for row in rows:
         try:
             tokens = [
-                answers.encode([*asked, {"role": "assistant", "content": text}], last=True)
-                for text in both
+                answers.encode([*row.asked, {"role": "assistant", "content": text}], last=True)
+                for text in (row.chosen, row.rejected)
             ]
         except ValueError as error:
-            skipped.add(str(error), f"{name} pair {number}")
+            skipped.add(str(error), row.place)
             continue
         found.append(Pair(*tokens))
     if not found:

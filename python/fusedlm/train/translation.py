@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from fusedlm.data.labelled import Skipped
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.data.translation_memory import TranslationMemory
 from fusedlm.generate.translate import examples_for, translate
@@ -28,11 +29,11 @@ class Translation(Task):
 
     For a model that reads examples, those of a pair are what a translation memory of the training
     pairs has for its source, itself left out; a share ALONE goes without, so that the model learns
-    to do without, too. Pairs with a side beyond the model's context are left out; `too_long` counts
-    them. With `objective` "chrf" the best model is that of the best chrF of the first CHRF_PAIRS
-    validation pairs, translated greedily, else that of the lowest validation loss. The training loss
-    is smoothed (Szegedy et al. 2016), the validation loss is not. progress(n) is called when n more
-    pairs have their examples.
+    to do without, too. Pairs with a side beyond the model's context, or larger than a batch, are
+    left out; `skipped` counts them. With `objective` "chrf" the best model is that of the best chrF
+    of the first CHRF_PAIRS validation pairs, translated greedily, else that of the lowest
+    validation loss. The training loss is smoothed (Szegedy et al. 2016), the validation loss is not.
+    progress(n) is called when n more pairs have their examples.
     """
 
     model: EncoderDecoder
@@ -62,7 +63,7 @@ class Translation(Task):
         self.higher_is_better = objective == "chrf"
         self.label_smoothing, self._tokens = label_smoothing, config.batch
         self._memory = TranslationMemory(train) if model.config.examples and train else None
-        self.too_long = 0
+        self.skipped = Skipped()
         rows = self._encode("train", train, progress)
         self._validation = self._encode("validation", validation, progress)
         self._shown = list(validation)[:CHRF_PAIRS]
@@ -74,21 +75,25 @@ class Translation(Task):
     ) -> list[Rows]:
         config = self.model.config
         sides = [self.tokenizer.encode_batch([pair[side] for pair in pairs]) for side in (0, 1)]
-        fitting = [
-            i
-            for i, (source, target) in enumerate(zip(*sides, strict=True))
-            if len(source) < config.context and len(target) < config.context
-        ]
+        fitting = []
+        for i, both in enumerate(zip(*sides, strict=True)):
+            if max(map(len, both)) < config.context:
+                fitting.append(i)
+            else:
+                reason = f"a side beyond {config.context - 1} tokens"
+                self.skipped.add(reason, f"{name} pair {i + 1}")
         examples = examples_for(
             self.model, self.tokenizer, [pairs[i][0] for i in fitting], self._memory, others=True,
             progress=progress,
         )  # fmt: skip
-        rows: list[Rows] = [
-            ([sides[0][i], *given, *[[]] * (config.examples - len(given))], sides[1][i])
-            for i, given in zip(fitting, examples, strict=True)
-        ]
-        rows = [pair for pair in rows if size(pair) <= self._tokens]
-        self.too_long += len(pairs) - len(rows)
+        rows: list[Rows] = []
+        for i, given in zip(fitting, examples, strict=True):
+            row = [sides[0][i], *given, *[[]] * (config.examples - len(given))], sides[1][i]
+            if size(row) <= self._tokens:
+                rows.append(row)
+            else:
+                reason = f"more than a batch of {self._tokens} tokens"
+                self.skipped.add(reason, f"{name} pair {i + 1}")
         if not rows:
             raise ValueError(
                 f"Translation: {name} has {len(pairs)} pairs, none of them within {config.context}"

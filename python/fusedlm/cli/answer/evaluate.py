@@ -50,11 +50,14 @@ def evaluate(
     from fusedlm.evaluation import answer_report
     from fusedlm.evaluation.answers import answer_summary
     from fusedlm.models import find_answers
+    from fusedlm.models.folder import must_be_replaceable
     from fusedlm.models.spans import margin
 
     from .model import load_reader
 
     set_threads(threads)
+    if out is not None:
+        must_be_replaceable(out, "report.json")
     loaded, tokenizer, known = load_reader(model, precision)
     questions = read_questions(data)
     pairs = [(row.question, row.context) for row in questions.rows]

@@ -162,10 +162,13 @@ def _read(settings: Settings) -> tuple[Questions, Questions]:
     from fusedlm.data import read_questions
 
     data = read_questions(settings.data)
-    for line in data.skipped.lines():
-        typer.echo(line)
-    if settings.validation_data is not None:
-        return data, read_questions(settings.validation_data)
+    path = settings.validation_data
+    validation = None if path is None else read_questions(path)
+    for part in (data, validation):
+        for line in [] if part is None else part.skipped.lines():
+            typer.echo(line)
+    if validation is not None:
+        return data, validation
     train, held = data.split(settings.validation)
     for name, part in (("train", train), ("validate", held)):
         if not len(part):

@@ -46,11 +46,15 @@ def evaluate(
       fusedlm classify eval runs/imdb aclImdb
       fusedlm classify eval runs/names dev.conll --json
     """
+    from fusedlm.models.folder import must_be_replaceable
+
     from .measure import measure, show
     from .model import load_classifier
     from .source import read_test
 
     set_threads(threads)
+    if out is not None:
+        must_be_replaceable(out, "report.json")
     loaded, tokenizer = load_classifier(model, precision)
     task, labels = loaded.config.task, loaded.config.labels
     assert task is not None and labels is not None  # a classifier's
@@ -58,7 +62,7 @@ def evaluate(
     if source.task != task:
         kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
         raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
-    read = read_test(source, labels)
+    read = read_test(source, labels, loaded, tokenizer)
     report = measure(
         loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
         left_out=read.skipped.lines(), progress=not (quiet or as_json),

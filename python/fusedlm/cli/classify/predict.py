@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..options import ConfigFile, Precision, Threads, set_threads
+
+if TYPE_CHECKING:
+    from fusedlm.data.labelled import Skipped
 
 _TOGETHER = 1024  # texts read, classified and written at a time, so that a file may be of any size
 
@@ -43,7 +47,8 @@ def predict(
     """Say which class texts are of, or which words are names of what.
 
     JSON lines keep what they hold and get "label" and "probabilities" (a tagger: "tags" of the words,
-    which spaces separate). A line without text gets null.
+    which spaces separate). A line that is no such JSON, or whose text is empty or has no tokens, gets
+    null and is counted.
 
     \b
     Examples:
@@ -51,6 +56,7 @@ def predict(
       fusedlm classify predict runs/imdb --file reviews.jsonl --out labelled.jsonl
       fusedlm classify predict runs/names "Ada Lovelace lived in London ."
     """
+    from fusedlm.data.labelled import Skipped
     from fusedlm.models.files import whole_file
 
     from .model import load_classifier
@@ -59,53 +65,95 @@ def predict(
         raise ValueError("give texts or --file, one of the two")
     set_threads(threads)
     loaded, tokenizer = load_classifier(model, precision)
-    rows = ({text: one} for one in texts or ()) if file is None else _rows(file, text)
+    skipped = Skipped()
+    rows = _given(texts or [], text) if file is None else _rows(file, text)
+    name = "tags" if loaded.config.task == "token" else "label"
+    labelled = _labelled(loaded, tokenizer, rows, text, name, skipped)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         count = 0
         with whole_file(out) as partial, open(partial, "w", encoding="utf-8") as written:
-            for row in _labelled(loaded, tokenizer, rows, text):
+            for row in labelled:
                 written.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
         typer.echo(f"{out}: {count:,} texts")
-        return
-    for row in _labelled(loaded, tokenizer, rows, text):
-        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row, text))
+    else:
+        for row in labelled:
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row, text, name))
+    for line in skipped.lines("without an answer"):
+        typer.echo(line, err=True)
 
 
 _Row = dict[str, Any]
+_Placed = tuple[_Row, str, str | None]  # where it stands, and why it cannot be read if it cannot
 
 
-def _rows(file: Path, key: str) -> Iterator[_Row]:
+def _given(texts: list[str], key: str) -> Iterator[_Placed]:
+    for number, text in enumerate(texts, 1):
+        yield {key: text}, f"text {number}", None
+
+
+def _rows(file: Path, key: str) -> Iterator[_Placed]:
+    from fusedlm.data.json_lines import is_unicode, parsed
+
     stdin = str(file) == "-"
     if not stdin and not file.is_file():
         raise FileNotFoundError(f"{file} is missing")
-    lines = sys.stdin if stdin else open(file, encoding="utf-8-sig", errors="replace")
-    try:
+    if stdin:
+        opened = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
+    else:
+        opened = open(file, encoding="utf-8-sig", errors="replace")
+    with opened as lines:
         for number, line in enumerate(lines, 1):
+            place = f"{file}:{number}"
             if file.suffix.lower() not in (".jsonl", ".ndjson"):
-                yield {key: line.rstrip("\n")}
+                yield {key: line.rstrip("\n")}, place, None
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict) or not isinstance(row.get(key), str | None):
-                raise ValueError(f"{file}:{number}: expected an object with a string {key!r}")
-            yield row
-    finally:
-        if not stdin:
-            lines.close()
+                row = parsed(line) if line.strip() else {}
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or not is_unicode(line, row):
+                yield {key: None}, place, "not a JSON object"
+            else:
+                yield row, place, None
 
 
-def _labelled(model: Any, tokenizer: Any, rows: Iterator[_Row], key: str) -> Iterator[_Row]:
+def _labelled(
+    model: Any, tokenizer: Any, rows: Iterator[_Placed], key: str, name: str, skipped: Skipped
+) -> Iterator[_Row]:
     while group := list(islice(rows, _TOGETHER)):
-        given = [i for i, row in enumerate(group) if (row.get(key) or "").strip()]
-        found = iter(_predictions(model, tokenizer, [group[i][key] for i in given]))
-        some = set(given)
-        for i, row in enumerate(group):
-            nothing = {"tags": None} if model.config.task == "token" else {"label": None}
-            yield {**row, **(next(found) if i in some else nothing)}
+        reasons = _reasons(model, tokenizer, [(row.get(key), why) for row, _, why in group])
+        texts = [row[key] for (row, *_), why in zip(group, reasons, strict=True) if why is None]
+        found = iter(_predictions(model, tokenizer, texts))
+        for (row, place, _), why in zip(group, reasons, strict=True):
+            if why is None:
+                yield {**row, **next(found)}
+                continue
+            skipped.add(why, place)
+            yield {**row, name: None}
+
+
+def _reasons(model: Any, tokenizer: Any, texts: list[tuple[Any, str | None]]) -> list[str | None]:
+    """Why there is no answer for each text, beyond what is known; None where there is one."""
+    from fusedlm.data.labelled import is_text
+    from fusedlm.models.texts import tokenless
+
+    reasons: list[str | None] = []
+    for text, known in texts:
+        if known is not None:
+            reasons.append(known)
+        elif text is None or (isinstance(text, str) and not text.strip()):
+            reasons.append("no text")
+        elif not isinstance(text, str):
+            reasons.append("the text is no string")
+        else:
+            reasons.append(None if is_text(text) else "the text is not UTF-8")
+    if model.config.task != "token":
+        left = [i for i, why in enumerate(reasons) if why is None]
+        for number in tokenless(model, tokenizer, [texts[i][0] for i in left]):
+            reasons[left[number]] = "the text has no tokens"
+    return reasons
 
 
 def _predictions(model: Any, tokenizer: Any, texts: list[str]) -> list[_Row]:
@@ -122,14 +170,13 @@ def _predictions(model: Any, tokenizer: Any, texts: list[str]) -> list[_Row]:
     return results
 
 
-def _line(row: _Row, key: str) -> str:
+def _line(row: _Row, key: str, name: str) -> str:
     """For people: the class, how sure, and the text's beginning; or the words with their tags."""
-    text = row.get(key) or ""
-    if "tags" in row:
-        words = text.split()
-        tags = row["tags"] or []
-        return " ".join(w if t == "O" else f"{w}/{t}" for w, t in zip(words, tags, strict=True))
-    if row["label"] is None:
-        return "-       (no text)"
+    if row[name] is None:
+        return "-       (no answer)"
+    text = row[key]
+    if name == "tags":
+        tagged = zip(text.split(), row["tags"], strict=True)
+        return " ".join(w if t == "O" else f"{w}/{t}" for w, t in tagged)
     shown = text if len(text) <= 80 else text[:79] + "…"
     return f"{row['label']}  {row['probabilities'][row['label']]:.3f}  {shown}"

@@ -11,7 +11,7 @@ import typer
 
 from ..run_json import must_be_free, recall, remember
 from .settings import Settings, from_values
-from .source import Source, Splits, read_splits
+from .source import Source, Splits, read_splits, with_tokens
 
 if TYPE_CHECKING:
     from fusedlm.train import Task
@@ -39,19 +39,14 @@ class Run:
 
 def start(run: Run, *, progress: bool) -> None:
     """Reads, makes the model, trains it and measures it."""
-    import torch
-
-    from .model import from_base, new_model
-
     must_be_free(run.out, "classify train")
     started = time.perf_counter()
     splits = read_splits(run.source)
-    torch.manual_seed(run.settings.seed)
-    task = run.source.task
-    if run.settings.base is not None:
-        model, tokenizer = from_base(run.settings, splits.labels, task)
-    else:
-        model, tokenizer = new_model(run.settings, splits.labels, task, splits.train.as_texts())
+    labels = splits.labels
+    model, tokenizer = _made(run, splits)
+    splits = with_tokens(run.source, splits, model, tokenizer)
+    if splits.labels != labels:  # a class of which no text has tokens
+        model, tokenizer = _made(run, splits)
     run.remember()
     _describe(run, splits, model)
     if run.settings.probe:
@@ -61,15 +56,28 @@ def start(run: Run, *, progress: bool) -> None:
     _report(run, splits, started, progress)
 
 
+def _made(run: Run, splits: Splits) -> tuple[Any, Any]:
+    """(model, tokenizer) to train."""
+    import torch
+
+    from .model import from_base, new_model
+
+    torch.manual_seed(run.settings.seed)
+    task = run.source.task
+    if run.settings.base is not None:
+        return from_base(run.settings, splits.labels, task)
+    return new_model(run.settings, splits.labels, task, splits.train.as_texts())
+
+
 def resume(run: Run, *, progress: bool) -> None:
     from fusedlm.train import load_checkpoint
 
     started = time.perf_counter()
     checkpoint = load_checkpoint(run.out / "last")
-
-    splits = read_splits(run.source)
-    _describe(run, splits, checkpoint.model)
-    _fit(run, splits, checkpoint.model, checkpoint.tokenizer, progress, before=checkpoint)
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    splits = with_tokens(run.source, read_splits(run.source), model, tokenizer)
+    _describe(run, splits, model)
+    _fit(run, splits, model, tokenizer, progress, before=checkpoint)
     _report(run, splits, started, progress)
 
 

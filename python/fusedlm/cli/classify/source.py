@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from fusedlm.data.labelled import Labelled, Skipped
     from fusedlm.data.tagged import Tagged
+    from fusedlm.data.tokenizer import Tokenizer
+    from fusedlm.models.texts import Classifier
 
 Text = Annotated[str, typer.Option(help="Column or JSON key of the text; a number without header.")]
 Label = Annotated[str, typer.Option(help="That of the label. In CoNLL files both are numbers.")]
@@ -66,46 +68,110 @@ class Splits:
 
 
 def read_splits(source: Source) -> Splits:
-    """Reads everything, splits it by hashes, and leaves out test texts of classes never trained on."""
-    from fusedlm.data.labelled import Labelled, keep_known, label_names
-    from fusedlm.data.tagged import Tagged, tag_names
-
+    """Reads everything, splits it by hashes, and leaves out texts of classes never trained on."""
     data: Labelled | Tagged
     test: Labelled | Tagged | None
     data, test = _read(source, source.data)
-    skipped, found = data.skipped, len(data)
+    skipped = data.skipped
     if source.test is not None:
         test = _test_half(source, source.test)
     elif test is None and source.test_share:
         data, test = data.split(source.test_share, "test")
-    if isinstance(data, Tagged):
-        labels = tag_names(data.tags)
-    else:
-        labels = label_names(data.labels)
-        if isinstance(test, Labelled):
-            test = keep_known(test, labels, source.test or source.data)
-    if test is not None:
-        skipped.add_all(test.skipped)
     train, validation = data.split(source.validation, "validation")
-    for name, part, share in (
-        ("train", train, None), ("validation", validation, source.validation),
-        ("test", test, source.test_share),
-    ):  # fmt: skip
-        if part is not None and not len(part):
+    return _of_known_classes(source, train, validation, test, skipped)
+
+
+def with_tokens(source: Source, splits: Splits, model: Classifier, tokenizer: Tokenizer) -> Splits:
+    """Without what has no tokens for the model, which is counted, and then of fewer classes perhaps."""
+    train, validation = (
+        _with_tokens(part, model, tokenizer) for part in (splits.train, splits.validation)
+    )
+    test = _to_measure(splits.test, model, tokenizer) if splits.test is not None else None
+    return _of_known_classes(source, train, validation, test, splits.skipped)
+
+
+def _of_known_classes(
+    source: Source, train: Labelled | Tagged, validation: Labelled | Tagged,
+    test: Labelled | Tagged | None, skipped: Skipped,
+) -> Splits:  # fmt: skip
+    """The parts with the classes of the training part, and what each left out counted in `skipped`."""
+    from fusedlm.data.labelled import Labelled, keep_known, label_names
+    from fusedlm.data.tagged import Tagged, keep_known_tags, tag_names
+
+    shares = {"train": None, "validation": source.validation, "test": source.test_share}
+
+    def must_hold_some(name: str, part: Labelled | Tagged) -> None:
+        if not len(part):
+            share = shares[name]
             raise ValueError(
                 f"{source.data}: no text is left for {name}"
                 + ("" if share is None else f" with a share of {share:g}")
-                + f"; {found} can be used"
+                + f"; {len(train) + len(validation)} are left to train and validate"
             )
+
+    must_hold_some("train", train)
+    if isinstance(train, Tagged):
+        labels = tag_names(train.tags)
+    else:
+        labels = label_names(train.labels)
+    must_hold_some("validation", validation)
+    if test is not None:
+        must_hold_some("test", test)
+    if isinstance(validation, Tagged):
+        validation = keep_known_tags(validation, labels)
+    else:
+        validation = keep_known(validation, labels, f"the validation part of {source.data}")
+    if isinstance(test, Labelled):
+        test = keep_known(test, labels, source.test or source.data)
+    must_hold_some("validation", validation)
+    for part in (train, validation, test):
+        if part is not None:
+            skipped.add_all(part.skipped)
+            part.skipped = type(skipped)()
     return Splits(train, validation, test, labels, skipped)
 
 
-def read_test(source: Source, labels: list[str]) -> Labelled | Tagged:
+def read_test(
+    source: Source, labels: list[str], model: Classifier, tokenizer: Tokenizer
+) -> Labelled | Tagged:
     """The test half of a folder, or all of a file, for a model that knows `labels`."""
     from fusedlm.data.labelled import Labelled, keep_known
 
-    data = _test_half(source, source.data)
+    data = _to_measure(_test_half(source, source.data), model, tokenizer)
+    if not len(data):
+        raise ValueError(
+            f"{source.data} holds nothing to measure; {'; '.join(data.skipped.lines())}"
+        )
     return keep_known(data, labels, source.data) if isinstance(data, Labelled) else data
+
+
+def _to_measure(
+    data: Labelled | Tagged, model: Classifier, tokenizer: Tokenizer
+) -> Labelled | Tagged:
+    """A tagger says O of words without tokens, right or wrong; of a text a classifier can say nothing."""
+    from fusedlm.data.labelled import Labelled
+
+    return _with_tokens(data, model, tokenizer) if isinstance(data, Labelled) else data
+
+
+def _with_tokens(
+    data: Labelled | Tagged, model: Classifier, tokenizer: Tokenizer
+) -> Labelled | Tagged:
+    from fusedlm.data.labelled import Labelled
+    from fusedlm.models.tagging import wordless
+    from fusedlm.models.texts import tokenless
+
+    if isinstance(data, Labelled):
+        none = set(tokenless(model, tokenizer, data.texts))
+    else:
+        none = set(wordless(model, tokenizer, data.sentences))
+    if not none:
+        return data
+    kept = data.part([i for i in range(len(data)) if i not in none])
+    kept.skipped = data.skipped
+    for number in sorted(none):
+        kept.skipped.add("the text has no tokens", data.place(number))
+    return kept
 
 
 def _test_half(source: Source, path: str) -> Labelled | Tagged:
