@@ -16,6 +16,7 @@ from .options import (
     ResultFile,
     Threads,
     load_model,
+    model_folder,
     save_result,
     set_threads,
 )
@@ -56,9 +57,11 @@ def evaluate(
     """
     from fusedlm.data import load_corpus, pack_text
     from fusedlm.evaluation import text_loss
+    from fusedlm.evaluation.card import add_test
 
     set_threads(threads)
-    loaded, tokenizer = load_model(model, precision)
+    folder = model_folder(model)
+    loaded, tokenizer = load_model(folder, precision)
     data = pack_text(load_corpus(text), tokenizer)
     if validation is not None:
         data = data.split(validation)[1]
@@ -68,6 +71,8 @@ def evaluate(
         loaded, tokenizer, data, batch=batch, stride=stride, progress=not (quiet or as_json)
     )
     save_result(out, {"model": str(model), "text": text, **result})
+    part = "" if validation is None else f", the last {validation:.0%}"
+    add_test(folder, Path(text).name + part, result)
     if as_json:
         typer.echo(json.dumps(result))
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, set_threads
+from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, model_folder, set_threads
 from .source import Format, Label, Source, Text, Where
 
 
@@ -46,6 +46,8 @@ def evaluate(
       fusedlm classify eval runs/imdb aclImdb
       fusedlm classify eval runs/names dev.conll --json
     """
+    from fusedlm.evaluation.card import add_test
+
     from .measure import measure, show
     from .model import load_classifier
     from .source import read_test
@@ -63,6 +65,7 @@ def evaluate(
         loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
         left_out=read.skipped.lines(), progress=not (quiet or as_json),
     )  # fmt: skip
+    add_test(model_folder(model), Path(data).name, report)
     if as_json:
         typer.echo(json.dumps(report))
     else:

@@ -10,6 +10,8 @@ import typer
 
 from ..options import (
     ConfigFile,
+    DataLicense,
+    License,
     Precision,
     Quiet,
     Resume,
@@ -108,6 +110,8 @@ def train(
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Train a classifier and measure it on texts it has not seen.
@@ -127,6 +131,7 @@ def train(
     """
     from fusedlm.train.run_folder import hold
 
+    from ..about import about
     from .run import Run, start
     from .run import resume as go_on
     from .settings import choose
@@ -160,4 +165,7 @@ def train(
         },
     )  # fmt: skip
     source = Source(data, test, test_share, validation, text, label, where or [], format)
-    start(Run(out, source, settings), progress=not quiet)
+    said = about(
+        data, base=base, license=license, data_license=data_license, **settings.beyond_training()
+    )
+    start(Run(out, source, settings, said), progress=not quiet)
