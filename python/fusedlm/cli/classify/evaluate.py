@@ -28,6 +28,15 @@ def evaluate(
     label: Label = "label",
     where: Where = None,
     format: Format = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the rates of groups: the column that names them.", show_default="none"
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="With --group: the class that is given or withheld.")
+    ] = None,
     errors: Annotated[int, typer.Option(min=0, help="Worst errors in the report.")] = 10,
     as_json: AsJson = False,
     precision: Precision = "auto",
@@ -38,13 +47,15 @@ def evaluate(
     """Measure a classifier on labelled texts, or a tagger on tagged sentences.
 
     Prints accuracy, precision, recall and F1 of each class and the confusion matrix; --out writes
-    them with a calibration plot and the worst errors.
+    them with a calibration plot and the worst errors. With --group and --positive the rates of groups
+    are compared as by `fusedlm fairness`.
 
     \b
     Examples:
       fusedlm classify eval runs/mine test.csv --out reports/mine
       fusedlm classify eval runs/imdb aclImdb
       fusedlm classify eval runs/names dev.conll --json
+      fusedlm classify eval runs/loans applications.csv --group sex --positive granted
     """
     from fusedlm.evaluation.card import add_test
 
@@ -56,17 +67,27 @@ def evaluate(
     loaded, tokenizer = load_classifier(model, precision)
     task, labels = loaded.config.task, loaded.config.labels
     assert task is not None and labels is not None  # a classifier's
-    source = Source(data, text=text, label=label, where=where or [], format=format)
+    source = Source(data, text=text, label=label, where=where or [], format=format, group=group)
+    _check_groups(source, positive, labels)
     if source.task != task:
         kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
         raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
     read = read_test(source, labels)
     report = measure(
         loaded, tokenizer, read, out, title=f"{model} on {data}", errors=errors,
-        left_out=read.skipped.lines(), progress=not (quiet or as_json),
+        left_out=read.skipped.lines(), positive=positive, progress=not (quiet or as_json),
     )  # fmt: skip
     add_test(model_folder(model), Path(data).name, report)
     if as_json:
         typer.echo(json.dumps(report))
     else:
         show(report, out)
+
+
+def _check_groups(source: Source, positive: str | None, labels: list[str]) -> None:
+    if (source.group is None) != (positive is None):
+        raise ValueError("--group and --positive need each other")
+    if source.group is not None and source.task == "token":
+        raise ValueError("--group compares classes of texts; words have no group")
+    if positive is not None and positive not in labels:
+        raise ValueError(f"--positive is {positive!r}, expected one of {', '.join(labels)}")

@@ -43,6 +43,7 @@ class Source:
     label: str = "label"
     where: list[str] = field(default_factory=list)
     format: str | None = None
+    group: str | None = None
 
     @property
     def task(self) -> str:
@@ -124,7 +125,8 @@ def _read(source: Source, path: str) -> tuple[Labelled | Tagged, Labelled | None
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise ValueError(f"--where is {bad[0]!r}, expected COLUMN=VALUE")
     where = {name: value for name, _, value in pairs}
-    return read_labelled(path, Columns(source.text, source.label, where), format=source.format)
+    columns = Columns(source.text, source.label, where, source.group)
+    return read_labelled(path, columns, format=source.format)
 
 
 def _number(given: str, name: str, default: int) -> int:
