@@ -39,6 +39,12 @@ def evaluate(
         ),
     ] = None,
     out: ResultFile = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the loss by the tokens that stand before there (PNG).", show_default="none"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     precision: Precision = "auto",
@@ -56,7 +62,7 @@ def evaluate(
       fusedlm eval runs/mine other_text.txt --stride 64 --out reports/mine.json
     """
     from fusedlm.data import load_corpus, pack_text
-    from fusedlm.evaluation import text_loss
+    from fusedlm.evaluation import plot_positions, text_loss
     from fusedlm.evaluation.card import add_test
 
     set_threads(threads)
@@ -71,6 +77,9 @@ def evaluate(
         loaded, tokenizer, data, batch=batch, stride=stride, progress=not (quiet or as_json)
     )
     save_result(out, {"model": str(model), "text": text, **result})
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_positions(result["by_position"], plot)
     part = "" if validation is None else f", the last {validation:.0%}"
     add_test(folder, Path(text).name + part, result)
     if as_json:

@@ -24,6 +24,7 @@ _HOME = {
     "plot_calibration": "plots",
     "plot_confusion": "plots",
     "plot_fairness": "plots",
+    "plot_positions": "plots",
     "write_report": "report",
 }
 __all__ = list(_HOME)

@@ -1,4 +1,5 @@
-"""Pictures of what a model does well: classes it confuses, confidence that is earned or not, rates of groups."""
+"""Pictures of what a model does well: classes it confuses, confidence that is earned or not, rates of groups,
+what context is worth to it."""
 
 from __future__ import annotations
 
@@ -88,4 +89,19 @@ def plot_fairness(table: dict[str, Any], path: str | os.PathLike[str]) -> Path:
         axes.grid(axis="x", alpha=0.3)
         axes.set_yticks(places, [name if len(name) <= 24 else name[:23] + "…" for name in names])
     figure.supxlabel(f"positive class: {table['positive']}; lines are 95 % intervals", fontsize=9)
+    return save_figure(figure, path)
+
+
+def plot_positions(parts: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """A PNG of the "by_position" of `text_loss`: how much a token is better known the more stand before it."""
+    figure = new_figure(7, 4)
+    axes = figure.add_subplot()
+    names = [
+        f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}"
+        for one in parts
+    ]
+    axes.plot(range(len(parts)), [one["loss"] for one in parts], "o-")
+    axes.set_xticks(range(len(parts)), names, rotation=45, ha="right")
+    axes.set(xlabel="tokens before, in the window", ylabel="nats per token")
+    axes.grid(alpha=0.3)
     return save_figure(figure, path)
