@@ -320,26 +320,18 @@ def test_real_reviews_are_compared_by_where_they_are_from(run, tmp_path):
     assert len(kinds) == 4  # both labels of imdb and of rotten_tomatoes
     some = found.part([number for numbers in kinds.values() for number in numbers[:100]])
     rows = list(zip(some.texts, some.labels, some.groups, strict=True))
-    halves = [
-        write_csv(tmp_path / f"{name}.csv", rows[start::2], ("text", "label", "source"))
-        for start, name in enumerate(("train", "test"))
-    ]
-    small = ["--width", 32, "--epochs", 3, "--lr", 3e-3, "--batch", 16, "--context", 128]
-    code, _, err = run("classify", "train", halves[0], "--out", tmp_path / "r", *small, "--quiet")
-    assert code == 0, err
-    code, stdout, err = run(
-        "classify",
-        "eval",
-        tmp_path / "r",
-        halves[1],
-        "--group",
-        "source",
-        "--positive",
-        1,
-        "--json",
+    data = write_csv(tmp_path / "some.csv", rows, ("text", "label", "source"))
+    small = ["--width", 32, "--epochs", 3, "--lr", 3e-3, "--batch", 16, "--context", 128, "--quiet"]
+    groups = ["--group", "source", "--positive", 1]
+    out = tmp_path / "r"
+    code, _, err = run(
+        "classify", "train", data, "--out", out, *groups, "--test-share", 0.5, *small
     )
     assert code == 0, err
-    groups = json.loads(stdout)["fairness"]["groups"]
-    assert {name: row["positives"] for name, row in groups.items()} == {
-        "imdb": 50, "rotten_tomatoes": 50,
-    }  # fmt: skip
+    found = report(out)
+    rates = found["fairness"]["groups"]
+    assert set(rates) == {"imdb", "rotten_tomatoes"}
+    assert sum(row["examples"] for row in rates.values()) == found["examples"] > 150
+    assert min(row["positives"] for row in rates.values()) > 30
+    code, _, err = run("classify", "train", data, "--out", tmp_path / "s", *groups[:3], "good")
+    assert code == 1 and "--positive is 'good', expected one of 0, 1" in err

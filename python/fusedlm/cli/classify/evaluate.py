@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, model_folder, set_threads
-from .source import Format, Label, Source, Text, Where
+from .source import Format, Group, Label, Positive, Source, Text, Where
 
 
 def evaluate(
@@ -28,15 +28,8 @@ def evaluate(
     label: Label = "label",
     where: Where = None,
     format: Format = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare the rates of groups: the column that names them.", show_default="none"
-        ),
-    ] = None,
-    positive: Annotated[
-        str | None, typer.Option(help="With --group: the class that is given or withheld.")
-    ] = None,
+    group: Group = None,
+    positive: Positive = None,
     errors: Annotated[int, typer.Option(min=0, help="Worst errors in the report.")] = 10,
     as_json: AsJson = False,
     precision: Precision = "auto",
@@ -61,14 +54,22 @@ def evaluate(
 
     from .measure import measure, show
     from .model import load_classifier
-    from .source import read_test
+    from .source import check_groups, read_test
 
     set_threads(threads)
     loaded, tokenizer = load_classifier(model, precision)
     task, labels = loaded.config.task, loaded.config.labels
     assert task is not None and labels is not None  # a classifier's
-    source = Source(data, text=text, label=label, where=where or [], format=format, group=group)
-    _check_groups(source, positive, labels)
+    source = Source(
+        data,
+        text=text,
+        label=label,
+        where=where or [],
+        format=format,
+        group=group,
+        positive=positive,
+    )
+    check_groups(source, labels)
     if source.task != task:
         kinds = {"sequence": "labelled texts", "token": "tagged sentences (--format conll)"}
         raise ValueError(f"{model} classifies {kinds[task]}; {data} holds {kinds[source.task]}")
@@ -82,12 +83,3 @@ def evaluate(
         typer.echo(json.dumps(report))
     else:
         show(report, out)
-
-
-def _check_groups(source: Source, positive: str | None, labels: list[str]) -> None:
-    if (source.group is None) != (positive is None):
-        raise ValueError("--group and --positive need each other")
-    if source.group is not None and source.task == "token":
-        raise ValueError("--group compares classes of texts; words have no group")
-    if positive is not None and positive not in labels:
-        raise ValueError(f"--positive is {positive!r}, expected one of {', '.join(labels)}")

@@ -12,7 +12,7 @@ import typer
 from ..options import model_folder
 from ..run_json import must_be_free, recall, remember
 from .settings import Settings, from_values
-from .source import Source, Splits, read_splits
+from .source import Source, Splits, check_groups, read_splits
 
 if TYPE_CHECKING:
     from fusedlm.train import Task
@@ -49,6 +49,7 @@ def start(run: Run, *, progress: bool) -> None:
     must_be_free(run.out, "classify train")
     started = time.perf_counter()
     splits = read_splits(run.source)
+    check_groups(run.source, splits.labels)
     torch.manual_seed(run.settings.seed)
     task = run.source.task
     if run.settings.base is not None:
@@ -219,7 +220,8 @@ def _report(run: Run, splits: Splits, started: float, progress: bool) -> None:
     seconds = time.perf_counter() - started
     report = measure(
         model, tokenizer, data, run.out / "report", title=f"{run.out.name} on {on} data",
-        left_out=splits.skipped.lines(), more={"seconds": round(seconds, 1)}, progress=progress,
+        left_out=splits.skipped.lines(), more={"seconds": round(seconds, 1)}, positive=run.source.positive,
+        progress=progress,
     )  # fmt: skip
     source = (on == "test" and run.source.test) or run.source.data
     named = {"report": "report/report.md in the folder of the run"}

@@ -22,6 +22,15 @@ Format = Annotated[
     str | None,
     typer.Option(help="folder, csv, tsv, jsonl or conll.", show_default="by the file's name"),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Compare the rates of groups: the column that names them.", show_default="none"
+    ),
+]
+Positive = Annotated[
+    str | None, typer.Option(help="With --group: the class that is given or withheld.")
+]
 TestShare = Annotated[
     float,
     typer.Option(
@@ -44,6 +53,7 @@ class Source:
     where: list[str] = field(default_factory=list)
     format: str | None = None
     group: str | None = None
+    positive: str | None = None
 
     @property
     def task(self) -> str:
@@ -107,6 +117,16 @@ def read_test(source: Source, labels: list[str]) -> Labelled | Tagged:
 
     data = _test_half(source, source.data)
     return keep_known(data, labels, source.data) if isinstance(data, Labelled) else data
+
+
+def check_groups(source: Source, labels: list[str]) -> None:
+    """Raises ValueError where groups are asked for that cannot be compared."""
+    if (source.group is None) != (source.positive is None):
+        raise ValueError("--group and --positive need each other")
+    if source.group is not None and source.task == "token":
+        raise ValueError("--group compares classes of texts; words have no group")
+    if source.positive is not None and source.positive not in labels:
+        raise ValueError(f"--positive is {source.positive!r}, expected one of {', '.join(labels)}")
 
 
 def _test_half(source: Source, path: str) -> Labelled | Tagged:

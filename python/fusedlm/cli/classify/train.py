@@ -23,7 +23,7 @@ from ..options import (
     set_threads,
 )
 from ..run_json import check_resumed
-from .source import Format, Label, TestShare, Text, Where
+from .source import Format, Group, Label, Positive, TestShare, Text, Where
 
 _ON_RESUME = {"out", "resume", "epochs", "threads", "quiet", "config"}
 _OF_A_NEW_MODEL = {
@@ -75,6 +75,8 @@ def train(
     label: Label = "label",
     where: Where = None,
     format: Format = None,
+    group: Group = None,
+    positive: Positive = None,
     keep_tags: Annotated[
         bool, typer.Option("--keep-tags", help="Read HTML tags as text, not as spaces.")
     ] = False,
@@ -164,7 +166,9 @@ def train(
             "precision": choose_precision(precision),
         },
     )  # fmt: skip
-    source = Source(data, test, test_share, validation, text, label, where or [], format)
+    source = Source(
+        data, test, test_share, validation, text, label, where or [], format, group, positive
+    )
     said = about(
         data, base=base, license=license, data_license=data_license, **settings.beyond_training()
     )
