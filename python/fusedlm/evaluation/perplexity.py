@@ -73,7 +73,7 @@ def text_loss(
 
     Bits per byte and word perplexity share the nats of the whole text out over what a reader counts
     (UTF-8 bytes; words between white space), so that a tokenizer with longer tokens has no penalty.
-    "by_position" has the loss of tokens with 1, 2 to 3, 4 to 7 ... tokens before them in their window.
+    "by_position" has the loss of tokens with 1, 2, 3 to 4, 5 to 8 ... tokens before them in their window.
     `stride`: see `windows`. Raises ValueError for data of less than two tokens.
     """
     if batch < 1:
@@ -109,7 +109,8 @@ def text_loss(
 @torch.no_grad()
 def _by_position(model: Decoder, batches: Iterable[tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
     """The mean loss of tokens by how many tokens stand before them, in parts that double in size."""
-    sums = np.zeros((2, model.config.context.bit_length()))  # of losses, of tokens
+    context = model.config.context
+    sums = np.zeros((2, 1 + (context - 1).bit_length()))  # of losses, of tokens
     device = next(model.parameters()).device
     with evaluating(model):
         for tokens, targets in batches:
@@ -121,12 +122,12 @@ def _by_position(model: Decoder, batches: Iterable[tuple[Tensor, Tensor]]) -> li
                 Packed(tokens.flatten().to(device), positions, starts),
                 targets.flatten().to(device), reduction="none",
             )  # fmt: skip
-            part = np.log2(places.numpy()).astype(int)  # exact for powers of two
+            part = np.ceil(np.log2(places.numpy())).astype(int)  # exact for powers of two
             for row, weights in zip(sums, (losses.double().cpu().numpy(), None), strict=True):
                 row += np.bincount(part, weights, sums.shape[1])
     return [
         {
-            "first": 2**n, "last": min(2 ** (n + 1) - 1, model.config.context),
+            "first": 2**n // 2 + 1, "last": min(2**n, context),
             "tokens": int(count), "loss": float(total / count),
         }
         for n, (total, count) in enumerate(sums.T)
