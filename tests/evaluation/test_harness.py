@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +15,15 @@ from fusedlm.evaluation import harness, read_items, score_items
 from fusedlm.evaluation.multiple_choice import summary
 from tests.evaluation.test_likelihood import CONFIGS, by_torch, likelihoods_of
 from tests.support.small import small_model
+from tests.support.tiny import save_tiny_model
 
 HAS_HARNESS = importlib.util.find_spec("lm_eval") is not None
 
 
-@pytest.mark.skipif(HAS_HARNESS, reason="lm_eval is installed")
-def test_without_the_harness_the_error_says_what_to_install():
+def test_without_the_harness_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match="pip install lm_eval"):
-        harness.FusedLM("anywhere")
+        harness._fused_lm.__wrapped__()
 
 
 @pytest.mark.skipif(not HAS_HARNESS, reason="lm_eval is not installed")
@@ -61,6 +63,34 @@ def test_a_task_of_the_harness_scores_as_our_own_multiple_choice_does(tmp_path, 
     ours = summary(score_items(likelihoods, read_items(file), delimiter=""))
     assert found["acc,none"] == pytest.approx(ours["acc"])
     assert found["acc_norm,none"] == pytest.approx(ours["acc_norm"])
+
+
+@pytest.mark.skipif(not HAS_HARNESS, reason="lm_eval is not installed")
+def test_the_harness_knows_the_model_by_name_on_its_command_line(tmp_path, monkeypatch, capsys):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    from lm_eval.api.registry import get_model
+
+    rows = [{"query": "the quick", "choices": [" fox", " 0123"], "gold": n % 2} for n in range(6)]
+    items = tmp_path / "items.jsonl"
+    items.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\n"
+        f"dataset_kwargs: {{data_files: {{test: {items}}}}}\n"
+        "doc_to_text: '{{query}}'\ndoc_to_target: gold\ndoc_to_choice: '{{choices}}'\n"
+        "target_delimiter: ''\nmetric_list: [{metric: acc}]\n"
+    )
+    model = save_tiny_model(tmp_path / "model")
+    command = [
+        "run", "--model", "fusedlm", "--model_args", f"model={model},dtype=float32,progress=False",
+        "--tasks", "mine", "--include_path", tmp_path / "tasks",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["lm_eval", *map(str, command)])
+    harness.main()
+    assert get_model("fusedlm") is harness.FusedLM and get_model("hf") is not None
+    assert "|mine |" in (said := capsys.readouterr().out) and "0.5" in said
 
 
 def test_requests_are_answered_with_the_decoders_numbers():

@@ -33,17 +33,16 @@ def card(
     """Write the model card (README.md) of a trained model again, with what only you know.
 
     Training writes one beside every model: data, settings, metrics, time and energy, command, versions.
+    A run remembers what is given, also when it goes on.
 
     \b
     Examples:
       fusedlm card runs/mine --license mit --data-license cc0-1.0
       fusedlm card runs/mine --watts-per-core 8
     """
-    from fusedlm.evaluation.card import write_card
+    from fusedlm.evaluation.card import remember, write_card
 
-    typer.echo(
-        write_card(
-            model_folder(model), license=license, data_license=data_license,
-            watts_per_core=watts_per_core,
-        )
-    )  # fmt: skip
+    given = {"license": license, "data_license": data_license, "watts_per_core": watts_per_core}
+    written = write_card(model_folder(model), **given)
+    remember(model_folder(model), **given)
+    typer.echo(written)

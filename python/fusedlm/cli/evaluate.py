@@ -16,6 +16,7 @@ from .options import (
     ResultFile,
     Threads,
     load_model,
+    model_folder,
     save_result,
     set_threads,
 )
@@ -38,6 +39,12 @@ def evaluate(
         ),
     ] = None,
     out: ResultFile = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the loss by the tokens that stand before there (PNG).", show_default="none"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     precision: Precision = "auto",
@@ -55,10 +62,12 @@ def evaluate(
       fusedlm eval runs/mine other_text.txt --stride 64 --out reports/mine.json
     """
     from fusedlm.data import load_corpus, pack_text
-    from fusedlm.evaluation import text_loss
+    from fusedlm.evaluation import plot_positions, text_loss
+    from fusedlm.evaluation.card import add_test
 
     set_threads(threads)
-    loaded, tokenizer = load_model(model, precision)
+    folder = model_folder(model)
+    loaded, tokenizer = load_model(folder, precision)
     data = pack_text(load_corpus(text), tokenizer)
     if validation is not None:
         data = data.split(validation)[1]
@@ -68,6 +77,11 @@ def evaluate(
         loaded, tokenizer, data, batch=batch, stride=stride, progress=not (quiet or as_json)
     )
     save_result(out, {"model": str(model), "text": text, **result})
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_positions(result["by_position"], plot)
+    part = "" if validation is None else f", the last {validation:.0%}"
+    add_test(folder, Path(text).name + part, result)
     if as_json:
         typer.echo(json.dumps(result))
         return

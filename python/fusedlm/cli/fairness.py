@@ -33,6 +33,10 @@ def fairness(
     small: Annotated[int, typer.Option(min=1, help="Warn of groups with fewer examples.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     out: ResultFile = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the rates and their intervals there (PNG).", show_default="none"),
+    ] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -47,7 +51,7 @@ def fairness(
       fusedlm fairness predictions.jsonl --positive granted
       fusedlm fairness scored.jsonl --positive yes --prediction probabilities --group sex --out fair.json
     """
-    from fusedlm.evaluation import fairness_report, fairness_table
+    from fusedlm.evaluation import fairness_report, fairness_table, plot_fairness
 
     rows, missing = _read(predictions, label, prediction, group)
     if not rows:
@@ -60,6 +64,9 @@ def fairness(
     )
     table["left_out"] = missing
     save_result(out, table)
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_fairness(table, plot)
     if as_json:
         typer.echo(json.dumps(table, ensure_ascii=False))
         return

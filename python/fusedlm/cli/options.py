@@ -82,6 +82,18 @@ Precision = Annotated[
 
 RunFolder = Annotated[Path, typer.Option(help="Folder for the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        help="Of the model, for its card: mit, cc-by-4.0, ...",
+        show_default="not given",
+    ),
+]
+DataLicense = Annotated[
+    str | None,
+    typer.Option(help="Of the data, for the card.", show_default="what is known of it"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ResultFile = Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from .options import (
     ConfigFile,
+    License,
     Precision,
     Quiet,
     RunFolder,
@@ -31,6 +32,7 @@ def quickstart(
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
     config: ConfigFile = None,
 ) -> None:
     """Train a small model on ten plays by Shakespeare and let it speak.
@@ -45,10 +47,14 @@ def quickstart(
     from fusedlm.train import TrainConfig
     from fusedlm.train.run_folder import hold
 
+    from .about import about
     from .run import Recipe, begin, carry_out
 
     set_threads(threads)
-    recipe = Recipe("shakespeare", out, vocab_size=1024, model=MODEL, progress=not quiet)
+    recipe = Recipe(
+        "shakespeare", out, vocab_size=1024, model=MODEL, progress=not quiet,
+        about=about("shakespeare", license=license, data_license=None),
+    )  # fmt: skip
     settings = TrainConfig(
         steps=steps, batch=16, lr=2e-3, warmup=min(50, max(1, steps // 10)), seed=seed,
         precision=choose_precision(precision), eval_every=max(1, min(150, steps)),

@@ -34,6 +34,7 @@ class Recipe:
     lora: dict[str, Any] | None = None  # arguments of add_lora; None trains every weight
     progress: bool = True
     parallel: str = "auto"  # as in TrainConfig
+    about: dict[str, Any] = field(default_factory=dict)  # for the model card
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def _keep(recipe: Recipe, prepared: Prepared) -> Prepared:
     if rank() > 0:
         return prepared
     origin = recipe.text if not Path(recipe.text).exists() else os.path.abspath(recipe.text)
-    remember(recipe.out, {"text": str(origin), "validation": recipe.validation})
+    values = {"text": str(origin), "validation": recipe.validation}
+    remember(recipe.out, values, recipe.about)
     return prepared
 
 

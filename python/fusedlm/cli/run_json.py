@@ -32,12 +32,13 @@ def check_resumed(context: typer.Context, free: set[str]) -> None:
         )
 
 
-def remember(out: Path, values: dict[str, Any]) -> None:
-    """Makes the folder and writes its run.json."""
+def remember(out: Path, values: dict[str, Any], about: dict[str, Any]) -> None:
+    """Makes the folder and writes its run.json: what the run is made of, and what its cards say of it."""
+    from fusedlm.evaluation.card import ABOUT
     from fusedlm.models.files import write_json
 
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RUN, values)
+    write_json(out / RUN, {**values, ABOUT: about})
 
 
 def recall(out: Path, command: str, make: Callable[[dict[str, Any]], Made]) -> Made:
@@ -47,12 +48,14 @@ def recall(out: Path, command: str, make: Callable[[dict[str, Any]], Made]) -> M
     entry or gets one that it does not know.
     """
     from fusedlm.errors import CorruptFileError
+    from fusedlm.evaluation.card import ABOUT
     from fusedlm.models.files import read_json
 
     if not (out / "last").exists():
         raise FileNotFoundError(f"{out} holds no training run to resume")
     try:
-        return make(read_json(out / RUN))
+        values = read_json(out / RUN)
+        return make({name: value for name, value in values.items() if name != ABOUT})
     except (KeyError, TypeError) as error:
         raise CorruptFileError(
             out / RUN, f"not what `fusedlm {command}` writes: bad or missing entry ({error})"

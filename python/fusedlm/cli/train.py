@@ -12,10 +12,12 @@ import typer
 from .options import (
     Clip,
     ConfigFile,
+    DataLicense,
     Dropout,
     EvalEvery,
     Heads,
     LearningRate,
+    License,
     LogEvery,
     MinLrRatio,
     Precision,
@@ -130,6 +132,8 @@ def train(
     ] = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Train a language model on a text.
@@ -151,6 +155,7 @@ def train(
     from fusedlm.train.parallel import finish, start
     from fusedlm.train.run_folder import hold
 
+    from .about import about
     from .run import Recipe, again, begin, carry_out
 
     set_threads(threads)
@@ -207,8 +212,15 @@ def train(
             "context": block, "dropout": dropout, "tied": True,
         },
         base=base, lora=adapters, progress=not quiet, parallel=parallel,
+        about=about(
+            text, base=base, license=license, data_license=data_license, **_lora(adapters)
+        ),
     )  # fmt: skip
     result = carry_out(begin(recipe, seed), settings, recipe, resume=False)
     if not result.interrupted and rank() == 0:
         typer.echo(f'\nTry next:\n  fusedlm generate {out} "Once"')
     finish()
+
+
+def _lora(adapters: dict[str, Any] | None) -> dict[str, Any]:
+    return {f"lora_{name}": value for name, value in (adapters or {}).items()}

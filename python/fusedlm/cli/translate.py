@@ -144,6 +144,7 @@ def evaluate(
       fusedlm translate eval runs/en-de/best new.en new.de --memory runs/en-de/data/train.jsonl
     """
     from fusedlm.data import prepare, read_parallel
+    from fusedlm.evaluation.card import add_test
 
     from .translate_eval import Results, measure
 
@@ -175,6 +176,8 @@ def evaluate(
     for line in results.examples(show):
         typer.echo(line)
     results.write(folder)
+    on = ", ".join(file.name for file in data) if data else "the test part"
+    add_test(model_folder(model), on, results.scores["all"]["model"])
     typer.echo(f"\nresults {folder}")
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .about import about
 from .options import (
     Accumulate,
     Clip,
     ConfigFile,
+    DataLicense,
     Dropout,
     EvalEvery,
     Heads,
     LearningRate,
+    License,
     LogEvery,
     MinLrRatio,
     Precision,
@@ -118,6 +121,8 @@ def train(
     log_every: LogEvery = 1,
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Train a translation model on parallel texts.
@@ -163,6 +168,8 @@ def train(
     must_be_free(out, "translate train")
     pairs = _read(data, source_key, target_key, accelerators)
     task = _begin(pairs, (validation, test), vocab_size, shape, settings, learning, out, not quiet)
+    said = about(data, license=license, data_license=data_license, **vars(learning))
+    remember(out, vars(learning), said)
     _carry_out(task, settings, out, resume=False, progress=not quiet)
 
 
@@ -188,7 +195,7 @@ def _begin(
     pairs: list[Pair], shares: tuple[float, float], vocab_size: int, shape: dict[str, Any], settings: TrainConfig,
     learning: Learning, out: Path, progress: bool,
 ) -> Translation:  # fmt: skip
-    """Pairs -> three parts, a tokenizer and a new model; all that a run goes on with is in `out`."""
+    """Pairs -> three parts, which are written into `out`, a tokenizer and a new model."""
     import torch
 
     from fusedlm.data import split_by_source, train_bpe
@@ -209,7 +216,6 @@ def _begin(
     (out / DATA).mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         write_jsonl(out / DATA / f"{name}.jsonl", parts[name])
-    remember(out, {**vars(learning)})
     return task
 
 

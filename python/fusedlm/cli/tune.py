@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .about import about
 from .options import (
     Accumulate,
     ConfigFile,
+    DataLicense,
+    License,
     Precision,
     Quiet,
     Recompute,
@@ -100,6 +103,8 @@ def tune(
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Fine-tune a language model on conversations, or by preferences (DPO).
@@ -145,7 +150,11 @@ def tune(
         precision=choose_precision(precision), seed=seed, recompute=recompute,
     )  # fmt: skip
     model, tokenizer = _start(run, seed)
-    remember(out, asdict(run))
+    said = about(
+        data, base=base, license=license, data_license=data_license, kind=run.kind, epochs=epochs,
+        longest_conversation=block, lora_rank=lora, beta=beta if preferences else None,
+    )  # fmt: skip
+    remember(out, asdict(run), said)
     _carry_out(run, out, settings, model, tokenizer, not quiet, resume=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -51,13 +52,15 @@ class Skipped:
 class Labelled:
     """Texts, the name of the class of each, what was left out, and where each text stands.
 
-    Without `places`, that is its number from 1.
+    Without `places`, that is its number from 1. `groups` are what the texts are about or by whom, where
+    `Columns.group` asks for them, else empty.
     """
 
     texts: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     skipped: Skipped = field(default_factory=Skipped)
     places: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -71,6 +74,7 @@ class Labelled:
         return Labelled(
             [self.texts[i] for i in numbers], [self.labels[i] for i in numbers],
             places=[self.place(i) for i in numbers],
+            groups=[self.groups[i] for i in numbers] if self.groups else [],
         )  # fmt: skip
 
     def place(self, number: int) -> str:
@@ -87,12 +91,13 @@ class Labelled:
 class Columns:
     """Where a row has its text and its label, by name, or by number where there is no header.
 
-    `where` keeps the rows whose columns have these values.
+    `where` keeps the rows whose columns have these values. Rows without the `group` asked for are left out.
     """
 
     text: str = "text"
     label: str = "label"
     where: dict[str, str] = field(default_factory=dict)
+    group: str | None = None
 
 
 def read_labelled(
@@ -105,6 +110,7 @@ def read_labelled(
     Raises FileNotFoundError, and ValueError naming the file where nothing in it can be used.
     """
     if str(path) == "imdb" and not Path(path).exists():
+        _no_group(path, columns)
         return _imdb(), None
     path = Path(path)
     if not path.exists():
@@ -114,6 +120,7 @@ def read_labelled(
         raise ValueError(f"{path}: format is {format!r}, expected one of {', '.join(FORMATS)}")
     if format != "folder":
         return _usable(path, _rows(path, format, columns), set()), None
+    _no_group(path, columns)
     halves = [path / name for name in ("train", "test")]
     if not halves[0].is_dir():
         return _usable(path, _folder_rows(path), set()), None
@@ -123,11 +130,19 @@ def read_labelled(
     return train, test
 
 
+def _no_group(path: str | os.PathLike[str], columns: Columns) -> None:
+    if columns.group is not None:
+        raise ValueError(
+            f"{path} has no column {columns.group!r}: groups are in CSV, TSV and JSON lines alone"
+        )
+
+
 @dataclass(frozen=True)
 class _Row:
     place: str
     text: str | None = None
     label: str | None = None
+    group: str | None = None
     bad: str | None = None  # why it cannot be used, where that shows while reading
 
 
@@ -144,6 +159,8 @@ def _usable(path: Path, rows: Iterator[_Row], seen: set[str]) -> Labelled:
         data.texts.append(row.text)
         data.labels.append(row.label)
         data.places.append(row.place)
+        if row.group is not None:
+            data.groups.append(row.group)
     if not data.texts:
         raise ValueError(
             f"{path} holds no labelled text; " + ("; ".join(data.skipped.lines()) or "it is empty")
@@ -181,7 +198,8 @@ def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iter
     tabs = format == "tsv"
     reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
     header = next(reader, [])
-    wanted = (columns.text, columns.label, *columns.where)
+    group = () if columns.group is None else (columns.group,)
+    wanted = (columns.text, columns.label, *group, *columns.where)
     first: list[list[str]] = []
     if all(name.isdigit() for name in wanted) and not set(wanted) <= set(header):
         header, first = [str(i) for i in range(len(header))], [header]
@@ -225,7 +243,16 @@ def _chosen(place: str, values: dict[str, Any], columns: Columns) -> Iterator[_R
     elif label is not None and not isinstance(label, (str, int)):
         yield _Row(place, bad=f"{columns.label!r} is neither string nor integer")
     else:
-        yield _Row(place, text, None if label is None else str(label).strip())
+        group = None if columns.group is None else _group(values.get(columns.group))
+        bad = f"no {columns.group!r}" if columns.group is not None and not group else None
+        yield _Row(place, text, None if label is None else str(label).strip(), group, bad)
+
+
+def _group(value: Any) -> str | None:
+    """A string, number or truth value as text; None for what names no group."""
+    if isinstance(value, (int, float)):
+        return json.dumps(value)
+    return value.strip() if isinstance(value, str) else None
 
 
 def _folder_rows(folder: Path) -> Iterator[_Row]:

@@ -23,6 +23,8 @@ _HOME = {
     "spans": "entities",
     "plot_calibration": "plots",
     "plot_confusion": "plots",
+    "plot_fairness": "plots",
+    "plot_positions": "plots",
     "write_report": "report",
 }
 __all__ = list(_HOME)

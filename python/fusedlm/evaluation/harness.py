@@ -5,7 +5,9 @@
 
     lm_eval.simple_evaluate(model=FusedLM("runs/mine/best"), tasks=["..."])
 
-The module loads without the harness; `FusedLM` is made on first use and needs it (pip install lm_eval).
+The module loads without the harness; `FusedLM` is made on first use and needs it (pip install lm_eval). It is
+known to the harness as "fusedlm" from then on. The harness's own program looks for no models of others, so
+`python -m fusedlm.evaluation.harness` is that program with this one added.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ from .likelihood import Likelihoods
 
 
 class _Requests:
-    """What the harness asks of a language model. Requests have their arguments in `args`."""
+    """What the harness asks of a language model. Requests have their arguments in `args`.
+
+    batch_size, max_batch_size and device are what it passes to any model, "cuda:0" by default. They change
+    nothing: the engine batches by itself, on the CPU.
+    """
 
     def __init__(
         self, model: LanguageModel | str | os.PathLike[str], *, dtype: str = "bfloat16",
-        max_new_tokens: int = 256, progress: bool = True,
+        max_new_tokens: int = 256, progress: bool = True, batch_size: Any = None,
+        max_batch_size: Any = None, device: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(model, LanguageModel):
@@ -83,15 +90,31 @@ class _Requests:
 @cache
 def _fused_lm() -> type:
     try:
+        import lm_eval.models  # noqa: F401  (it registers its own only while there are none)
         from lm_eval.api.model import LM
+        from lm_eval.api.registry import register_model
     except ImportError as error:
         raise ImportError(
             "FusedLM needs lm-evaluation-harness: pip install lm_eval (or use `fusedlm choices`)"
         ) from error
-    return type("FusedLM", (_Requests, LM), {"__doc__": _Requests.__doc__, "__module__": __name__})
+    made = type("FusedLM", (_Requests, LM), {"__doc__": _Requests.__doc__, "__module__": __name__})
+    register_model("fusedlm")(made)
+    return made
 
 
 def __getattr__(name: str) -> Any:
     if name == "FusedLM":
         return _fused_lm()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main() -> None:
+    """The harness's command line, which knows the model "fusedlm"."""
+    _fused_lm()
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from fusedlm.data import PackedData, Tokenizer
 from fusedlm.models import Decoder
+from fusedlm.models.packed import Packed
+from fusedlm.nn.modes import evaluating
 
 
 def windows(length: int, context: int, stride: int | None = None) -> Iterator[tuple[int, int, int]]:
@@ -65,15 +68,14 @@ def text_loss(
     batch: int = 16,
     stride: int | None = None,
     progress: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Loss, perplexity, bits per byte and perplexity per word of all tokens but the first.
 
     Bits per byte and word perplexity share the nats of the whole text out over what a reader counts
     (UTF-8 bytes; words between white space), so that a tokenizer with longer tokens has no penalty.
+    "by_position" has the loss of tokens with 1, 2, 3 to 4, 5 to 8 ... tokens before them in their window.
     `stride`: see `windows`. Raises ValueError for data of less than two tokens.
     """
-    from fusedlm.train import evaluate
-
     if batch < 1:
         raise ValueError(f"text_loss: batch is {batch}, expected at least 1")
     if len(data) < 2:
@@ -84,7 +86,8 @@ def text_loss(
     bar = tqdm(
         batches, total=-(-count // batch), desc="measuring", unit="batch", disable=not progress
     )
-    loss = evaluate(model, bar)
+    by_position = _by_position(model, bar)
+    loss = sum(part["loss"] * part["tokens"] for part in by_position) / (len(data) - 1)
     predicted = len(data) - 1
     text = tokenizer.decode(data.ids[1:].tolist())
     size, words = max(1, len(text.encode())), max(1, len(text.split()))
@@ -99,7 +102,37 @@ def text_loss(
         "words": words,
         "context": min(context, predicted),
         "stride": min(stride or context, predicted),
+        "by_position": by_position,
     }
+
+
+@torch.no_grad()
+def _by_position(model: Decoder, batches: Iterable[tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
+    """The mean loss of tokens by how many tokens stand before them, in parts that double in size."""
+    context = model.config.context
+    sums = np.zeros((2, 1 + (context - 1).bit_length()))  # of losses, of tokens
+    device = next(model.parameters()).device
+    with evaluating(model):
+        for tokens, targets in batches:
+            places = (targets != model.config.ignore_index).nonzero()[:, 1] + 1
+            B, T = tokens.shape
+            positions = torch.arange(T, device=device).repeat(B)
+            starts = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=device)
+            losses = model.predict_packed(
+                Packed(tokens.flatten().to(device), positions, starts),
+                targets.flatten().to(device), reduction="none",
+            )  # fmt: skip
+            part = np.ceil(np.log2(places.numpy())).astype(int)  # exact for powers of two
+            for row, weights in zip(sums, (losses.double().cpu().numpy(), None), strict=True):
+                row += np.bincount(part, weights, sums.shape[1])
+    return [
+        {
+            "first": 2**n // 2 + 1, "last": min(2**n, context),
+            "tokens": int(count), "loss": float(total / count),
+        }
+        for n, (total, count) in enumerate(sums.T)
+        if count
+    ]  # fmt: skip
 
 
 def perplexity_of(value: float) -> float:

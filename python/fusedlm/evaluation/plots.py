@@ -1,4 +1,5 @@
-"""Pictures of a classifier's report: which classes it confuses, and whether its confidence is earned."""
+"""Pictures of what a model does well: classes it confuses, confidence that is earned or not, rates of groups,
+what context is worth to it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from fusedlm.figures import new_figure, save_figure
+
+from .fairness import RATES
 
 _NUMBERED = 20  # classes up to which every cell of the matrix shows its count
 
@@ -65,4 +68,40 @@ def plot_calibration(
     below.set(xlabel="confidence", ylabel="texts")
     for one in (axes, below):
         one.grid(alpha=0.3)
+    return save_figure(figure, path)
+
+
+def plot_fairness(table: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+    """A PNG of a `fairness_table`: each rate of each group with its 95 % interval."""
+    names = list(table["groups"])
+    figure = new_figure(11, 1.8 + 0.35 * len(names))
+    places = range(len(names))
+    for axes, (rate, title) in zip(
+        figure.subplots(1, len(RATES), sharey=True), RATES.items(), strict=True
+    ):
+        for place, name in enumerate(names):
+            found = table["groups"][name][rate]
+            if found["value"] is not None:
+                low, high = found["interval"]
+                axes.plot([low, high], [place, place], color="tab:blue", linewidth=2)
+                axes.plot(found["value"], place, "o", color="tab:blue")
+        axes.set(title=title, xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_yticks(places, [name if len(name) <= 24 else name[:23] + "…" for name in names])
+    figure.supxlabel(f"positive class: {table['positive']}; lines are 95 % intervals", fontsize=9)
+    return save_figure(figure, path)
+
+
+def plot_positions(parts: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """A PNG of the "by_position" of `text_loss`: how much a token is better known the more stand before it."""
+    figure = new_figure(7, 4)
+    axes = figure.add_subplot()
+    names = [
+        f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} to {one['last']}"
+        for one in parts
+    ]
+    axes.plot(range(len(parts)), [one["loss"] for one in parts], "o-")
+    axes.set_xticks(range(len(parts)), names, rotation=45, ha="right")
+    axes.set(xlabel="tokens before, in the window", ylabel="nats per token")
+    axes.grid(alpha=0.3)
     return save_figure(figure, path)

@@ -9,14 +9,15 @@ from typing import Any
 from fusedlm.models.files import write_json
 from fusedlm.models.folder import atomic_folder
 
-from .plots import plot_calibration, plot_confusion
+from .fairness import fairness_report
+from .plots import plot_calibration, plot_confusion, plot_fairness
 
 
 def write_report(folder: str | os.PathLike[str], report: dict[str, Any], *, title: str) -> Path:
     """Writes `report` into `folder`, which it replaces at once.
 
-    `report` is what `classification_report` or `entity_report` found; "errors" (of `worst_errors`) and
-    "left_out" (lines) are shown where they are in it.
+    `report` is what `classification_report` or `entity_report` found; "errors" (of `worst_errors`),
+    "fairness" (a `fairness_table`) and "left_out" (lines) are shown where they are in it.
     """
     with atomic_folder(folder, marker="report.json") as new:
         write_json(new / "report.json", report)
@@ -25,6 +26,8 @@ def write_report(folder: str | os.PathLike[str], report: dict[str, Any], *, titl
             plots = {"confusion.png": "Confusion matrix", "calibration.png": "Calibration"}
             plot_confusion(report["confusion"], report["labels"], new / "confusion.png")
             plot_calibration(report["calibration"], report["ece"], new / "calibration.png")
+        if "fairness" in report:
+            plot_fairness(report["fairness"], new / "fairness.png")
         (new / "report.md").write_text(_markdown(report, title, plots), encoding="utf-8")
     return Path(folder)
 
@@ -68,6 +71,9 @@ def _confusion(report: dict[str, Any]) -> str:
 def _markdown(report: dict[str, Any], title: str, plots: dict[str, str]) -> str:
     parts = [f"# {title}", f"```\n{summary(report)}\n```"]
     parts += [f"## {name}\n\n![{name}]({file})" for file, name in plots.items()]
+    if "fairness" in report:
+        table = fairness_report(report["fairness"])
+        parts.append(f"## Groups\n\n{table}\n![Rates of groups](fairness.png)")
     if report.get("left_out"):
         parts.append("## Left out\n\n" + "\n".join(f"- {line}" for line in report["left_out"]))
     if report.get("errors"):

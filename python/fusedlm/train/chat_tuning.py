@@ -60,3 +60,9 @@ class ChatTuning(Task):
 
     def fingerprint(self) -> str:
         return self.batches.data.fingerprint()
+
+    def about_data(self) -> dict[str, int]:
+        return {
+            "training_conversations": len(self.batches.data.rows),
+            "validation_conversations": len(self._validation.rows),
+        }

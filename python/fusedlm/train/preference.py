@@ -226,6 +226,9 @@ class PreferenceTuning(Task):
     def fingerprint(self) -> str:
         return f"{fingerprint(self.batches.pairs)}-{self._beta}"
 
+    def about_data(self) -> dict[str, int]:
+        return {"training_pairs": len(self.batches.pairs), "validation_pairs": len(self._held)}
+
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
     digest = hashlib.sha256()

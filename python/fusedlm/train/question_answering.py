@@ -49,6 +49,7 @@ class QuestionAnswering(Classification):
             return encode_windows(model, tokenizer, pairs_of(data), longest=longest)
 
         self._held, self._windows = list(val_data), encode(val_data)
+        self._questions = len(train_data)
         super().__init__(
             model, tokenizer, with_spans(model, encode(train_data), train_data),
             with_spans(model, self._windows, val_data), config,
@@ -62,6 +63,13 @@ class QuestionAnswering(Classification):
 
     def weight(self, batch: Batch) -> float:
         return len(batch[0].lengths)
+
+    def about_data(self) -> dict[str, int]:
+        return {
+            "training_questions": self._questions, "validation_questions": len(self._held),
+            "training_windows": len(self.batches.data.rows),
+            "validation_windows": len(self._windows),
+        }  # fmt: skip
 
     def evaluate(self) -> dict[str, float]:
         """The loss, and exact match and F1 in per cent; "val_threshold" is the best one here."""

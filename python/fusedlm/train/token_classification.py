@@ -33,12 +33,16 @@ class TokenClassification(Classification):
             return encode_words(tokenizer, data.sentences, longest)
 
         self._pieces, self._held = encode(val_data), val_data
+        self._sentences = len(train_data)
         labels = class_names(model)
         super().__init__(
             model, tokenizer, with_targets(encode(train_data), train_data.tags, labels),
             with_targets(self._pieces, val_data.tags, labels), config,
             label_smoothing=label_smoothing,
         )  # fmt: skip
+
+    def about_data(self) -> dict[str, int]:
+        return {"training_sentences": self._sentences, "validation_sentences": len(self._held)}
 
     def evaluate(self) -> dict[str, float]:
         logits = word_logits(self.model, self._pieces)

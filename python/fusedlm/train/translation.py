@@ -129,3 +129,9 @@ class Translation(Task):
 
     def fingerprint(self) -> str:
         return f"{self.batches.fingerprint()}-{self.label_smoothing}"
+
+    def about_data(self) -> dict[str, int]:
+        return {
+            "training_pairs": len(self.batches.rows), "validation_pairs": len(self._validation),
+            "pairs_too_long": self.too_long,
+        }  # fmt: skip

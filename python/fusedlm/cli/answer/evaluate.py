@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, set_threads
+from ..options import AsJson, ConfigFile, Precision, Quiet, Threads, model_folder, set_threads
 
 Threshold = Annotated[
     float | None,
@@ -49,6 +49,7 @@ def evaluate(
     from fusedlm.data import read_questions
     from fusedlm.evaluation import answer_report
     from fusedlm.evaluation.answers import answer_summary
+    from fusedlm.evaluation.card import add_test
     from fusedlm.models import find_answers
     from fusedlm.models.folder import must_be_replaceable
     from fusedlm.models.spans import margin
@@ -73,6 +74,7 @@ def evaluate(
         _write(out, report, [
             {"id": row.id, "answer": text, "margin": round(far, 6)} for row, text, far in rows
         ])  # fmt: skip
+    add_test(model_folder(model), data.name, report)
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..about import about
 from ..options import (
     ConfigFile,
+    DataLicense,
+    License,
     Precision,
     Quiet,
     Resume,
@@ -99,6 +102,8 @@ def train(
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Train an encoder to find answers in texts, or to say that there is none.
@@ -132,10 +137,14 @@ def train(
         str(data), None if validation_data is None else str(validation_data), validation, base,
         longest, epochs, batch, lr, warmup, weight_decay, freeze, choose_precision(precision), seed,
     )  # fmt: skip
-    _begin(settings, out, quiet)
+    said = about(
+        data, base=base, license=license, data_license=data_license, epochs=epochs, freeze=freeze,
+        longest_window=longest,
+    )  # fmt: skip
+    _begin(settings, said, out, quiet)
 
 
-def _begin(settings: Settings, out: Path, quiet: bool) -> None:
+def _begin(settings: Settings, said: dict[str, Any], out: Path, quiet: bool) -> None:
     import torch
 
     from .model import reader_on
@@ -144,7 +153,7 @@ def _begin(settings: Settings, out: Path, quiet: bool) -> None:
     parts = _read(settings)
     torch.manual_seed(settings.seed)
     model, tokenizer = reader_on(settings.base)
-    remember(out, asdict(settings))
+    remember(out, asdict(settings), said)
     _fit(settings, model, tokenizer, parts, out, quiet)
 
 

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 def measure(
     model: Classifier, tokenizer: Tokenizer, data: Labelled | Tagged, out: Path | None, *,
     title: str, errors: int = 10, left_out: list[str] | None = None,
-    more: dict[str, Any] | None = None, progress: bool = True,
+    more: dict[str, Any] | None = None, positive: str | None = None, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """The report of `model` on `data`, with what is `more`; into the folder `out`, where one is given."""
+    """The report of `model` on `data`, with what is `more`; into the folder `out`, where one is given.
+
+    Where the data has groups, they are compared by how the class `positive` is given to them.
+    """
     from tqdm import tqdm
 
     from fusedlm.evaluation.report import write_report
 
     with tqdm(total=len(data), desc="testing", unit="text", disable=not progress) as bar:
-        found = (_tags if model.config.task == "token" else _classes)(
-            model, tokenizer, data, errors, bar.update
-        )
+        if model.config.task == "token":
+            found = _tags(model, tokenizer, data, errors, bar.update)
+        else:
+            found = _classes(model, tokenizer, data, errors, positive, bar.update)
     report = {**found, "left_out": left_out or [], **(more or {})}
     if out is not None:
         write_report(out, report, title=title)
@@ -33,9 +37,12 @@ def measure(
 
 
 def show(report: dict[str, Any], out: Path | None) -> None:
+    from fusedlm.evaluation.fairness import fairness_report
     from fusedlm.evaluation.report import summary
 
     typer.echo(summary(report))
+    if "fairness" in report:
+        typer.echo("\n" + fairness_report(report["fairness"]))
     for line in report["left_out"]:
         typer.echo(line)
     if out is not None:
@@ -43,15 +50,19 @@ def show(report: dict[str, Any], out: Path | None) -> None:
 
 
 def _classes(
-    model: Any, tokenizer: Any, data: Labelled, errors: int, progress: Any
+    model: Any, tokenizer: Any, data: Labelled, errors: int, positive: str | None, progress: Any
 ) -> dict[str, Any]:
     from fusedlm.evaluation.classification import classification_report, worst_errors
+    from fusedlm.evaluation.fairness import fairness_table
     from fusedlm.models import classify_texts
 
     labels = model.config.labels
     targets = [labels.index(label) for label in data.labels]
     found = classify_texts(model, tokenizer, data.texts, progress=progress).numpy()
     report = classification_report(found, targets, labels)
+    if data.groups and positive is not None:
+        predicted = [labels[best] for best in found.argmax(1)]
+        report["fairness"] = fairness_table(data.labels, predicted, data.groups, positive)
     return {**report, "errors": worst_errors(found, targets, data.texts, labels, errors)}
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..options import model_folder
 from ..run_json import must_be_free, recall, remember
 from .settings import Settings, from_values
-from .source import Source, Splits, read_splits, with_tokens
+from .source import Source, Splits, check_groups, read_splits, with_tokens
 
 if TYPE_CHECKING:
     from fusedlm.train import Task
@@ -25,9 +26,11 @@ class Run:
     out: Path
     source: Source
     settings: Settings
+    about: dict[str, Any] = field(default_factory=dict)  # for the model card
 
     def remember(self) -> None:
-        remember(self.out, {"source": asdict(self.source), "settings": asdict(self.settings)})
+        values = {"source": asdict(self.source), "settings": asdict(self.settings)}
+        remember(self.out, values, self.about)
 
     @classmethod
     def recall(cls, out: Path) -> Run:
@@ -43,6 +46,7 @@ def start(run: Run, *, progress: bool) -> None:
     started = time.perf_counter()
     splits = read_splits(run.source)
     labels = splits.labels
+    check_groups(run.source, labels)
     model, tokenizer = _made(run, splits)
     splits = with_tokens(run.source, splits, model, tokenizer)
     if splits.labels != labels:  # a class of which no text has tokens
@@ -189,12 +193,14 @@ def _probe(run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool)
 
     from fusedlm.models import save
     from fusedlm.train import fit_probe
+    from fusedlm.train.record import Record
 
     if model.config.task == "token":
         raise ValueError("--preset probe classifies texts; words need --preset finetune")
     model.compute_dtype = getattr(torch, run.settings.precision)
     task = _task(splits, model, tokenizer, run.settings)
     data, held = task.batches.data, task.validation
+    record = Record(task, task.fingerprint(), None)
     with tqdm(
         total=len(data.rows) + len(held.rows), desc="features", unit="text", disable=not progress
     ) as bar:
@@ -203,11 +209,15 @@ def _probe(run: Run, splits: Splits, model: Any, tokenizer: Any, progress: bool)
         f"validation loss {found['val_loss']:.4f}, accuracy {found['val_accuracy']:.4f}"
         f" (penalty {found['penalty']:g})"
     )
-    save(run.out / "best", model, tokenizer, training={**asdict(run.settings), "best": found})
+    chosen = {"penalty": found.pop("penalty"), "precision": run.settings.precision}
+    training = {"best": found, **chosen, **record.to_dict()}
+    save(run.out / "best", model, tokenizer, training=training)
 
 
 def _report(run: Run, splits: Splits, started: float, progress: bool) -> None:
     """Measures the best model on what was held back, or where that is nothing on the validation part."""
+    from fusedlm.evaluation.card import add_test
+
     from .measure import measure, show
     from .model import load_classifier
 
@@ -218,8 +228,13 @@ def _report(run: Run, splits: Splits, started: float, progress: bool) -> None:
     seconds = time.perf_counter() - started
     report = measure(
         model, tokenizer, data, run.out / "report", title=f"{run.out.name} on {on} data",
-        left_out=splits.skipped.lines(), more={"seconds": round(seconds, 1)}, progress=progress,
+        left_out=splits.skipped.lines(), more={"seconds": round(seconds, 1)}, positive=run.source.positive,
+        progress=progress,
     )  # fmt: skip
+    source = (on == "test" and run.source.test) or run.source.data
+    named = {"report": "report/report.md in the folder of the run"}
+    report.pop("seconds")  # the cost says it
+    add_test(model_folder(run.out), f"the {on} part of {Path(source).name}", {**report, **named})
     typer.echo(f"\non {on} data:")
     show({**report, "left_out": []}, run.out / "report")
     typer.echo(

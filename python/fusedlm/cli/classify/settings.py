@@ -48,6 +48,18 @@ class Settings:
     seed: int = 0
     precision: str = "float32"
 
+    def beyond_training(self) -> dict[str, Any]:
+        """What a TrainConfig does not say, as far as it has a part in such a run; for the model card."""
+        said: dict[str, Any] = {"preset": self.preset, "keep_tags": self.keep_tags}
+        if self.base is None:
+            said |= {"backbone": self.backbone, "tokenizer": self.tokenizer}
+        if not self.probe:
+            said |= {
+                "freeze": self.freeze, "epochs": self.epochs, "label_smoothing": self.label_smoothing,
+                "patience": self.patience,
+            }  # fmt: skip
+        return said
+
     def train_config(self, batches: int) -> TrainConfig:
         """For epochs of `batches` batches, each with a validation and a checkpoint at its end."""
         from fusedlm.train import TrainConfig

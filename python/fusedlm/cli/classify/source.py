@@ -24,6 +24,15 @@ Format = Annotated[
     str | None,
     typer.Option(help="folder, csv, tsv, jsonl or conll.", show_default="by the file's name"),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Compare the rates of groups: the column that names them.", show_default="none"
+    ),
+]
+Positive = Annotated[
+    str | None, typer.Option(help="With --group: the class that is given or withheld.")
+]
 TestShare = Annotated[
     float,
     typer.Option(
@@ -45,6 +54,8 @@ class Source:
     label: str = "label"
     where: list[str] = field(default_factory=list)
     format: str | None = None
+    group: str | None = None
+    positive: str | None = None
 
     @property
     def task(self) -> str:
@@ -174,6 +185,16 @@ def _with_tokens(
     return kept
 
 
+def check_groups(source: Source, labels: list[str]) -> None:
+    """Raises ValueError where groups are asked for that cannot be compared."""
+    if (source.group is None) != (source.positive is None):
+        raise ValueError("--group and --positive need each other")
+    if source.group is not None and source.task == "token":
+        raise ValueError("--group compares classes of texts; words have no group")
+    if source.positive is not None and source.positive not in labels:
+        raise ValueError(f"--positive is {source.positive!r}, expected one of {', '.join(labels)}")
+
+
 def _test_half(source: Source, path: str) -> Labelled | Tagged:
     data, test = _read(source, path)
     return data if test is None else test
@@ -190,7 +211,8 @@ def _read(source: Source, path: str) -> tuple[Labelled | Tagged, Labelled | None
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise ValueError(f"--where is {bad[0]!r}, expected COLUMN=VALUE")
     where = {name: value for name, _, value in pairs}
-    return read_labelled(path, Columns(source.text, source.label, where), format=source.format)
+    columns = Columns(source.text, source.label, where, source.group)
+    return read_labelled(path, columns, format=source.format)
 
 
 def _number(given: str, name: str, default: int) -> int:

@@ -10,6 +10,8 @@ import typer
 
 from ..options import (
     ConfigFile,
+    DataLicense,
+    License,
     Precision,
     Quiet,
     Resume,
@@ -21,7 +23,7 @@ from ..options import (
     set_threads,
 )
 from ..run_json import check_resumed
-from .source import Format, Label, TestShare, Text, Where
+from .source import Format, Group, Label, Positive, TestShare, Text, Where
 
 _ON_RESUME = {"out", "resume", "epochs", "threads", "quiet", "config"}
 _OF_A_NEW_MODEL = {
@@ -73,6 +75,8 @@ def train(
     label: Label = "label",
     where: Where = None,
     format: Format = None,
+    group: Group = None,
+    positive: Positive = None,
     keep_tags: Annotated[
         bool, typer.Option("--keep-tags", help="Read HTML tags as text, not as spaces.")
     ] = False,
@@ -108,6 +112,8 @@ def train(
     precision: Precision = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    license: License = None,
+    data_license: DataLicense = None,
     config: ConfigFile = None,
 ) -> None:
     """Train a classifier and measure it on texts it has not seen.
@@ -127,6 +133,7 @@ def train(
     """
     from fusedlm.train.run_folder import hold
 
+    from ..about import about
     from .run import Run, start
     from .run import resume as go_on
     from .settings import choose
@@ -159,5 +166,10 @@ def train(
             "precision": choose_precision(precision),
         },
     )  # fmt: skip
-    source = Source(data, test, test_share, validation, text, label, where or [], format)
-    start(Run(out, source, settings), progress=not quiet)
+    source = Source(
+        data, test, test_share, validation, text, label, where or [], format, group, positive
+    )
+    said = about(
+        data, base=base, license=license, data_license=data_license, **settings.beyond_training()
+    )
+    start(Run(out, source, settings, said), progress=not quiet)
