@@ -16,11 +16,8 @@ import torch
 import typer
 
 from fusedlm.cli.app import app
-from fusedlm.data.tokenizer import Tokenizer, train_bpe
-from fusedlm.models import Encoder, EncoderConfig, ModelConfig, export_gguf, export_hf, save
 from tests.support.pages import PAGES, ROOT, Block, blocks, commands, inline_commands
-from tests.support.small import small_model
-from tests.support.tiny import TEMPLATE, TEXT
+from tests.support.stand_ins import write_models
 
 OPTIONAL = {"gguf", "llguidance", "transformers"}
 PYTHON = {page: [b for b in blocks(page) if b.language == "python"] for page in PAGES}
@@ -33,19 +30,7 @@ def stand_ins(tmp_path_factory) -> Path:
     """What the pages load, smaller."""
     pytest.importorskip("gguf")
     folder = tmp_path_factory.mktemp("stand-ins")
-    trained = train_bpe(TEXT, 320)
-    tokenizer = Tokenizer(trained._inner, {"chat_template": TEMPLATE})
-    shape = ModelConfig.llama(
-        vocab_size=tokenizer.vocab_size, context=512, layers=30, width=32, heads=4, kv_heads=2,
-        ffn_width=32, tied=True,
-    )  # fmt: skip
-    decoder = small_model(shape, spread=2.0)
-    export_gguf(decoder, tokenizer, folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    save(folder / "Qwen3-0.6B", decoder, tokenizer)
-    export_hf(decoder, tokenizer, folder / "my-llama-folder")
-    torch.manual_seed(0)
-    encoder = EncoderConfig(tokenizer.vocab_size, context=64, layers=1, width=32, heads=2)
-    save(folder / "all-MiniLM-L6-v2", Encoder(encoder), tokenizer)
+    write_models(folder)
     rows = [f'"Review {i}: a fine film, <br />{i}.",1' for i in range(9)]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
     return folder

@@ -42,7 +42,12 @@ ELSEWHERE = "/usr/share/games/fortunes/"
 # Runs that a page takes from the one before it, by the command that makes them.
 BEFORE = {
     "docs/evaluation.md": ["train my_text.txt --out runs/mine"],
-    "docs/explain.md": ["train my_text.txt --out runs/mine"],
+    "docs/explain.md": [
+        "train my_text.txt --out runs/mine",
+        "classify train films.csv --out runs/reviews",
+        "answer train squad.json --from minilm --out runs/answers",
+        "translate train text.en text.de --out runs/en-zh",
+    ],
     "docs/generation.md": ["train my_text.txt --out runs/mine"],
 }
 

