@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from fusedlm.cli.chat import Conversation
+from fusedlm.cli.chat import Conversation, _handler, _Interrupts
 from tests.support.fake_engine import FakeGenerator, fake_language_model
 from tests.support.tiny import save_tiny_model
 
@@ -61,7 +61,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(capsys):
             os.kill(os.getpid(), signal.SIGINT)
 
     talk = conversation(FakeGenerator(before_step=interrupt_at_the_third), max_new_tokens=50)
-    talk.say("hi")
+    interrupts = _Interrupts()
+    with _handler(interrupts.note):
+        talk.say("hi", lambda: interrupts.came)
     assert talk.messages[-1] == {"role": "assistant", "content": "abc"}
     assert "abc [stopped]" in capsys.readouterr().out
     talk.say("more")

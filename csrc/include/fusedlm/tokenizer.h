@@ -48,12 +48,12 @@ class Tokenizer {
 /// For the continuation of a prompt, `add` the prompt's tokens first, lest the space behind it be lost.
 class TextStream {
  public:
-  /// `tokenizer` must not be null.
+  /// `tokenizer` must not be null. Throws nothing.
   explicit TextStream(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special = true);
   /// The text that `tokens` add. The bytes of a character at the end that is not yet whole are held back until
   /// the rest comes. Throws as Tokenizer::decode; the tokens are then not taken.
   std::string add(std::span<const int32_t> tokens);
-  /// What is held back: up to 3 bytes of a character that stays unfinished.
+  /// What is held back: up to 3 bytes of a character that stays unfinished. Throws nothing.
   std::string finish();
 
  private:

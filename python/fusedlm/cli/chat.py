@@ -82,13 +82,15 @@ def chat(
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() arrow keys and a history
         typer.echo(f"{loaded.name}, {loaded.context:,} tokens of context. /help lists commands.")
-    with _interrupts():  # those between a prompt and an answer are ignored
+    interrupts = _Interrupts()
+    with _handler(interrupts.note):  # one that comes before an answer has begun stops it
         for line in _lines(terminal):
             if line.startswith("/"):
                 if not conversation.command(line):
                     return
             elif line:
-                conversation.say(line)
+                conversation.say(line, lambda: interrupts.came)
+            interrupts.came = False
 
 
 class Conversation:
@@ -103,12 +105,8 @@ class Conversation:
         self._reset()
         model.encode_chat([*self.messages, {"role": "user", "content": ""}])  # fails early
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Prints the answer as it comes. What was said before a Ctrl-C stays."""
-        with _interrupts() as interrupted:
-            self._say(text, interrupted)
-
-    def _say(self, text: str, interrupted: Callable[[], bool]) -> None:
         self.messages.append({"role": "user", "content": text})
         try:
             self._fit()
@@ -209,17 +207,13 @@ def _lines(terminal: bool) -> Iterator[str]:
             yield line.strip()
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+class _Interrupts:
     """Ctrl-C sets a flag here, so that it never strikes in the middle of a step."""
-    hit = False
 
-    def note(*_: object) -> None:
-        nonlocal hit
-        hit = True
+    came = False  # no lock: a handler may run inside whatever reads this
 
-    with _handler(note):
-        yield lambda: hit
+    def note(self, *_: object) -> None:
+        self.came = True
 
 
 @contextlib.contextmanager
