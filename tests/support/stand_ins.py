@@ -123,9 +123,13 @@ def write_talk(folder: Path) -> None:
         "pairs.jsonl": [
             {"prompt": f"fox {i}?", "chosen": "the dog", "rejected": "fox"} for i in range(40)
         ],
-        "items.jsonl": [{"query": "the quick", "choices": [" brown", " 0"], "gold": 0}] * 5,
+        "examples/choices/items.jsonl": [
+            {"query": "the quick", "choices": [" brown", " 0"], "gold": 0}
+        ]
+        * 5,
     }
     for name, found in rows.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in found))
     paragraphs = [
         {
