@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-from pathlib import Path
 
 import pytest
 
@@ -76,24 +73,3 @@ def test_what_it_writes_trains_a_model(run, tmp_path):
     tiny = "--layers 1 --width 32 --heads 2 --context 32 --tokenizer chars --steps 2 --warmup 1 --quiet"
     code, _, err = run("train", clean, "--out", tmp_path / "run", *tiny.split())
     assert code == 0, err
-
-
-def test_the_commands_of_the_docs_run(run, tmp_path, monkeypatch):
-    for package in ("rjieba", "HanTa"):
-        pytest.importorskip(package)
-    page = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        "text,label,source",
-        *(f'"Review {i}: a fine film, <br />{i}.",1,imdb' for i in range(9)),
-    ]
-    Path("reviews.csv").write_text("\n".join(rows))
-    Path("crawl").mkdir()
-    Path("crawl/page.txt").write_bytes(b"mail a@b.org\nna\xefve\n")
-    Path("tang300").write_text("春眠不觉晓，处处闻啼鸟。\n%\n夜来风雨声，花落知多少。\n")
-    commands = re.findall(r"^fusedlm preprocess .*$", page, re.MULTILINE)
-    assert len(commands) == 10
-    for command in commands:
-        words = shlex.split(command.replace("/usr/share/games/fortunes/", ""), comments=True)
-        code, _, err = run(*words[1:])
-        assert code == 0, f"{command}\n{err}"

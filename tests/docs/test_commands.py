@@ -92,6 +92,10 @@ def given(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_run(page, given, run, tmp_path, monkeypatch):  # noqa: F811
+    if page == "docs/preprocessing.md":
+        for package in ("rjieba", "HanTa"):
+            pytest.importorskip(package)
+        assert sum(words[0] == "preprocess" for words in RUN[page]) == 10
     shutil.copytree(given, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "packages")
