@@ -123,7 +123,9 @@ class Batch:
 
         Raises ValueError for a prompt without tokens, or with one outside the vocabulary.
         """
-        stream = None if self._tokenizer is None else TextStream(self._tokenizer, options.stop)
+        stream = None
+        if self._tokenizer is not None:
+            stream = TextStream(self._tokenizer, options.stop, after=prompt)
         job = Job(prompt, options, stream)
         if options.max_new_tokens == 0:
             job.end("length")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 _UNFINISHED = "\ufffd"  # how a decoder shows a character whose last bytes are still to come
+_CONTEXT = 4  # tokens of a prompt that the first word is read with
 
 
 class Tokenizer(Protocol):
@@ -26,15 +27,22 @@ class TextStream:
 
     `push` and `close` return text that is final: never part of a character, and never the
     beginning of what could become a stop string. Joined, the pieces are the whole text.
+
+    `after` are the tokens that it goes on from: with them the space of a first word is kept, which
+    tokenizers of SentencePiece take away where a text begins.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), after: Sequence[int] = ()
+    ) -> None:
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._tokens: list[int] = []
+        self._tokens = [token for token in after[-_CONTEXT:] if 0 <= token < tokenizer.vocab_size]
+        if tokenizer.decode(self._tokens).endswith(_UNFINISHED):
+            self._tokens = []
         self._start = 0  # tokens from here on are decoded again, as context for the next ones
-        self._read = 0  # tokens before here are in the text already
+        self._read = len(self._tokens)  # tokens before here are in the text already
         self._held = ""
 
     def push(self, token: int) -> str:

@@ -85,7 +85,10 @@ class Bodies:
             return {"content": content, "refusal": None}
         offsets = []
         # Of the text that tokens make together: one alone may be part of a character.
-        stream = self._streams.setdefault(index, TextStream(self._tokenizer))
+        stream = self._streams.get(index)
+        if stream is None:
+            prompt = self._request.prompts[index // self._request.n]
+            stream = self._streams[index] = TextStream(self._tokenizer, after=prompt)
         for token in tokens:
             offsets.append(self._offsets.get(index, 0))
             self._offsets[index] = offsets[-1] + len(stream.push(token))
