@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -15,8 +16,9 @@ from fusedlm import _core
 from fusedlm.cli.app import app
 from fusedlm.data.tokenizer import Tokenizer, train_bpe, train_chars
 from fusedlm.models import Decoder, export_gguf, load, save
-from fusedlm.models.gguf_tokenizer import _PATTERNS
+from fusedlm.models.gguf_tokenizer import PATTERNS, build_tokenizer
 from tests.support.gguf_decoders import KINDS, model_of
+from tests.support.sentence_pieces import sentence_pieces
 from tests.support.small import spread_out
 
 gguf = pytest.importorskip("gguf")
@@ -110,7 +112,7 @@ def test_a_tokenizer_that_changes_the_text_first_is_left_out_and_said(change, to
 
 def test_a_tokenizer_of_qwen2_keeps_its_composing(tokenizer, tmp_path):
     theirs = with_normalizer(tokenizer, normalizers.NFC())
-    split = pre_tokenizers.Split(tokenizers.Regex(_PATTERNS["qwen2"]), "isolated")
+    split = pre_tokenizers.Split(tokenizers.Regex(PATTERNS["qwen2"]), "isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     theirs._inner.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
     model = model_of("qwen2", tokenizer.vocab_size)
@@ -120,6 +122,38 @@ def test_a_tokenizer_of_qwen2_keeps_its_composing(tokenizer, tmp_path):
     plain = Tokenizer(tokenizers.Tokenizer.from_str(theirs.to_json()))
     plain._inner.normalizer = None  # read again it would compose
     assert "another" in export_gguf(model, plain, tmp_path / "m.gguf").no_tokenizer
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_tokenizer_of_sentence_piece_is_kept(prefix, tmp_path):
+    values = {**sentence_pieces(tmp_path)[1], "tokenizer.ggml.add_space_prefix": prefix}
+    theirs = build_tokenizer(tmp_path / "theirs.gguf", values)
+    model = model_of("llama", theirs.vocab_size + 28)  # padded to a round size
+    assert export_gguf(model, theirs, tmp_path / "m.gguf").no_tokenizer is None
+    read = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    assert read["tokenizer.ggml.model"].contents() == "llama"
+    ours, compiled = load(tmp_path / "m.gguf")[1], _core.Tokenizer.load(str(tmp_path / "m.gguf"))
+    for text in ("the sailors sing", TEXT, "quick  dogs, lazy é 你 fox"):
+        assert ours.encode(text) == theirs.encode(text) == compiled.encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+    assert ours.encode("the", add_special=True) == theirs.encode("the", add_special=True)
+    assert (ours.eos_id, ours.special) == (theirs.eos_id, theirs.special)
+
+
+@pytest.mark.parametrize("change", ["normalizer", "merges"])
+def test_a_tokenizer_that_is_nearly_sentence_pieces_is_left_out_and_said(change, tmp_path):
+    theirs = build_tokenizer(tmp_path / "theirs.gguf", sentence_pieces(tmp_path)[1])
+    described = json.loads(theirs.to_json())
+    if change == "normalizer":
+        described["normalizer"] = {"type": "Lowercase"}
+    else:  # SentencePiece knows every way to a token, BPE that was trained as such only one
+        merges = described["model"]["merges"]
+        unions = ["".join(merge) for merge in merges]
+        del merges[next(i for i, union in enumerate(unions) if unions.count(union) > 1)]
+    inner = tokenizers.Tokenizer.from_str(json.dumps(described))
+    model = model_of("llama", theirs.vocab_size)
+    written = export_gguf(model, Tokenizer(inner, theirs.settings), tmp_path / "m.gguf")
+    assert "another" in written.no_tokenizer
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_and_an_older_file_stays(tokenizer, tmp_path):

@@ -20,7 +20,7 @@ from fusedlm.data.tokenizer import Tokenizer
 from .config import ModelConfig
 from .decoder import Decoder
 from .files import whole_file
-from .gguf_tokenizer import write_tokenizer
+from .gguf_tokenizer_export import write_tokenizer
 from .gguf_types import gguf_package
 from .huggingface import family_for, half_split
 from .lora import merged_state

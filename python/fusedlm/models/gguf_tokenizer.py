@@ -6,7 +6,6 @@ the patterns themselves are those of the models' own tokenizers.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,20 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PATTERNS = {
+PATTERNS = {
     "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN,
 }  # fmt: skip
 # Of these llama.cpp knows what the file need not say: a whole word that is a token is one, whatever the
 # merges say, and a text begins with bos.
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")
-_NORMALIZERS = {"qwen2": {"type": "NFC"}}  # as tokenizer.json describes it; others have none
+NORMALIZERS = {"qwen2": {"type": "NFC"}}  # as tokenizer.json describes it; others have none
 _DIGITS_ALONE = ("smollm", "starcoder", "command-r", "refact")  # then as GPT-2
 _PRE, _DEFAULT = "tokenizer.ggml.pre", "default"  # of files from before there was this field: GPT-2
-KNOWN = ("gpt-2", _DEFAULT, *_DIGITS_ALONE, *_PATTERNS)
+KNOWN = ("gpt-2", _DEFAULT, *_DIGITS_ALONE, *PATTERNS)
 # Whatever the file says of eos: models that chat end an answer by one of these and a text by another.
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
 _CLASS = "PreTrainedTokenizerFast"  # of transformers, for folders that are written from it
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
-    1, 7
-)  # tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 
 
 def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
@@ -57,7 +54,7 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     if kind == "bert":
         inner, special = word_piece(fields, tokens)
         return Tokenizer(inner, {"tokenizer_class": _CLASS, **special})
-    types = _numbers(fields, "tokenizer.ggml.token_type", len(tokens), [_NORMAL] * len(tokens))
+    types = _numbers(fields, "tokenizer.ggml.token_type", len(tokens), [NORMAL] * len(tokens))
     if kind == "gpt2":
         inner = _byte_level(fields, tokens)
     elif kind == "llama":
@@ -65,9 +62,9 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     else:
         raise fields.refusal("tokenizer.ggml.model", kind, "gpt2, llama or bert")
     added = [
-        AddedToken(token, special=type_ == _CONTROL, normalized=False)
+        AddedToken(token, special=type_ == CONTROL, normalized=False)
         for token, type_ in zip(tokens, types, strict=True)
-        if type_ in (_CONTROL, _USER_DEFINED) or (type_ == _UNKNOWN and kind == "llama")
+        if type_ in (CONTROL, USER_DEFINED) or (type_ == UNKNOWN and kind == "llama")
     ]
     inner.add_tokens(added)
     special = _special(fields, tokens)
@@ -76,7 +73,7 @@ def build_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer | None:
     settings = {"tokenizer_class": _CLASS, **special}
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
-    ends = [i for i, type_ in enumerate(types) if type_ == _CONTROL and tokens[i] in _ENDS]
+    ends = [i for i, type_ in enumerate(types) if type_ == CONTROL and tokens[i] in _ENDS]
     return Tokenizer(inner, settings, ends)
 
 
@@ -104,9 +101,9 @@ def _byte_level(fields: Fields, tokens: list[str]) -> tokenizers.Tokenizer:
     except Exception as error:  # the library raises bare Exception
         raise CorruptFileError(fields.file, f"tokenizer.ggml.merges: {error}") from error
     inner = tokenizers.Tokenizer(model)
-    whole = pre in _PATTERNS
+    whole = pre in PATTERNS
     first = (
-        [pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")] if whole
+        [pre_tokenizers.Split(Regex(PATTERNS[pre]), "isolated")] if whole
         else [pre_tokenizers.Digits(individual_digits=True)] if pre in _DIGITS_ALONE else []
     )  # fmt: skip
     blank = bool(fields.get("tokenizer.ggml.add_space_prefix", False))
@@ -126,14 +123,14 @@ def _sentence_piece(fields: Fields, tokens: list[str], types: list[int]) -> toke
     """SentencePiece merges the pair whose union scores highest; ranked, its unions are BPE's merges."""
     vocab = {token: index for index, token in enumerate(tokens)}
     scores = _numbers(fields, "tokenizer.ggml.scores", len(tokens))
-    normal = [i for i, type_ in enumerate(types) if type_ not in (_UNKNOWN, _CONTROL, _BYTE)]
+    normal = [i for i, type_ in enumerate(types) if type_ not in (UNKNOWN, CONTROL, BYTE)]
     merges = []
     for index in normal:
         token = tokens[index]
         halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
         merges += [(-scores[index], index, *h) for h in halves if h[0] in vocab and h[1] in vocab]
     merges.sort(key=lambda m: (m[0], vocab[m[2]], vocab[m[3]]))
-    unknown = next((t for t, type_ in zip(tokens, types, strict=True) if type_ == _UNKNOWN), None)
+    unknown = next((t for t, type_ in zip(tokens, types, strict=True) if type_ == UNKNOWN), None)
     inner = tokenizers.Tokenizer(
         models.BPE(
             vocab, [m[2:] for m in merges], unk_token=unknown, fuse_unk=True, byte_fallback=True
@@ -184,53 +181,3 @@ def _begin_and_end(
             ),
         ]
     )
-
-
-def write_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> str | None:
-    """Adds a byte-level BPE to a gguf.GGUFWriter. Of another kind nothing is written; returns why."""
-    described = json.loads(tokenizer.to_json())
-    model, pre = described["model"], _pattern_of(described)
-    byte_level = model.get("type") == "BPE" and not model.get("byte_fallback")
-    alike = pre is not None and described.get("normalizer") == _NORMALIZERS.get(pre)
-    if not byte_level or not alike:
-        return "GGUF has byte-level BPE in the ways of known models, and this tokenizer is another"
-    tokens, types = [f"[unused{i}]" for i in range(vocab_size)], [_UNUSED] * vocab_size
-    for token, index in model["vocab"].items():
-        tokens[index], types[index] = token, _NORMAL
-    for added in described.get("added_tokens", ()):
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = _CONTROL if added["special"] else _USER_DEFINED
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    around = tokenizer.encode("a", add_special=True)
-    for ours in ("bos", "eos", "unk", "pad"):
-        index = tokenizer.token_id(tokenizer.special.get(f"{ours}_token", ""))
-        index = tokenizer.eos_id if index is None and ours == "eos" else index
-        if index is not None:
-            getattr(writer, f"add_{ours}_token_id")(index)
-            if ours in ("bos", "eos"):
-                put = around[0 if ours == "bos" else -1] == index
-                getattr(writer, f"add_add_{ours}_token")(put)
-    if isinstance(template := tokenizer.settings.get("chat_template"), str):
-        writer.add_chat_template(template)
-    return None
-
-
-def _pattern_of(described: dict[str, Any]) -> str | None:
-    """Our name for how a tokenizer.json cuts text into words: `_byte_level` reversed."""
-    first = described.get("pre_tokenizer") or {}
-    steps = first.get("pretokenizers", [first])
-    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        return None
-    kinds = [step["type"] for step in steps[:-1]]
-    if not kinds and steps[-1].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits"] and steps[0]["individual_digits"] and steps[-1].get("use_regex", True):
-        return "smollm"
-    if kinds == ["Split"] and not steps[-1].get("use_regex", True):
-        found = steps[0]["pattern"].get("Regex")
-        return next((name for name, pattern in _PATTERNS.items() if pattern == found), None)
-    return None
