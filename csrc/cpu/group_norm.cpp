@@ -96,20 +96,18 @@ void backward_row(const GroupNormBackward& a, const Shape& s, index_t b, index_t
   float sum_g = 0.0f, sum_gx = 0.0f;
   for (index_t d = 0; d < s.D; ++d) {
     const T *x_run = x + d * S, *dy_run = dy + d * S;
-    Vec total, dot, piece, piece_dot;
+    Vec total, dot;
+    PartialSums sums, dots;
     for_each_piece(
         S,
-        [&](index_t i, auto... n) {
+        [&](index_t i, int part, auto... n) {
           // Behind the end mean * rstd can be infinite, and 0 times that is not 0.
           const Vec xhat = inside((Vec::load(x_run + i, n...) - mean) * rstd, n...);
           const Vec arrived = Vec::load(dy_run + i, n...);
-          piece = piece + arrived;
-          piece_dot = fma(arrived, xhat, piece_dot);
+          sums.part[part] = sums.part[part] + arrived;
+          dots.part[part] = fma(arrived, xhat, dots.part[part]);
         },
-        [&] {
-          total = total + piece, dot = dot + piece_dot;
-          piece = piece_dot = Vec();
-        });
+        [&] { total = total + sums.take(), dot = dot + dots.take(); });
     const float of_bias = reduce_sum(total), of_weight = reduce_sum(dot);
     const float w = weight ? to_float(weight[d]) : 1.0f;
     dbias[d] += of_bias;

@@ -2,7 +2,7 @@
 // A row on its way through layer norm, or through group norm: its moments, y, and the backward.
 
 #include "cpu/around.h"
-#include "cpu/vec.h"
+#include "cpu/partial_sums.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 
@@ -12,29 +12,6 @@ FUSEDLM_VEC Vec inside(Vec v, index_t n) {
   float lanes[Vec::size];
   v.store(lanes);
   return Vec::load(lanes, n);
-}
-
-/// fn(c) or fn(c, n) over [0, count) as for_each_vec, and `end()` behind each piece of it: float32
-/// sums of long rows are sums of the sums of pieces, or small terms would be lost beside a large sum.
-template <class Fn, class End>
-FUSEDLM_VEC void for_each_piece(index_t count, Fn&& fn, End&& end) {
-  constexpr index_t kPiece =
-      256 * Vec::size;  // so many additions to a lane; most rows are one piece
-  for (index_t first = 0; first < count; first += kPiece) {
-    const auto shifted = [&](index_t c, auto... n) { fn(first + c, n...); };
-    for_each_vec(min_of(kPiece, count - first), shifted, shifted);
-    end();
-  }
-}
-
-/// Sum of term(c) or term(c, n) over [0, count).
-template <class Term>
-FUSEDLM_VEC float sum_of(index_t count, Term&& term) {
-  Vec total, piece;
-  for_each_piece(
-      count, [&](index_t c, auto... n) { piece = piece + term(c, n...); },
-      [&] { total = total + piece, piece = Vec(); });
-  return reduce_sum(total);
 }
 
 struct Moments {
@@ -47,18 +24,16 @@ struct Centred {
 };
 template <class T>
 FUSEDLM_VEC Centred centred(const T* x, index_t C, float scale, float centre) {
-  Vec squares, rest, piece_squares, piece_rest;
+  Vec squares, rest;
+  PartialSums sums_of_squares, sums;
   for_each_piece(
       C,
-      [&](index_t c, auto... n) {
+      [&](index_t c, int i, auto... n) {
         const Vec d = inside(Vec::load(x + c, n...) * Vec(scale) - Vec(centre), n...);
-        piece_squares = fma(d, d, piece_squares);
-        piece_rest = piece_rest + d;
+        sums_of_squares.part[i] = fma(d, d, sums_of_squares.part[i]);
+        sums.part[i] = sums.part[i] + d;
       },
-      [&] {
-        squares = squares + piece_squares, rest = rest + piece_rest;
-        piece_squares = piece_rest = Vec();
-      });
+      [&] { squares = squares + sums_of_squares.take(), rest = rest + sums.take(); });
   const float mean = reduce_sum(rest) / static_cast<float>(C);
   return {mean, reduce_sum(squares) / static_cast<float>(C) - mean * mean};
 }
@@ -117,19 +92,18 @@ FUSEDLM_VEC void backward_of_row(const T* dy, const T* x, index_t C, Moments m, 
   const auto load_weight = [&](index_t c, auto... n) {
     return weight ? Vec::load(weight + c, n...) : Vec(1.0f);
   };
-  Vec sum_g, sum_gx;
-  const auto gather = [&](index_t c, auto... n) {
+  PartialSums sums_g, sums_gx;
+  for_each_part(C, [&](index_t c, int i, auto... n) {
     // Behind the end mean * rstd can be infinite, and 0 times that is not 0.
     const Vec xhat = inside((Vec::load(x + c, n...) - mean) * rstd, n...);
     const Vec d = Vec::load(dy + c, n...), g = d * load_weight(c, n...);  // 0 behind the end
-    sum_g = sum_g + g;
-    sum_gx = fma(g, xhat, sum_gx);
+    sums_g.part[i] = sums_g.part[i] + g;
+    sums_gx.part[i] = fma(g, xhat, sums_gx.part[i]);
     fma(d, xhat, Vec::load(dweight + c, n...)).store(dweight + c, n...);
     (d + Vec::load(dbias + c, n...)).store(dbias + c, n...);
-  };
-  for_each_vec(C, gather, gather);
-  const Vec mean_g(reduce_sum(sum_g) / static_cast<float>(C));
-  const Vec mean_gx(reduce_sum(sum_gx) / static_cast<float>(C));
+  });
+  const Vec mean_g(reduce_sum(sums_g.take()) / static_cast<float>(C));
+  const Vec mean_gx(reduce_sum(sums_gx.take()) / static_cast<float>(C));
   const auto write = [&](index_t c, auto... n) {
     const Vec xhat = (Vec::load(x + c, n...) - mean) * rstd;
     const Vec g = Vec::load(dy + c, n...) * load_weight(c, n...);

@@ -7,6 +7,7 @@
 #include "fusedlm/rms_norm.h"
 
 #include "cpu/norm_blocks.h"
+#include "cpu/partial_sums.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
@@ -15,32 +16,25 @@ template <class T, class W>
 void forward_row(const RmsNormForward& a, index_t row, bool around, T* kept) {
   const index_t C = a.x.shape[1];
   const T* x = a.x.row<T>(row);
-  Vec squares;
+  PartialSums squares;
   if (a.residual.defined()) {
     const T* residual = a.residual.row<T>(row);
     // Written again with y; until then the sum of this row is in L1.
     T* sum = around ? kept : a.sum.row<T>(row);
-    for_each_vec(
-        C,
-        [&](index_t c) {
-          (Vec::load(x + c) + Vec::load(residual + c)).store(sum + c);
-          const Vec s = Vec::load(sum + c);
-          squares = fma(s, s, squares);
-        },
-        [&](index_t c, index_t n) {
-          (Vec::load(x + c, n) + Vec::load(residual + c, n)).store(sum + c, n);
-          const Vec s = Vec::load(sum + c, n);
-          squares = fma(s, s, squares);
-        });
+    for_each_part(C, [&](index_t c, int i, auto... n) {
+      (Vec::load(x + c, n...) + Vec::load(residual + c, n...)).store(sum + c, n...);
+      const Vec s = Vec::load(sum + c, n...);
+      squares.part[i] = fma(s, s, squares.part[i]);
+    });
     x = sum;
   } else {
-    for_each_vec(
-        C, [&](index_t c) { squares = fma(Vec::load(x + c), Vec::load(x + c), squares); },
-        [&](index_t c, index_t n) {
-          squares = fma(Vec::load(x + c, n), Vec::load(x + c, n), squares);
-        });
+    for_each_part(C, [&](index_t c, int i, auto... n) {
+      const Vec s = Vec::load(x + c, n...);
+      squares.part[i] = fma(s, s, squares.part[i]);
+    });
   }
-  const float rstd = 1.0f / __builtin_sqrtf(reduce_sum(squares) / static_cast<float>(C) + a.eps);
+  const float rstd =
+      1.0f / __builtin_sqrtf(reduce_sum(squares.take()) / static_cast<float>(C) + a.eps);
   a.rstd.as<float>()[row] = rstd;
   const W* weight = a.weight.as<W>();
   T* y = a.y.row<T>(row);
@@ -62,14 +56,13 @@ void backward_row(const RmsNormBackward& a, index_t row, bool around, float* dwe
   const W* weight = a.weight.as<W>();
   T* dx = a.dx.row<T>(row);
   const Vec rstd(a.rstd.as<float>()[row]);
-  Vec dot;
-  const auto gather = [&](index_t c, auto... n) {
+  PartialSums dots;
+  for_each_part(C, [&](index_t c, int i, auto... n) {
     const Vec xhat = Vec::load(x + c, n...) * rstd, d = Vec::load(dy + c, n...);
-    dot = fma(d * Vec::load(weight + c, n...), xhat, dot);
+    dots.part[i] = fma(d * Vec::load(weight + c, n...), xhat, dots.part[i]);
     fma(d, xhat, Vec::load(dweight + c, n...)).store(dweight + c, n...);
-  };
-  for_each_vec(C, gather, gather);
-  const Vec mean(reduce_sum(dot) / static_cast<float>(C));
+  });
+  const Vec mean(reduce_sum(dots.take()) / static_cast<float>(C));
   const auto write = [&](index_t c, auto... n) {
     const Vec xhat = Vec::load(x + c, n...) * rstd;
     const Vec g = Vec::load(dy + c, n...) * Vec::load(weight + c, n...);
