@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fusedlm import functional, ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
-from tests.support.compare import assert_same_bits, randn, results_by_threads
+from tests.support.compare import assert_same_bits, here, randn, results_by_threads
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -62,13 +62,12 @@ def test_equals_torch(isa, shape, dtype):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"label_smoothing": 0.1}, {"weight": 77}, {"ignore_index": 3},
-     {"label_smoothing": 0.2, "weight": 77, "ignore_index": 3}],
+    [{}, {"label_smoothing": 0.1}, {"weight": torch.linspace(0.1, 2, 77)}, {"ignore_index": 3},
+     {"label_smoothing": 0.2, "weight": torch.linspace(0.1, 2, 77), "ignore_index": 3}],
     ids=lambda o: " ".join(o) or "plain",
 )  # fmt: skip
 def test_with_flags_equals_torch(isa, options, reduction, dtype):
-    if "weight" in options:  # made here: on a GPU, tensors are there
-        options = {**options, "weight": torch.linspace(0.1, 2, options["weight"])}
+    options = here(options)
     targets = targets_of((30,), 77)
     targets[targets < 0] = options.get("ignore_index", -100)
     dloss = randn(30, seed=8) if reduction == "none" else None
@@ -210,7 +209,7 @@ def head(function, x, head_weight, bias, targets, dtype, **options):
 @pytest.mark.parametrize(
     "options",
     [{}, {"reduction": "none"}, {"reduction": "sum", "label_smoothing": 0.1}, {"ignore_index": 2},
-     {"weight": 11}],
+     {"weight": torch.linspace(0.5, 2, 11)}],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(6, 8), (8,)], ids=str)
@@ -219,8 +218,7 @@ def test_linear_cross_entropy_equals_torch(kernels, shape, options, dtype):
     if theirs is None:
         pytest.skip("this torch has no linear_cross_entropy; 2.13 has")
     x, weight, bias = randn(*shape, seed=1), randn(11, 8, seed=2), randn(11, seed=3)
-    if "weight" in options:
-        options = {**options, "weight": torch.linspace(0.5, 2, options["weight"])}
+    options = here(options)
     targets = classes_of(shape[:-1], 11, seed=4)
     rounded = [t.to(dtype) for t in (x, weight, bias)]
     ours, plain, exact = (

@@ -150,7 +150,7 @@ def test_float32_parameters_serve_bfloat16_activations(isa):
     assert all(p.grad.dtype == torch.float32 for p in parameters.values())
 
 
-def test_strided_input_and_gradient_equal_their_copies():
+def test_strided_input_and_gradient_equal_their_copies(isa):
     wide, grad = randn(6, 8, 10, 12, seed=0), randn(8 * 10 * 12, seed=1)
     for view in (
         wide[..., 3],

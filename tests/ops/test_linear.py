@@ -196,7 +196,7 @@ def test_autocast_computes_in_bfloat16():
 
 
 @pytest.mark.parametrize("rows", [37, 3100])  # one block of the sum, and several
-def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(rows):
+def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(kernels, rows):
     def gradients(dtype):
         up, down, plain = (
             randn(*s, seed=i).requires_grad_() for i, s in enumerate([(24, 16), (16, 24), (16, 16)])
