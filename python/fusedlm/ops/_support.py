@@ -148,7 +148,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
         return like.new_empty(shape, dtype=dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < _ARENA_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     # Reshaped in place: a view would hold the flat tensor too, and autograd adds nothing in place to
     # memory that has two owners.
     return torch.frombuffer(core.ArenaBlock(size), dtype=dtype).resize_(shape)

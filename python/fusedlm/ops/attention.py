@@ -326,7 +326,7 @@ def _checked(
         keys = key.shape[1] if block_table is None else block_table.shape[-1] * key.shape[1]
         mask = _mask_for(mask, query, keys)
     if dropout_p and seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
     if cu_seqlens_q is not None and cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
     return (

@@ -62,7 +62,7 @@ def quantize(weight: Tensor, format: str) -> QuantizedWeight:
     weight = as_rows(weight.detach())
     rows, cols = weight.shape
     data = empty((rows, core.weight_row_bytes(format, cols)), torch.uint8, weight)
-    scales = torch.empty(rows) if format == "int8" else None
+    scales = empty((rows,), torch.float32, weight) if format == "int8" else None
     core.quantize(weight, format, data, scales)
     return QuantizedWeight(data, format, rows, cols, scales)
 
