@@ -135,6 +135,13 @@ def test_what_the_kernel_cannot_goes_to_torch(kernels):
     assert not functional.scaled_dot_product_attention(query, query, query, dropout_p=1.0).any()
 
 
+@pytest.mark.parametrize("D, E", [(257, 257), (8, 257)])
+def test_heads_too_wide_for_the_cuda_kernels_go_to_torch(simt, D, E):
+    query, value = randn(1, 2, 9, D, seed=0), randn(1, 2, 9, E, seed=1)
+    ours = functional.scaled_dot_product_attention(query, query, value, is_causal=True)
+    assert torch.equal(ours, F.scaled_dot_product_attention(query, query, value, is_causal=True))
+
+
 def test_dropout_follows_torchs_generator(kernels):
     query = randn(1, 2, 30, 8, seed=0)
 

@@ -24,6 +24,7 @@ __all__ = [
     "dense_last",
     "empty",
     "grad_dtype",
+    "on_gpu",
     "rows_of",
     "same_autocast_dtype",
     "widened",
@@ -68,6 +69,11 @@ def widened(x: Any) -> Any:
         return x if core.isa() == "simt" else torch.float32
     half = isinstance(x, Tensor) and x.dtype == torch.float16
     return x.float() if half and x.is_cpu and core.isa() != "simt" else x
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the kernels of a GPU take x, emulated or not."""
+    return x.is_cuda or (x.is_cpu and core.isa() == "simt")
 
 
 def _in_float32(impl: Function, fake: Function) -> Function:
