@@ -219,6 +219,22 @@ def test_bad_arguments_are_named():
         flash_attn_func(q, q, q, alibi_slopes=torch.ones(3, 4))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_value_is_read_back_from_a_device(packed):
+    """A tensor of the meta device has none, and refuses."""
+    with torch.device("meta"):
+        q, k, slopes = torch.empty(2, 9, 4, 8), torch.empty(2, 9, 2, 8), torch.empty(2, 4)
+        cu_seqlens = torch.empty(5, dtype=torch.int32)
+    if packed:
+        q, k = q.flatten(0, 1), k.flatten(0, 1)
+        out = flash_attn_varlen_func(
+            q, k, k, cu_seqlens, cu_seqlens, 9, 9, window_size=(3, 3), alibi_slopes=slopes[0]
+        )
+    else:
+        out = flash_attn_func(q, k, k, window_size=(3, 1), alibi_slopes=slopes)
+    assert out.is_meta and out.shape == q.shape
+
+
 def test_every_name_of_the_module_is_a_documented_function():
     for name in functional.__all__:
         assert getattr(functional, name).__doc__, name

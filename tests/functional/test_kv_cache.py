@@ -177,6 +177,28 @@ def test_decoding_token_by_token_equals_the_whole(kernels):
     assert torch.equal(cache[0], k)
 
 
+@pytest.mark.parametrize("lengths", ["one number", "a tensor"])
+@pytest.mark.parametrize("place", ["rows", "cache_batch_idx", "block_table"])
+def test_no_value_is_read_back_from_a_device(place, lengths):
+    """A tensor of the meta device has none, and refuses."""
+    with torch.device("meta"):
+        q, k, v = torch.empty(B, T, H, D), torch.empty(B, T, G, D), torch.empty(B, T, G, D)
+        cos, slopes = torch.empty(CAPACITY, 6), torch.empty(B, H)
+        rows, page = (B * 8, 4) if place == "block_table" else (B, CAPACITY)
+        cache = [torch.empty(rows, page, G, D) for _ in range(2)]
+        where = {
+            "rows": {}, "cache_batch_idx": {"cache_batch_idx": torch.empty(B, dtype=torch.int32)},
+            "block_table": {"block_table": torch.empty(B, 8, dtype=torch.int32)},
+        }[place]  # fmt: skip
+        given = 7 if lengths == "one number" else torch.empty(B, dtype=torch.int32)
+    out = flash_attn_with_kvcache(
+        q, *cache, k, v, cos, cos, given, alibi_slopes=slopes, window_size=(6, 2), **where
+    )
+    assert out.is_meta and out.shape == q.shape
+    with pytest.raises(ValueError, match=r"cache_seqlens is \[30, 30, 30\] and 4 are new"):
+        flash_attn_with_kvcache(q, *cache, k, v, cache_seqlens=30, **where)
+
+
 def test_bad_arguments_are_named_and_nothing_is_stored():
     q, k, v = new_tokens()
     stored = caches()
