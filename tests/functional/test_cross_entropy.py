@@ -83,7 +83,7 @@ def test_every_layout_of_torch_is_taken(isa, shape, dtype):
         compare(randn(*shape, seed=1), targets, dtype, dloss, reduction=reduction)
 
 
-def test_a_transposed_view_of_a_models_logits_is_not_copied_out_of_order():
+def test_a_transposed_view_of_a_models_logits_is_not_copied_out_of_order(kernels):
     logits, targets = randn(2, 5, 11, seed=1), targets_of((2, 5), 11)
     compare(logits.transpose(1, 2), targets, torch.float32)
 
