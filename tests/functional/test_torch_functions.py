@@ -135,6 +135,16 @@ def test_what_the_kernel_cannot_goes_to_torch(kernels):
     assert not functional.scaled_dot_product_attention(query, query, query, dropout_p=1.0).any()
 
 
+def test_heads_too_wide_for_the_cuda_kernels_compile_on_the_cpu():
+    query = randn(1, 2, 9, 257, seed=0)
+
+    def call(query):
+        return functional.scaled_dot_product_attention(query, query, query)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(query), call(query))
+
+
 @pytest.mark.parametrize("D, E", [(257, 257), (8, 257)])
 def test_heads_too_wide_for_the_cuda_kernels_go_to_torch(simt, D, E):
     query, value = randn(1, 2, 9, D, seed=0), randn(1, 2, 9, E, seed=1)

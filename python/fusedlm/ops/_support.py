@@ -72,8 +72,9 @@ def widened(x: Any) -> Any:
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether the kernels of a GPU take x, emulated or not."""
-    return x.is_cuda or (x.is_cpu and core.isa() == "simt")
+    """Whether the kernels of a GPU take x, emulated or not (which torch.compile cannot look up)."""
+    emulated = not torch.compiler.is_compiling() and x.is_cpu and core.isa() == "simt"
+    return x.is_cuda or emulated
 
 
 def _in_float32(impl: Function, fake: Function) -> Function:
