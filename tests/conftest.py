@@ -10,11 +10,22 @@ import torch
 
 import fusedlm
 from tests.support.emulator import HOW_TO_EMULATE
-from tests.support.gpu import HAS_GPU
+from tests.support.gpu import EMULATED, HAS_EMULATOR, ON_DEVICE, what_can_run
 
 # What torch.compile made of an older version of the ops must not be found again.
 _COMPILED = tempfile.TemporaryDirectory(prefix="fusedlm-inductor-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _COMPILED.name
+
+
+def pytest_report_header():
+    return what_can_run()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """-q, which pyproject.toml sets, leaves the header out: then the lines stand at the end."""
+    if terminalreporter.verbosity == -1:
+        for line in what_can_run():
+            terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,27 +44,36 @@ def pytest_collection_modifyitems(config, items):
         items[:] = kept
 
 
-# In a build with the emulator of the CUDA kernels that includes "simt"; tests/ops/test_emulator.py
-# says how to get one. On a GPU, "cuda" stands for it: all tensors of a test are made there.
-@pytest.fixture(params=[*fusedlm.available_isas(), *(["cuda"] if HAS_GPU else [])])
+CPU_ISAS = [isa for isa in fusedlm.available_isas() if isa != "simt"]
+
+
+@pytest.fixture(params=[*CPU_ISAS, EMULATED, ON_DEVICE])
 def isa(request):
-    """Runs a test once for each instruction set of this machine, under the emulator and on a GPU."""
-    if request.param == "cuda":
-        with torch.device("cuda"):
-            yield request.param
-        return
-    before = fusedlm.isa()
-    fusedlm.set_isa(request.param)
-    yield request.param
-    fusedlm.set_isa(before)
+    """Runs a test once for each instruction set of this machine ("simt" is the emulator of the CUDA
+    kernels) and as "cuda" on a GPU, where all tensors of a test are made by default."""
+    yield from _running_on(request.param)
 
 
 @pytest.fixture
 def simt():
     """The CUDA kernels under their emulator."""
-    if "simt" not in fusedlm.available_isas():
+    if not HAS_EMULATOR:
         pytest.skip(f"built without the emulator of CUDA kernels; {HOW_TO_EMULATE}")
+    yield from _running_on("simt")
+
+
+@pytest.fixture(params=["cpu", EMULATED, ON_DEVICE])
+def kernels(request):
+    """As `isa`, for what is alike on every instruction set of the CPU: one of them says it."""
+    yield from _running_on(fusedlm.isa() if request.param == "cpu" else request.param)
+
+
+def _running_on(isa):
+    if isa == "cuda":
+        with torch.device("cuda"):
+            yield isa
+        return
     before = fusedlm.isa()
-    fusedlm.set_isa("simt")
-    yield
+    fusedlm.set_isa(isa)
+    yield isa
     fusedlm.set_isa(before)

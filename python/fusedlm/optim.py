@@ -84,7 +84,7 @@ class AdamW(torch.optim.Optimizer):
             if saved is None:
                 continue
             state = self.state[param]
-            state["step"] = torch.as_tensor(float(saved["step"]))
+            state["step"] = torch.tensor(float(saved["step"]), device="cpu")
             for name in ("exp_avg", "exp_avg_sq"):
                 # A copy: the two optimizers must not share their averages.
                 state[name] = saved[name].to(device=param.device, dtype=torch.float32, copy=True)
@@ -146,7 +146,7 @@ class AdamW(torch.optim.Optimizer):
     def _state_of(self: _Stepped, param: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[param]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, device="cpu")
             shape = local(param).shape
             state["exp_avg"] = torch.zeros(shape, dtype=torch.float32, device=param.device)
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])

@@ -7,10 +7,10 @@ import torch
 
 from fusedlm import ops
 from tests.support.compare import randn
-from tests.support.gpu import HAS_GPU
+from tests.support.gpu import HAS_GPU, NO_GPU
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="no GPU, or a build without CUDA kernels (FUSEDLM_CUDA=ON)")
+@pytest.mark.skipif(not HAS_GPU, reason=NO_GPU)
 def test_a_product_on_the_gpu_equals_that_of_the_cpu():
     x, weight = randn(70, 129, seed=0).bfloat16(), randn(65, 129, seed=1)
     on_gpu = ops.linear(x.cuda(), weight.cuda(), activation="gelu")

@@ -9,15 +9,20 @@ import torch.nn.functional as F
 from fusedlm import functional, ops
 from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
-from tests.support.compare import assert_same_bits, randn, results_by_threads
+from tests.support.compare import assert_same_bits, here, randn, results_by_threads
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def targets_of(shape, V, seed=5):
+def classes_of(shape, V, seed):
     generator = torch.Generator("cpu").manual_seed(seed)
-    targets = torch.randint(V, shape, generator=generator, device="cpu")
-    targets = targets.to(torch.get_default_device())
+    classes = torch.randint(V, shape, generator=generator, device="cpu")
+    return classes.to(torch.get_default_device())
+
+
+def targets_of(shape, V, seed=5):
+    """As `classes_of`; a few do not count."""
+    targets = classes_of(shape, V, seed)
     if targets.numel() > 4:
         targets.view(-1)[::4] = -100
     return targets
@@ -62,6 +67,7 @@ def test_equals_torch(isa, shape, dtype):
     ids=lambda o: " ".join(o) or "plain",
 )  # fmt: skip
 def test_with_flags_equals_torch(isa, options, reduction, dtype):
+    options = here(options)
     targets = targets_of((30,), 77)
     targets[targets < 0] = options.get("ignore_index", -100)
     dloss = randn(30, seed=8) if reduction == "none" else None
@@ -71,16 +77,13 @@ def test_with_flags_equals_torch(isa, options, reduction, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7,), (3, 7, 5), (2, 7, 3, 4), (0, 7)], ids=str)
 def test_every_layout_of_torch_is_taken(isa, shape, dtype):
-    generator = torch.Generator("cpu").manual_seed(3)
-    targets = torch.randint(
-        7, shape[:1] * (len(shape) > 1) + shape[2:], generator=generator, device="cpu"
-    ).to(torch.get_default_device())
+    targets = classes_of(shape[:1] * (len(shape) > 1) + shape[2:], 7, seed=3)
     for reduction in ("sum", "none"):
         dloss = randn(*targets.shape, seed=2) if targets.dim() and reduction == "none" else None
         compare(randn(*shape, seed=1), targets, dtype, dloss, reduction=reduction)
 
 
-def test_a_transposed_view_of_a_models_logits_is_not_copied_out_of_order():
+def test_a_transposed_view_of_a_models_logits_is_not_copied_out_of_order(kernels):
     logits, targets = randn(2, 5, 11, seed=1), targets_of((2, 5), 11)
     compare(logits.transpose(1, 2), targets, torch.float32)
 
@@ -141,7 +144,7 @@ def test_rows_may_begin_anywhere_in_memory(isa, first, dtype):
     torch.testing.assert_close(leaf.grad, ours[1])
 
 
-def test_the_logits_are_left_alone_and_may_be_read_by_others():
+def test_the_logits_are_left_alone_and_may_be_read_by_others(kernels):
     logits = randn(6, 9, seed=1).requires_grad_()
     kept, targets = logits.detach().clone(), targets_of((6,), 9)
     loss = functional.cross_entropy(logits, targets) + logits.square().sum()
@@ -152,7 +155,7 @@ def test_the_logits_are_left_alone_and_may_be_read_by_others():
     torch.testing.assert_close(logits.grad, leaf.grad)
 
 
-def test_old_reductions_class_probabilities_and_float64_are_torchs():
+def test_old_reductions_class_probabilities_and_float64_are_torchs(kernels):
     logits, targets = randn(6, 9, seed=1), targets_of((6,), 9)
     for options in (
         {"size_average": False},
@@ -210,12 +213,13 @@ def head(function, x, head_weight, bias, targets, dtype, **options):
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(6, 8), (8,)], ids=str)
-def test_linear_cross_entropy_equals_torch(shape, options, dtype):
+def test_linear_cross_entropy_equals_torch(kernels, shape, options, dtype):
     theirs = getattr(F, "linear_cross_entropy", None)
     if theirs is None:
         pytest.skip("this torch has no linear_cross_entropy; 2.13 has")
     x, weight, bias = randn(*shape, seed=1), randn(11, 8, seed=2), randn(11, seed=3)
-    targets = torch.randint(11, shape[:-1], generator=torch.Generator().manual_seed(4))
+    options = here(options)
+    targets = classes_of(shape[:-1], 11, seed=4)
     rounded = [t.to(dtype) for t in (x, weight, bias)]
     ours, plain, exact = (
         head(f, *rounded, targets, d, **options)
@@ -229,12 +233,12 @@ def test_linear_cross_entropy_equals_torch(shape, options, dtype):
         assert_as_accurate_as_torch(a, b, c, name)
 
 
-def test_linear_cross_entropy_takes_places_and_probabilities_as_torch_does():
+def test_linear_cross_entropy_takes_places_and_probabilities_as_torch_does(kernels):
     theirs = getattr(F, "linear_cross_entropy", None)
     if theirs is None:
         pytest.skip("this torch has no linear_cross_entropy; 2.13 has")
     x, weight, bias = randn(4, 8, seed=1), randn(11, 3, 8, seed=2), randn(11, 3, seed=3)
-    targets = torch.randint(11, (4, 3))
+    targets = classes_of((4, 3), 11, seed=6)
     torch.testing.assert_close(
         functional.linear_cross_entropy(x, weight, targets, linear_bias=bias),
         theirs(x, weight, targets, linear_bias=bias),

@@ -15,7 +15,7 @@ from fusedlm.functional import (
     flash_attn_varlen_qkvpacked_func,
 )
 from tests.support.accuracy import assert_as_accurate_as_torch
-from tests.support.compare import assert_equals_float64, randn
+from tests.support.compare import assert_equals_float64, here, randn
 from tests.support.flash import plain
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -52,7 +52,8 @@ def compare(ours, theirs, shapes, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("T, S", [(30, 30), (9, 33), (33, 9)])
-def test_flash_attn_func_equals_its_documentation(T, S, options, dtype):
+def test_flash_attn_func_equals_its_documentation(kernels, T, S, options, dtype):
+    options = here(options)
     shapes = {"q": (2, T, 4, 16), "k": (2, S, 2, 16), "v": (2, S, 2, 16)}
     compare(
         lambda t: flash_attn_func(t["q"], t["k"], t["v"], **options),
@@ -63,7 +64,7 @@ def test_flash_attn_func_equals_its_documentation(T, S, options, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_packed_arguments_equal_their_parts(dtype):
+def test_packed_arguments_equal_their_parts(kernels, dtype):
     compare(
         lambda t: flash_attn_qkvpacked_func(t["qkv"], causal=True),
         lambda t: plain(*t["qkv"].unbind(2), causal=True)[0],
@@ -78,10 +79,8 @@ def test_packed_arguments_equal_their_parts(dtype):
     )
 
 
-CU_Q, CU_K = (
-    torch.tensor([0, 5, 5, 17, 30], dtype=torch.int32),
-    torch.tensor([0, 9, 12, 20, 33], dtype=torch.int32),
-)
+CU_Q = torch.tensor([0, 5, 5, 17, 30], dtype=torch.int32)
+CU_K = torch.tensor([0, 9, 12, 20, 33], dtype=torch.int32)
 
 
 def one_by_one(q, k, v, cu_q, cu_k, **options):
@@ -98,54 +97,58 @@ def one_by_one(q, k, v, cu_q, cu_k, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_varlen_equals_its_sequences(options, dtype):
+def test_varlen_equals_its_sequences(kernels, options, dtype):
+    cu_q, cu_k, options = here(CU_Q), here(CU_K), here(options)
     if "alibi_slopes" in options:
         slopes = options["alibi_slopes"]
         options = {**options, "alibi_slopes": slopes if slopes.dim() == 1 else slopes.repeat(2, 1)}
     compare(
-        lambda t: flash_attn_varlen_func(t["q"], t["k"], t["v"], CU_Q, CU_K, 13, 13, **options),
-        lambda t: one_by_one(t["q"], t["k"], t["v"], CU_Q, CU_K, **options)[0],
+        lambda t: flash_attn_varlen_func(t["q"], t["k"], t["v"], cu_q, cu_k, 13, 13, **options),
+        lambda t: one_by_one(t["q"], t["k"], t["v"], cu_q, cu_k, **options)[0],
         {"q": (30, 4, 16), "k": (33, 2, 16), "v": (33, 2, 16)},
         dtype,
     )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_varlen_packed_arguments_equal_their_parts(dtype):
+def test_varlen_packed_arguments_equal_their_parts(kernels, dtype):
+    cu_q, cu_k = here(CU_Q), here(CU_K)
     compare(
-        lambda t: flash_attn_varlen_qkvpacked_func(t["qkv"], CU_Q, 13, causal=True),
-        lambda t: one_by_one(*t["qkv"].unbind(1), CU_Q, CU_Q, causal=True)[0],
+        lambda t: flash_attn_varlen_qkvpacked_func(t["qkv"], cu_q, 13, causal=True),
+        lambda t: one_by_one(*t["qkv"].unbind(1), cu_q, cu_q, causal=True)[0],
         {"qkv": (30, 3, 4, 16)},
         dtype,
     )
     compare(
-        lambda t: flash_attn_varlen_kvpacked_func(t["q"], t["kv"], CU_Q, CU_K, 13, 13, causal=True),
-        lambda t: one_by_one(t["q"], *t["kv"].unbind(1), CU_Q, CU_K, causal=True)[0],
+        lambda t: flash_attn_varlen_kvpacked_func(t["q"], t["kv"], cu_q, cu_k, 13, 13, causal=True),
+        lambda t: one_by_one(t["q"], *t["kv"].unbind(1), cu_q, cu_k, causal=True)[0],
         {"q": (30, 4, 16), "kv": (33, 2, 2, 16)},
         dtype,
     )
 
 
-def test_keys_in_pages_equal_keys_in_a_row():
+def test_keys_in_pages_equal_keys_in_a_row(kernels):
+    cu_q, cu_k = here(CU_Q), here(CU_K)
     q, k, v = randn(30, 4, 16, seed=0), randn(33, 2, 16, seed=1), randn(33, 2, 16, seed=2)
-    expected = flash_attn_varlen_func(q, k, v, CU_Q, CU_K, 13, 13, causal=True)
+    expected = flash_attn_varlen_func(q, k, v, cu_q, cu_k, 13, 13, causal=True)
     table = torch.tensor(
         [[7, 2, 0, 5], [1, 0, 0, 0], [3, 4, 0, 0], [6, 8, 9, 10]], dtype=torch.int32
     )
     pages = [torch.full((11, 4, 2, 16), float("nan")) for _ in range(2)]
     for i in range(4):
-        for j in range(CU_K[i], CU_K[i + 1]):
-            page, slot = divmod(int(j - CU_K[i]), 4)
+        for j in range(cu_k[i], cu_k[i + 1]):
+            page, slot = divmod(int(j - cu_k[i]), 4)
             for paged, flat in zip(pages, (k, v), strict=True):
                 paged[table[i, page], slot] = flat[j]
-    out = flash_attn_varlen_func(q, *pages, CU_Q, CU_K, 13, 13, causal=True, block_table=table)
+    out = flash_attn_varlen_func(q, *pages, cu_q, cu_k, 13, 13, causal=True, block_table=table)
     assert torch.equal(out, expected)
     with pytest.raises(ValueError, match=r"block_table has shape .* too few for the sequences"):
-        flash_attn_varlen_func(q, *pages, CU_Q, CU_K, 13, 13, block_table=table[:, :2])
+        flash_attn_varlen_func(q, *pages, cu_q, cu_k, 13, 13, block_table=table[:, :2])
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_return_attn_probs_gives_the_log_sums_and_no_probabilities(options):
+def test_return_attn_probs_gives_the_log_sums_and_no_probabilities(kernels, options):
+    options = here(options)
     q, k = randn(2, 33, 4, 16, seed=0), randn(2, 9, 2, 16, seed=1)
     out, lse, nothing = flash_attn_func(q, k, k, return_attn_probs=True, **options)
     expected = plain(q, k, k, **options)
@@ -160,12 +163,12 @@ def test_return_attn_probs_gives_the_log_sums_and_no_probabilities(options):
         torch.testing.assert_close(lse, torch.cat(list(expected[1]), 1), rtol=1e-4, atol=1e-5)
 
 
-def test_a_window_of_one_key_gives_its_value():
+def test_a_window_of_one_key_gives_its_value(kernels):
     q, k = randn(2, 20, 2, 16, seed=0), randn(2, 20, 2, 16, seed=1)
     torch.testing.assert_close(flash_attn_func(q, k, k, window_size=(0, 0)), k)
 
 
-def test_the_causal_example_of_the_documentation():
+def test_the_causal_example_of_the_documentation(kernels):
     """seqlen_q 2 on seqlen_k 5 keeps 4 and 5 keys; 5 on 2 keeps none, none, none, 1 and 2."""
 
     def kept(T, S):
@@ -185,7 +188,7 @@ def test_float16_is_computed_in_float32():
     assert_as_accurate_as_torch(out, exact.half(), exact, "out")
 
 
-def test_dropout_follows_torchs_generator_and_keeps_the_mean():
+def test_dropout_follows_torchs_generator_and_keeps_the_mean(kernels):
     q = torch.zeros(1, 64, 2, 64)
     value = torch.ones(1, 64, 2, 64)
     torch.manual_seed(1)
@@ -216,6 +219,22 @@ def test_bad_arguments_are_named():
         flash_attn_func(q, q, q, alibi_slopes=torch.ones(3, 4))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_value_is_read_back_from_a_device(packed):
+    """A tensor of the meta device has none, and refuses."""
+    with torch.device("meta"):
+        q, k, slopes = torch.empty(2, 9, 4, 8), torch.empty(2, 9, 2, 8), torch.empty(2, 4)
+        cu_seqlens = torch.empty(5, dtype=torch.int32)
+    if packed:
+        q, k = q.flatten(0, 1), k.flatten(0, 1)
+        out = flash_attn_varlen_func(
+            q, k, k, cu_seqlens, cu_seqlens, 9, 9, window_size=(3, 3), alibi_slopes=slopes[0]
+        )
+    else:
+        out = flash_attn_func(q, k, k, window_size=(3, 1), alibi_slopes=slopes)
+    assert out.is_meta and out.shape == q.shape
+
+
 def test_every_name_of_the_module_is_a_documented_function():
     for name in functional.__all__:
         assert getattr(functional, name).__doc__, name
@@ -225,7 +244,8 @@ def test_every_name_of_the_module_is_a_documented_function():
     "options", [{}, {"window_size": (3, 1)}, {"alibi_slopes": torch.ones(0, 4)}]
 )
 @pytest.mark.parametrize("paged", [False, True])
-def test_no_sequences_give_nothing(options, paged):
+def test_no_sequences_give_nothing(kernels, options, paged):
+    options = here(options)
     q, none = torch.empty(0, 4, 8), torch.zeros(1, dtype=torch.int32)
     k, table = q, None
     if paged:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fusedlm import functional, ops
-from tests.support.compare import assert_equals_float64, randn
+from tests.support.compare import assert_equals_float64, here, randn
 
 DTYPES = [torch.float32, torch.bfloat16]
 OF_ATTENTION = [*DTYPES, torch.float16]
@@ -75,12 +75,13 @@ def compare(query, key, value, dtype, **options):
     ],
     ids=str,
 )
-def test_layouts_and_broadcasting_equal_torch(query, key, is_causal, dtype):
+def test_layouts_and_broadcasting_equal_torch(kernels, query, key, is_causal, dtype):
     compare(query, key, key, dtype, is_causal=is_causal)
 
 
 def mask_of(*shape):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(3)) > 0.4
+    generator = torch.Generator("cpu").manual_seed(3)
+    return here(torch.rand(shape, generator=generator, device="cpu")) > 0.4
 
 
 @pytest.mark.parametrize("dtype", OF_ATTENTION)
@@ -96,23 +97,23 @@ def mask_of(*shape):
     ],
     ids=lambda o: " ".join(f"{k}{list(getattr(v, 'shape', ''))}" for k, v in o.items()),
 )
-def test_options_equal_torch(options, dtype):
-    compare((2, 4, 9, 16), (2, 4, 11, 16), (2, 4, 11, 16), dtype, **options)
+def test_options_equal_torch(kernels, options, dtype):
+    compare((2, 4, 9, 16), (2, 4, 11, 16), (2, 4, 11, 16), dtype, **here(options))
 
 
 @pytest.mark.parametrize("dtype", OF_ATTENTION)
-def test_grouped_heads_and_other_widths_of_values_equal_torch(dtype):
+def test_grouped_heads_and_other_widths_of_values_equal_torch(kernels, dtype):
     compare((2, 6, 9, 16), (2, 2, 11, 16), (2, 2, 11, 16), dtype, enable_gqa=True)
     compare((2, 6, 9, 16), (2, 6, 11, 16), (2, 6, 11, 5), dtype)
     compare((2, 6, 9, 16), (2, 6, 11, 16), (2, 6, 11, 24), dtype, is_causal=True)
 
 
-def test_a_mask_on_five_dimensions_equals_torch():
+def test_a_mask_on_five_dimensions_equals_torch(kernels):
     for mask in (mask_of(3, 4, 9, 9), mask_of(2, 1, 1, 9, 9), mask_of(9, 9)):
         compare((2, 3, 4, 9, 8), (2, 3, 4, 9, 8), (2, 3, 4, 9, 8), torch.float32, attn_mask=mask)
 
 
-def test_a_query_that_sees_no_key_gives_zeros_as_in_torch():
+def test_a_query_that_sees_no_key_gives_zeros_as_in_torch(kernels):
     query, key = randn(1, 2, 4, 8, seed=0), randn(1, 2, 6, 8, seed=1)
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[2] = False
@@ -121,7 +122,7 @@ def test_a_query_that_sees_no_key_gives_zeros_as_in_torch():
     assert not out[:, :, 2].any()
 
 
-def test_what_the_kernel_cannot_goes_to_torch():
+def test_what_the_kernel_cannot_goes_to_torch(kernels):
     query = randn(1, 2, 4, 8, seed=0)
     q = query.double()
     assert torch.equal(
@@ -134,7 +135,24 @@ def test_what_the_kernel_cannot_goes_to_torch():
     assert not functional.scaled_dot_product_attention(query, query, query, dropout_p=1.0).any()
 
 
-def test_dropout_follows_torchs_generator():
+def test_heads_too_wide_for_the_cuda_kernels_compile_on_the_cpu():
+    query = randn(1, 2, 9, 257, seed=0)
+
+    def call(query):
+        return functional.scaled_dot_product_attention(query, query, query)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(query), call(query))
+
+
+@pytest.mark.parametrize("D, E", [(257, 257), (8, 257)])
+def test_heads_too_wide_for_the_cuda_kernels_go_to_torch(simt, D, E):
+    query, value = randn(1, 2, 9, D, seed=0), randn(1, 2, 9, E, seed=1)
+    ours = functional.scaled_dot_product_attention(query, query, value, is_causal=True)
+    assert torch.equal(ours, F.scaled_dot_product_attention(query, query, value, is_causal=True))
+
+
+def test_dropout_follows_torchs_generator(kernels):
     query = randn(1, 2, 30, 8, seed=0)
 
     def call():
@@ -171,7 +189,7 @@ NORMS = {"layer_norm": ("weight", "bias"), "rms_norm": ("weight",)}
 @pytest.mark.parametrize("shape", [(33,), (4, 12)], ids=str)
 @pytest.mark.parametrize("given", ["all", "no weight", "nothing"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_norms_equal_torch(norm, given, shape, dtype):
+def test_norms_equal_torch(kernels, norm, given, shape, dtype):
     named = {"input": randn(7, 3, *shape, seed=0) + 0.5}
     for i, name in enumerate(NORMS[norm]):
         if given == "all" or (given == "no weight" and name == "bias"):
@@ -187,7 +205,7 @@ def test_norms_equal_torch(norm, given, shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_eps_and_its_default_are_torchs(norm, dtype):
+def test_eps_and_its_default_are_torchs(kernels, norm, dtype):
     x = 1e-3 * randn(5, 40, seed=0).to(dtype)
     for eps in ((), (1e-2,)):
         arguments = (x, [40], None) if norm == "rms_norm" else (x, [40], None, None)
@@ -208,7 +226,7 @@ def test_norms_leave_float64_to_torch_and_name_bad_arguments(norm):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("given", ["all", "no weight", "nothing"])
 @pytest.mark.parametrize("shape", [(), (9,), (5, 4)], ids=str)
-def test_group_norm_equals_torch(shape, given, dtype):
+def test_group_norm_equals_torch(kernels, shape, given, dtype):
     named = {"input": randn(3, 12, *shape, seed=0) + 0.5}
     if given == "all":
         named["weight"] = randn(12, seed=1)
@@ -234,7 +252,7 @@ def test_group_norm_leaves_float64_to_torch_and_names_bad_arguments():
         functional.group_norm(x, 2, torch.ones(7))
 
 
-def test_modules_of_torch_run_on_the_drop_ins(monkeypatch):
+def test_modules_of_torch_run_on_the_drop_ins(kernels, monkeypatch):
     """The signatures hold: torch's own modules call them in place of the originals."""
     x = randn(2, 5, 8, seed=0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train()

@@ -11,7 +11,7 @@ from torch import nn
 
 import fusedlm
 
-from .families import batch, make
+from .families import DECODERS, batch, make
 
 
 class PlainBlock(nn.Module):
@@ -149,6 +149,17 @@ def test_sinks_and_windows_that_torchs_attention_would_drop_are_refused():
     with pytest.raises(NotImplementedError, match="sinks"):
         attend(module, q.float(), q.float(), q.float(), None, s_aux=torch.zeros(2))
     attend(module, q, q, q, None)
+
+
+def test_heads_too_wide_for_the_cuda_kernels_keep_torchs_attention(simt, monkeypatch):
+    wide = {**DECODERS["gemma"][1], "head_dim": 264, "num_hidden_layers": 1}
+    monkeypatch.setitem(DECODERS, "wide", ("GemmaConfig", wide))
+    model, tokens = make("wide"), batch()["input_ids"]
+    expected = model(input_ids=tokens).logits
+    fusedlm.patch(model)
+    torch.testing.assert_close(model(input_ids=tokens).logits, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(NotImplementedError, match=r"wider than 256; here D=264.*'sdpa'"):
+        model(**batch(padded=True))
 
 
 def test_attention_with_a_learned_bias_says_what_to_use():

@@ -134,7 +134,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(isa, value):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_restored_state_goes_on_bit_for_bit(dtype):
+def test_a_restored_state_goes_on_bit_for_bit(isa, dtype):
     def parameters():
         return [randn(300, seed=0).to(dtype).requires_grad_()]
 
@@ -154,7 +154,7 @@ def test_a_restored_state_goes_on_bit_for_bit(dtype):
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_a_copy_goes_on_bit_for_bit_and_clips_alike(again):
+def test_a_copy_goes_on_bit_for_bit_and_clips_alike(kernels, again):
     param = randn(300, seed=0).requires_grad_()
     optimizer = AdamW([param], lr=0.1, max_grad_norm=0.5)
     param.grad = randn(300, seed=1)
@@ -168,7 +168,7 @@ def test_a_copy_goes_on_bit_for_bit_and_clips_alike(again):
     assert torch.equal(param, copied) and param is not copied
 
 
-def test_parameters_without_gradient_stay():
+def test_parameters_without_gradient_stay(kernels):
     used, unused = (randn(4, seed=i).requires_grad_() for i in range(2))
     before = unused.detach().clone()
     optimizer = AdamW([used, unused])

@@ -185,7 +185,7 @@ def test_a_query_that_sees_no_key_gives_zeros(isa, T):
     assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)
 
 
-def test_lse_is_the_logarithm_of_the_sum_of_exponentials():
+def test_lse_is_the_logarithm_of_the_sum_of_exponentials(isa):
     query, key, value, _ = inputs(2, 70, 150, 2, 2, 24, torch.float32)
     _, lse = ops.attention(query, key, value, return_lse=True)
     scores = torch.einsum("bthd,bshd->bhts", query, key) * 24**-0.5
@@ -212,7 +212,7 @@ def test_dropout_equals_float64_with_the_same_mask(isa, T, dtype):
         assert_as_accurate_as_torch(a, b, c, name)
 
 
-def test_dropout_follows_the_seed_and_torchs_generator():
+def test_dropout_follows_the_seed_and_torchs_generator(kernels):
     a = dropout_mask(1, 40, 40, 2, 0.5, seed=1)
     assert torch.equal(a, dropout_mask(1, 40, 40, 2, 0.5, seed=1))
     assert not torch.equal(a, dropout_mask(1, 40, 40, 2, 0.5, seed=2))
@@ -365,7 +365,7 @@ def test_packed_qkv_equals_its_parts(isa, kv_heads, dtype):
     assert torch.equal(grad, torch.cat(torch.autograd.grad(expected, parts, dout), dim=2))
 
 
-def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles():
+def test_packed_qkv_of_sequences_names_bad_shapes_and_compiles(kernels):
     packed = randn(1, 30, 6, 8, seed=0).requires_grad_()
     lengths = torch.tensor([0, 11, 27])  # the last three tokens belong to none
     out = ops.attention_qkv(packed, 2, cu_seqlens=lengths)

@@ -12,9 +12,13 @@ import torch
 
 from fusedlm import _core as core
 from fusedlm import ops
+from fusedlm.nn import SelfAttention
+from fusedlm.nn.dropout import dropout
 from fusedlm.ops import _support
 from fusedlm.ops.layer_norm import _backward as norm_backward
+from fusedlm.optim import AdamW
 from tests.support.compare import randn
+from tests.support.every_op import CALLS, leaves_of
 
 OPS = sorted(
     name.split(".")[0]
@@ -75,6 +79,40 @@ def test_results_and_fake_results_are_on_the_device_of_the_input():
         assert _support.empty((size,), torch.float32, torch.ones(1)).device.type == "cpu"
     x, weight = torch.ones(3, 8, device="meta"), torch.ones(8, device="meta")
     assert ops.layer_norm(x, weight).device.type == "meta"
+
+
+# The other calls make tensors of their own, which are where the default says.
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("rope", "attention")])
+def test_the_default_device_does_not_matter_to_tensors_of_another(name):
+    call = CALLS[name]
+    both = []
+    for default in ("cpu", "meta"):
+        leaves = leaves_of(call, 7)
+        with torch.device(default):
+            out = call.run(**leaves)
+            if call.differentiable:
+                out.sum().backward()
+        both.append([out, *(t.grad for t in leaves.values() if t.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+def test_what_draws_or_keeps_a_state_does_not_go_by_the_default_device():
+    layer, x = SelfAttention(16, 2, dropout=0.5), randn(2, 5, 16, seed=0)
+    optimizer, logits = AdamW(layer.parameters()), randn(3, 9, seed=1)
+    weight = randn(4, 32, seed=2)
+    with torch.device("meta"):
+        layer(x).sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        tokens = ops.sample(logits)
+        kept = dropout(x, 0.5)
+        held = [ops.quantize(weight, format) for format in ("int8", "q8_0")]
+        y = ops.quantized_linear(weight, held)
+    assert all(
+        t.device.type == "cpu" for t in (tokens, kept, y, optimizer.state[layer.out.weight]["step"])
+    )
+    assert optimizer.state[layer.out.weight]["step"] == 2
 
 
 def test_tensors_of_two_devices_are_refused(gpu):

@@ -94,7 +94,7 @@ def test_output_dtype_may_differ_from_the_weights(isa, dtypes, C):
     assert torch.equal(weight.grad[tokens], dout.to(dtypes[0]))
 
 
-def test_any_shape_and_strides_of_tokens():
+def test_any_shape_and_strides_of_tokens(isa):
     weight = randn(9, 4, seed=0)
     grid = tokens_of(6, 8, V=9)
     assert torch.equal(ops.embedding(grid.t(), weight), weight[grid.t()])
@@ -122,7 +122,7 @@ def test_empty_batch(isa):
 
 
 @pytest.mark.parametrize("padding_idx", [None, 1])
-def test_sparse_gradient_equals_the_dense_one_and_joins_it(padding_idx):
+def test_sparse_gradient_equals_the_dense_one_and_joins_it(kernels, padding_idx):
     weight, tokens = randn(9, 8, seed=0).requires_grad_(), torch.tensor([[1, 4, 4], [7, 1, 4]])
     dout = randn(2, 3, 8, seed=1)
 
@@ -147,13 +147,13 @@ def tied_gradients(tie, backwards: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("backwards", [1, 2])
-def test_a_tied_weight_gets_the_sum_of_both_gradients(backwards):
+def test_a_tied_weight_gets_the_sum_of_both_gradients(kernels, backwards):
     """Twice through a graph that is kept: what the loss keeps must not have been added into."""
     got, plain = (tied_gradients(tie, backwards) for tie in (ops.tied, lambda w: (w, w)))
     assert torch.allclose(got, plain, rtol=1e-6, atol=1e-7)
 
 
-def test_a_tied_weight_gets_no_second_gradient_of_its_size():
+def test_a_tied_weight_gets_no_second_gradient_of_its_size(kernels):
     weight, tokens = torch.zeros(4096, 128, requires_grad=True), torch.tensor([[1, 4, 4]])
     table, head = ops.tied(weight)
     loss = ops.linear_cross_entropy(ops.embedding(tokens, table, sparse_grad=True), head, tokens)

@@ -15,6 +15,7 @@ from tests.support.compare import (
     results_by_threads,
 )  # fmt: skip
 from tests.support.dtypes import DTYPES
+from tests.support.gpu import ON_GPU
 
 # Of x, and the groups. Behind the channels nothing, fewer elements than a vector or a warp has lanes,
 # or many; few long rows and many short ones; rows beyond what a block of threads keeps.
@@ -129,7 +130,7 @@ def test_same_bits_for_any_number_of_threads(isa, shape, groups, dtype):
 
 
 def test_large_results_go_around_the_caches_unchanged(isa):
-    if isa == "simt":
+    if isa in ON_GPU:
         pytest.skip("a way of the CPU's kernels")
     x = randn(1, 32, 1 << 15, seed=0).requires_grad_()  # 4 MiB
     y = ops.group_norm(x, 2)
@@ -149,7 +150,7 @@ def test_float32_parameters_serve_bfloat16_activations(isa):
     assert all(p.grad.dtype == torch.float32 for p in parameters.values())
 
 
-def test_strided_input_and_gradient_equal_their_copies():
+def test_strided_input_and_gradient_equal_their_copies(isa):
     wide, grad = randn(6, 8, 10, 12, seed=0), randn(8 * 10 * 12, seed=1)
     for view in (
         wide[..., 3],

@@ -10,6 +10,7 @@ from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
+from tests.support.gpu import ON_GPU
 
 # (N, K, O): ragged, single, and past the blocks of the packed product; then whole packs of a GPU's
 # wide accesses, in tiles of either size with K in one piece and in several.
@@ -103,7 +104,7 @@ def test_float32_weights_serve_bfloat16_activations(isa):
     x, weight = randn(40, 64, seed=0).bfloat16(), randn(48, 64, seed=1).requires_grad_()
     y = ops.linear(x, weight)
     assert y.dtype == torch.bfloat16
-    if isa in ("avx512_bf16", "simt"):  # these multiply bfloat16, which rounds the weight
+    if isa in ("avx512_bf16", *ON_GPU):  # these multiply bfloat16, which rounds the weight
         assert torch.equal(y, ops.linear(x, weight.bfloat16()))
     else:
         assert torch.equal(y, ops.linear(x.float(), weight).bfloat16())
@@ -195,7 +196,7 @@ def test_autocast_computes_in_bfloat16():
 
 
 @pytest.mark.parametrize("rows", [37, 3100])  # one block of the sum, and several
-def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(rows):
+def test_weights_that_ask_for_bfloat16_gradients_get_them_rounded_once(kernels, rows):
     def gradients(dtype):
         up, down, plain = (
             randn(*s, seed=i).requires_grad_() for i, s in enumerate([(24, 16), (16, 24), (16, 16)])

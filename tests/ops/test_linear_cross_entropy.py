@@ -76,7 +76,7 @@ def test_reduction_none_takes_a_gradient_for_each_row(isa, dtype):
     compare(*shaped, dtype, reduction="none", dloss=randn(4, 10, seed=9), label_smoothing=0.1)
 
 
-def test_the_gradient_arriving_at_the_loss_scales_all():
+def test_the_gradient_arriving_at_the_loss_scales_all(isa):
     x, weight, bias, targets = problem(20, 16, 30, torch.float32)
     once = run(ops.linear_cross_entropy, x, weight, bias, targets, torch.float32)
     half = run(ops.linear_cross_entropy, x, weight, bias, targets, torch.float32, torch.tensor(0.5))
@@ -178,7 +178,7 @@ def test_opcheck_compile_and_autocast(reduction):
     assert x.grad.dtype == torch.float32
 
 
-def test_functional_call():
+def test_functional_call(kernels):
     x, weight, _, targets = problem(6, 8, 10, torch.float32)
     module = torch.nn.Linear(8, 10, bias=False)
     module.forward = lambda x: ops.linear_cross_entropy(x, module.weight, targets)

@@ -15,6 +15,7 @@ from tests.support.compare import (
     results_by_threads,
 )  # fmt: skip
 from tests.support.dtypes import DTYPES
+from tests.support.gpu import ON_GPU
 
 NORMS = ["rms_norm", "layer_norm", "layer_norm without bias"]
 SHAPES = [
@@ -151,7 +152,7 @@ def test_same_bits_for_any_number_of_threads(isa, norm, dtype):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_float32_weights_serve_bfloat16_activations(norm):
+def test_float32_weights_serve_bfloat16_activations(isa, norm):
     named = inputs(norm, (6, 32), False)
     parameters = {k: v.requires_grad_() for k, v in named.items() if k != "x"}
     out = call(ops, norm)({**parameters, "x": named["x"].bfloat16()})
@@ -161,7 +162,7 @@ def test_float32_weights_serve_bfloat16_activations(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_strided_input_equals_its_copy(norm):
+def test_strided_input_equals_its_copy(isa, norm):
     wide = randn(6, 8, 96, seed=0)
     named = inputs(norm, (1, 32), False)
     for view in (
@@ -170,8 +171,12 @@ def test_strided_input_equals_its_copy(norm):
         wide[:, ::2, 1:33],
         wide[..., ::3],
     ):
+        out = call(ops, norm)({**named, "x": view})
         copied = call(ops, norm)({**named, "x": view.contiguous()})
-        assert torch.equal(call(ops, norm)({**named, "x": view}), copied)
+        if isa in ON_GPU and view.storage_offset() % 4:
+            torch.testing.assert_close(out, copied)  # read one by one, hence added in another order
+        else:
+            assert torch.equal(out, copied)
 
 
 @pytest.mark.parametrize("norm", NORMS)

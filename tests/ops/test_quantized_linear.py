@@ -350,6 +350,25 @@ def test_nothing_in_nothing_out():
     assert quantized_linear(torch.ones(2, 64), none).shape == (2, 0)
 
 
+def test_what_is_not_on_the_cpu_is_named_with_what_to_do():
+    weight, x = make("int8", 8, 64), torch.ones(2, 64)
+    away = torch.ones(8, 64, device="meta")
+    elsewhere = QuantizedWeight(away.to(torch.int8), "int8", 8, 64, torch.ones(8))
+    for name, call in {
+        r"quantized_linear: x": lambda: quantized_linear(away, weight),
+        r"quantized_linear: bias\[1\]": lambda: quantized_linear(x, [weight] * 2, [None, away[0]]),
+        r"quantized_linear: residual": lambda: quantized_linear(x, weight, residual=away),
+        r"quantized_linear: weights\[0\]": lambda: quantized_linear(x, elsewhere),
+        "dequantize: data": elsewhere.dequantize,
+        "quantize: weight": lambda: quantize(away, "int8"),
+    }.items():
+        with pytest.raises(
+            NotImplementedError,
+            match=rf"{name} is on meta, but .* the CPU's alone; move it there .*ops\.linear",
+        ):
+            call()
+
+
 def test_arguments_that_do_not_fit_are_named():
     weight, x = make("q4_1", 8, 64), torch.ones(2, 64)
     with pytest.raises(

@@ -12,7 +12,7 @@ from fusedlm.generate.sampling import Sampling
 from tests.support import reference
 from tests.support.compare import results_by_threads
 from tests.support.drawn import Drawing
-from tests.support.properties import kernels_of, memory_of, same_bits
+from tests.support.properties import kernels_of, memory_of, placed, same_bits
 from tests.support.sampling import filtered_probabilities, penalize_repetition
 
 BLOCKS = {"q8_0": 32, "q4_0": 32, "q4_1": 32, "q4_k": 256, "q6_k": 256}
@@ -40,17 +40,18 @@ def draws(draw) -> tuple:
 @given(draws())
 def test_any_token_drawn_is_one_that_the_filters_keep(case):
     isa, logits, options = case
-    before = memory_of(logits).clone()
+    where = placed(isa, {"logits": logits, **options})
+    before = memory_of(where["logits"]).clone()
 
-    def drawn():
-        return list(ops.sample(logits, **options, return_log_prob=True))
+    def drawn(arguments):
+        return [t.cpu() for t in ops.sample(**arguments, return_log_prob=True)]
 
     with kernels_of(isa):
-        (tokens, log_probs), again = results_by_threads(drawn, counts=(1, 2))
+        (tokens, log_probs), again = results_by_threads(lambda: drawn(where), counts=(1, 2))
     assert torch.equal(tokens, again[0]) and torch.equal(log_probs, again[1])
     with kernels_of("scalar"):
-        assert torch.equal(tokens, drawn()[0])
-    assert torch.equal(memory_of(logits), before)
+        assert torch.equal(tokens, drawn({"logits": logits, **options})[0])
+    assert torch.equal(memory_of(where["logits"]), before)
     if not len(tokens):
         return
 
@@ -180,7 +181,7 @@ def tied_cases(draw) -> tuple:
 def test_any_tied_weight_gets_the_sum_of_both_gradients(case):
     isa, weight, tokens, targets = case
 
-    def gradient(weight, split, module, **options):
+    def gradient(weight, tokens, targets, split, module, **options):
         leaf = weight.detach().clone().requires_grad_()
         rows, head = split(leaf)
         x = module.embedding(tokens, rows, **options)
@@ -188,7 +189,7 @@ def test_any_tied_weight_gets_the_sum_of_both_gradients(case):
         return leaf.grad
 
     with kernels_of(isa):
-        ours = gradient(weight, ops.tied, ops, sparse_grad=True)
-    exact = gradient(weight.double(), lambda w: (w, w), reference)
+        ours = gradient(*placed(isa, [weight, tokens, targets]), ops.tied, ops, sparse_grad=True)
+    exact = gradient(weight.double(), tokens, targets, lambda w: (w, w), reference)
     scale = max(1.0, float(exact.abs().max()))
-    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=2e-5 * scale)
+    torch.testing.assert_close(ours.cpu().double(), exact, rtol=0, atol=2e-5 * scale)

@@ -13,7 +13,7 @@ from fusedlm import ops
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import results_by_threads
 from tests.support.drawn import Drawing
-from tests.support.properties import kernels_of, memory_of, same_bits
+from tests.support.properties import copy_of, kernels_of, memory_of, placed, same_bits
 
 NAMES = ("param", "exp_avg", "exp_avg_sq")
 
@@ -51,25 +51,19 @@ def _unshared(t: Tensor) -> Tensor:
 
 def _stepped(case: dict) -> list[Tensor]:
     """All bytes of what a step writes to, and the results as the views show them."""
-    copies = {n: [_copy(t) for t in case[n]] for n in ("params", "exp_avgs", "exp_avg_sqs")}
+    copies = {
+        n: [copy_of(t, t.device) for t in case[n]] for n in ("params", "exp_avgs", "exp_avg_sqs")
+    }
     ops.adamw_step_(
         copies["params"], case["grads"], copies["exp_avgs"], copies["exp_avg_sqs"],
         case["lrs"], case["betas"], 1e-8, case["decays"], case["steps"], clip_scale=case["clip"],
     )  # fmt: skip
     for name, tensors in copies.items():
         for t, before in zip(tensors, case[name], strict=True):
-            back = _copy(t)
+            back = copy_of(t, t.device)
             back.copy_(before)
             assert torch.equal(memory_of(back), memory_of(before)), f"{name}: wrote beside a view"
     return [t for tensors in copies.values() for t in tensors]
-
-
-def _copy(t: Tensor) -> Tensor:
-    """The same view of a copy of the whole memory."""
-    memory = memory_of(t).clone()
-    return torch.empty(0, dtype=t.dtype).set_(
-        memory.untyped_storage(), t.storage_offset(), t.shape, t.stride()
-    )
 
 
 def _plain(case: dict, i: int, dtype: torch.dtype) -> list[Tensor]:
@@ -87,6 +81,7 @@ def _plain(case: dict, i: int, dtype: torch.dtype) -> list[Tensor]:
 
 @given(steps())
 def test_any_step_is_as_accurate_as_torch_and_writes_its_views_alone(case):
+    case = placed(case["isa"], case)
     grads = [memory_of(g).clone() for g in case["grads"]]
     with kernels_of(case["isa"]):
         once, twice = results_by_threads(lambda: _stepped(case), counts=(1, 2))
@@ -104,6 +99,7 @@ def test_any_step_is_as_accurate_as_torch_and_writes_its_views_alone(case):
 
 @given(steps())
 def test_the_norm_of_any_gradients_is_that_of_float64(case):
+    case = placed(case["isa"], case)
     before = [memory_of(g).clone() for g in case["grads"]]
     with kernels_of(case["isa"]):
         norms = results_by_threads(lambda: [ops.grad_norm(case["grads"])], counts=(1, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ def randn(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
     """The same numbers on every device; on the default one, which is a GPU's in tests that run there."""
     on_cpu = torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return on_cpu.to(torch.get_default_device()) * scale
+
+
+def here(value: Any) -> Any:
+    """`value`, or each value of a dict, on the default device where it is a tensor: for those that are
+    made when a test module is imported, which is always on the CPU."""
+    if isinstance(value, dict):
+        return {name: here(v) for name, v in value.items()}
+    return value.to(torch.get_default_device()) if isinstance(value, Tensor) else value
 
 
 def outputs_and_gradients(

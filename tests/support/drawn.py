@@ -10,7 +10,9 @@ from torch import Tensor
 
 import fusedlm
 from tests.support.dtypes import DTYPES
+from tests.support.gpu import HAS_GPU
 
+MODES = [*fusedlm.available_isas(), *(["cuda"] if HAS_GPU else [])]  # the emulator among them
 # Single, ragged, whole packs of every instruction set, and past a block of the products.
 SIZES = [1, 2, 3, 5, 8, 16, 17, 31, 33, 64, 113]
 LAYOUTS = ["dense", "offset", "permuted", "stepped", "shared", "mixed"]
@@ -26,8 +28,8 @@ def name_of(dtype: torch.dtype) -> str:
 class Case:
     """One call: tensors by name, what arrives at the results, who wants a gradient, and the flags.
 
-    `floors` hold for each result by name ("" for all others) the size of the terms that it is a sum of,
-    where they may cancel. `dtype` is that of the activations.
+    All of it is on the CPU until it is run. `floors` hold for each result by name ("" for all others) the
+    size of the terms that it is a sum of, where they may cancel. `dtype` is that of the activations.
     """
 
     isa: str
@@ -63,7 +65,7 @@ class Drawing:
 
     def __init__(self, draw, isas: list[str] | None = None, dtypes=DTYPES) -> None:
         self._draw = draw
-        self.isa = self.one_of(isas or fusedlm.available_isas())
+        self.isa = self.one_of(isas or MODES)
         self.dtype = self.one_of(dtypes)
         self.parameter_dtype = self.one_of([self.dtype, torch.float32])
 

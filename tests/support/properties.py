@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 @contextlib.contextmanager
 def kernels_of(isa: str) -> Iterator[None]:
+    if isa == "cuda":
+        with torch.device("cuda"):
+            yield
+        return
     before = fusedlm.isa()
     fusedlm.set_isa(isa)
     try:
@@ -31,8 +37,32 @@ def kernels_of(isa: str) -> Iterator[None]:
         fusedlm.set_isa(before)
 
 
+def placed(isa: str, value: Any) -> Any:
+    """A tensor, or what a dict or list holds, as `copy_of` it on the GPU if that is where `isa` runs."""
+    if isinstance(value, dict):
+        return {name: placed(isa, v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [placed(isa, v) for v in value]
+    return copy_of(value, "cuda") if isa == "cuda" and isinstance(value, Tensor) else value
+
+
+def copy_of(t: Tensor, device: str | torch.device) -> Tensor:
+    """The same view of a copy of the whole memory."""
+    memory = memory_of(t).to(device, copy=True).view(t.dtype)
+    return memory.as_strided(t.shape, t.stride(), t.storage_offset())
+
+
 def check(case: Case, ours: Call, theirs: Call) -> None:
     """`ours` and `theirs` take the case's tensors and options by name."""
+    tensors, arriving, options = (
+        placed(case.isa, part) for part in (case.tensors, case.arriving, case.options)
+    )
+    case = replace(case, tensors=tensors, arriving=arriving, options=options)
+    with torch.device("cuda") if case.isa == "cuda" else contextlib.nullcontext():
+        _check(case, ours, theirs)
+
+
+def _check(case: Case, ours: Call, theirs: Call) -> None:
     memory = [memory_of(t) for t in _all_tensors(case)]
     before = [m.clone() for m in memory]
     with kernels_of(case.isa):
@@ -111,4 +141,4 @@ def _all_names(case: Case) -> list[str]:
 
 def memory_of(t: Tensor) -> Tensor:
     """All bytes of the tensor's storage, those beside the view too."""
-    return torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage())
+    return torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage())

@@ -125,7 +125,8 @@ def flash_attn_varlen_func(
     are pages [pages in all, page size, G, D], and the keys of each sequence are gathered first.
 
     The other arguments are those of `flash_attn_func`; alibi_slopes [n, H] and a window that is
-    unequal and not causal make a call for each sequence. Returns out [total_q, H, D], or with
+    unequal and not causal make a call for each sequence. Those calls and the gathered keys need lengths on
+    the host, which waits for the GPU to have them. Returns out [total_q, H, D], or with
     return_attn_probs (out, lse [H, total_q], None).
     """
     if q.dim() != 3 or k.dim() != (3 if block_table is None else 4):

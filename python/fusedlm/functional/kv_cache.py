@@ -47,7 +47,9 @@ def flash_attn_with_kvcache(
     rotary_interleaved, else (i, i + R / 2). num_splits is not needed. There is no backward.
 
     Returns out [B, T, H, D]; with return_softmax_lse also lse [B, H, T] float32.
-    Raises ValueError naming the argument that does not fit; then nothing is stored.
+    Raises ValueError naming the argument that does not fit; then nothing is stored. On a GPU nobody looks
+    at the values of cache_seqlens, cache_batch_idx and block_table, since that would mean waiting for it:
+    places outside of the cache make torch's indexing fail there.
     """
     if q.dim() != 4 or k_cache.dim() != 4:
         raise ValueError(
@@ -65,8 +67,8 @@ def flash_attn_with_kvcache(
     pad = torch.zeros_like(lengths) if cache_leftpad is None else cache_leftpad.long()
     new = 0 if k is None else k.shape[1]
     _check(
-        q, k_cache, v_cache, k, v, lengths, new, capacity, rotary_cos, rotary_sin, cache_batch_idx,
-        block_table,
+        q, k_cache, v_cache, k, v, cache_seqlens, lengths, new, capacity, rotary_cos, rotary_sin,
+        cache_batch_idx, block_table,
     )  # fmt: skip
     if rotary_cos is not None and rotary_sin is not None and k is not None:
         first = (lengths - pad)[:, None]
@@ -120,8 +122,9 @@ def _lengths(
 
 def _check(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, v: Tensor | None,
-    lengths: Tensor, new: int, capacity: int, rotary_cos: Tensor | None, rotary_sin: Tensor | None,
-    cache_batch_idx: Tensor | None, block_table: Tensor | None,
+    cache_seqlens: int | Tensor | None, lengths: Tensor, new: int, capacity: int,
+    rotary_cos: Tensor | None, rotary_sin: Tensor | None, cache_batch_idx: Tensor | None,
+    block_table: Tensor | None,
 ) -> None:  # fmt: skip
     def fail(message: str) -> NoReturn:
         raise ValueError(f"flash_attn_with_kvcache: {message}")
@@ -147,15 +150,20 @@ def _check(
     if torch.compiler.is_compiling() or not lengths.numel():
         return
     for name, index in (("cache_batch_idx", cache_batch_idx), ("block_table", block_table)):
-        if index is None or not index.numel():
+        if index is None or not index.is_cpu or not index.numel():
             continue
         least, most = int(index.min()), int(index.max())
         if least < 0 or most >= k_cache.shape[0]:
             fail(f"{name} holds {least} to {most}, expected 0 to {k_cache.shape[0] - 1} as k_cache")
-    if int(lengths.max()) + new > capacity or int(lengths.min()) < 0:
-        fail(
-            f"cache_seqlens is {lengths.tolist()} and {new} are new, expected 0 to {capacity} in all"
-        )
+    if not isinstance(cache_seqlens, Tensor):
+        length = capacity if cache_seqlens is None else cache_seqlens
+        given = [length] * q.shape[0]
+    elif cache_seqlens.is_cpu:
+        given = cache_seqlens.tolist()
+    else:
+        return
+    if max(given) + new > capacity or min(given) < 0:
+        fail(f"cache_seqlens is {given} and {new} are new, expected 0 to {capacity} in all")
 
 
 def _places(

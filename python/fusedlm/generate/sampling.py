@@ -62,7 +62,7 @@ def row_seeds(seed: int | None, rows: int) -> list[int]:
     Without a seed, one is drawn from torch's own generator, which torch.manual_seed sets.
     """
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
     elif type(seed) is not int or not 0 <= seed < 2**63:
         raise ValueError(f"generate: seed is {seed!r}, expected an integer in [0, 2**63)")
     return [seed + row for row in range(rows)]

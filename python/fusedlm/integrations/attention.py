@@ -30,7 +30,7 @@ from transformers.masking_utils import (
 )
 
 from fusedlm import ops
-from fusedlm.ops.attention import AttentionOptions
+from fusedlm.ops.attention import WIDEST_ON_GPU, AttentionOptions, takes_width
 
 from .plain import FLOATS
 
@@ -52,9 +52,9 @@ def attend(
         if attention_mask is not None and attention_mask.dim() != 4:
             raise NotImplementedError(
                 "attention: this layer needs torch's attention (a learned position bias, attention"
-                f" sinks, values of another width or {query.dtype}), which takes no packed or padded"
-                " rows from attn_implementation='fusedlm'; load the model with"
-                " attn_implementation='sdpa'"
+                f" sinks, values of another width, {query.dtype}, or on a GPU heads wider than"
+                f" {WIDEST_ON_GPU}; here D={query.shape[-1]}), which takes no packed or padded rows from"
+                " attn_implementation='fusedlm'; load the model with attn_implementation='sdpa'"
             )
         if kwargs.get("s_aux") is not None or softcap is not None:
             raise NotImplementedError(
@@ -115,6 +115,7 @@ def _fits(query: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, An
     return (
         query.shape[-1] == value.shape[-1]
         and query.dtype in (*FLOATS, torch.float16)
+        and takes_width(query, query.shape[-1])
         and extra.get("s_aux") is None
         and not (mask is not None and mask.requires_grad)
         and not (learned is not None and learned.requires_grad and torch.is_grad_enabled())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fusedlm import ops
+from fusedlm.ops.attention import takes_width
 
 from .attention import attend_heads
 from .layers import added_layer_norm, added_rms_norm
@@ -64,7 +65,7 @@ def llama_attention(
     """Attention of Llama, Qwen, Mistral and Gemma: rotary positions, grouped heads, no transposes."""
     cache = past_key_values if cache is None else cache
     if position_embeddings is None or not _attention_fits(
-        self, position_embeddings, attention_mask, kwargs
+        self, hidden_states, position_embeddings, attention_mask, kwargs
     ):
         given = {} if cache is None else {"cache": cache}
         return original(
@@ -103,10 +104,10 @@ def _config_window(self: Any) -> int | None:
 
 
 def _attention_fits(
-    self: Any, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None,
+    self: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> bool:  # fmt: skip
-    if kwargs.get("output_attentions"):
+    if kwargs.get("output_attentions") or not takes_width(x, self.head_dim):
         return False
     cos = position_embeddings[0]
     if cos.shape[-1] != self.head_dim or (mask is not None and mask.requires_grad):

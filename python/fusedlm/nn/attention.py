@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         """starts [n + 1] int32: n sequences packed along T with B = 1, none sees another."""
         H, G = self.heads, self.kv_heads
         dropped = self.dropout if self.training else 0.0
-        seed = int(torch.randint(2**31, ())) if dropped else None
+        seed = int(torch.randint(2**31, (), device="cpu")) if dropped else None
         options: PackedAttentionOptions = {
             "causal": self.causal, "window": self.window, "dropout_p": dropped, "seed": seed,
         }  # fmt: skip

@@ -15,7 +15,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """
     if not x.is_cpu or torch.compiler.is_compiling():
         return F.dropout(x, p)
-    drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device="cpu").random_(
+        -(2**63), None
+    )
     bits = drawn.view(torch.int16)[: x.numel()].view(x.shape)  # evenly from -2^15 to 2^15 - 1
     kept = (bits >= round(p * 2**16) - 2**15).to(x.dtype)
     return x * kept.mul_(1 / (1 - p))

@@ -50,7 +50,7 @@ def once_differentiable(name: str, backward: Function) -> Function:
             results = backward(ctx, *grads)
         several = isinstance(results, tuple)
         # What the results depend on need not be among the saved tensors.
-        anchor = torch.zeros((), requires_grad=True)
+        anchor = torch.zeros((), device="cpu", requires_grad=True)
         refusing = _Refuse.apply(  # type: ignore[no-untyped-call]  # torch's has no types
             name, anchor, *(results if several else (results,))
         )

@@ -24,6 +24,7 @@ __all__ = [
     "dense_last",
     "empty",
     "grad_dtype",
+    "on_gpu",
     "rows_of",
     "same_autocast_dtype",
     "widened",
@@ -68,6 +69,12 @@ def widened(x: Any) -> Any:
         return x if core.isa() == "simt" else torch.float32
     half = isinstance(x, Tensor) and x.dtype == torch.float16
     return x.float() if half and x.is_cpu and core.isa() != "simt" else x
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the kernels of a GPU take x, emulated or not (which torch.compile cannot look up)."""
+    emulated = not torch.compiler.is_compiling() and x.is_cpu and core.isa() == "simt"
+    return x.is_cuda or emulated
 
 
 def _in_float32(impl: Function, fake: Function) -> Function:
@@ -148,7 +155,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
         return like.new_empty(shape, dtype=dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < _ARENA_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     # Reshaped in place: a view would hold the flat tensor too, and autograd adds nothing in place to
     # memory that has two owners.
     return torch.frombuffer(core.ArenaBlock(size), dtype=dtype).resize_(shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedlm import _rules
 
-from ._support import Context, core, define, dense_last, empty, same_autocast_dtype
+from ._support import Context, core, define, dense_last, empty, on_gpu, same_autocast_dtype
 
 _OPTIONS = (
     "bool causal, int window, float scale, float softcap, float dropout_p, SymInt seed, Tensor? mask,"
@@ -40,6 +40,14 @@ class AttentionOptions(PackedAttentionOptions, total=False):
     cu_seqlens_k: Tensor | None
     kv_lengths: Tensor | None
     block_table: Tensor | None
+
+
+WIDEST_ON_GPU = 256  # of heads: the CUDA kernels hold their rows in registers
+
+
+def takes_width(x: Tensor, D: int) -> bool:
+    """Whether there is a kernel for heads of width D where x is."""
+    return D <= WIDEST_ON_GPU or not on_gpu(x)
 
 
 def _dense(options: Sequence[Any]) -> tuple[Any, ...]:
@@ -256,7 +264,9 @@ def attention(
     float32 query, too), and key j of row b is row j % page of page block_table[b, j // page].
 
     Returns out [B, T, H, D]; with return_lse also the log-sum-exp of the scores [B, H, T] float32.
-    Raises ValueError naming the argument that does not fit.
+    Raises ValueError naming the argument that does not fit, and on a GPU NotImplementedError for D > 256.
+    Nobody looks at the values of cu_seqlens, kv_lengths and block_table there, since that would mean
+    waiting: wrong ones are cut to what the tensors hold, and give wrong rows without an error.
     """
     query, key, value = same_autocast_dtype(query, key, value)
     options = _checked(
@@ -326,7 +336,7 @@ def _checked(
         keys = key.shape[1] if block_table is None else block_table.shape[-1] * key.shape[1]
         mask = _mask_for(mask, query, keys)
     if dropout_p and seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
     if cu_seqlens_q is not None and cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
     return (

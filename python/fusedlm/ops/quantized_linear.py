@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ class QuantizedWeight:
 
     def rows_of(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Rows first, first + 1, ... alone: [count, cols] float32 or bfloat16."""
+        _on_the_cpu("dequantize", {"data": self.data, "scales": self.scales})
         out = empty((count, self.cols), dtype, self.data)
         core.dequantize(self._matrix, first, out)
         return out
@@ -59,12 +60,22 @@ def quantize(weight: Tensor, format: str) -> QuantizedWeight:
     weights that are not finite.
     """
     _rules.check_rows("quantize", "weight", weight)
+    _on_the_cpu("quantize", {"weight": weight})
     weight = as_rows(weight.detach())
     rows, cols = weight.shape
     data = empty((rows, core.weight_row_bytes(format, cols)), torch.uint8, weight)
-    scales = torch.empty(rows) if format == "int8" else None
+    scales = empty((rows,), torch.float32, weight) if format == "int8" else None
     core.quantize(weight, format, data, scales)
     return QuantizedWeight(data, format, rows, cols, scales)
+
+
+def _on_the_cpu(op: str, tensors: Mapping[str, Tensor | None]) -> None:
+    for name, t in tensors.items():
+        if t is not None and not t.is_cpu:
+            raise NotImplementedError(
+                f"{op}: {name} is on {t.device}, but quantised weights are the CPU's alone; move it there"
+                " with .cpu(), or keep the weights in bfloat16 or float16 and call fusedlm.ops.linear"
+            )
 
 
 def quantized_linear(
@@ -83,7 +94,8 @@ def quantized_linear(
     one for each weight; activation as in `linear`; residual [..., N] in `dtype`, which is that of the
     result (float32 or bfloat16, by default that of x). Returns [..., N_0 + N_1 + N_2] (gated: [..., N_0]).
     Up to 16 rows of x read the weights once, as they lie, and each row's result is the same bits as if
-    it were alone. Raises ValueError naming the argument that does not fit.
+    it were alone. Raises ValueError naming the argument that does not fit, NotImplementedError where one
+    is not on the CPU.
     """
     weights = [weights] if isinstance(weights, QuantizedWeight) else list(weights)
     if not weights:
@@ -96,6 +108,10 @@ def quantized_linear(
             f"quantized_linear: bias holds {len(biases)}, expected {len(weights)} as weights"
         )
     _rules.check_rows("quantized_linear", "x", x)
+    given: dict[str, Tensor | None] = {"x": x, "residual": residual}
+    for i, (weight, of_weight) in enumerate(zip(weights, biases, strict=True)):
+        given |= {f"weights[{i}]": weight.data, f"bias[{i}]": of_weight}
+    _on_the_cpu("quantized_linear", given)
     kernel = _rules.linear_activation(activation)
     columns = weights[0].rows if gated else sum(w.rows for w in weights)
     rows = as_rows(x.detach())

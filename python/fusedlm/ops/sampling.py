@@ -107,7 +107,7 @@ def sample(
         raise ValueError(f"sample: logits has shape {list(logits.shape)}, expected 2 dimensions")
     options = _rules.sample_options(top_k, top_p, min_p, repetition_penalty, seen, step)
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))
     tokens, log_probs = torch.ops.fusedlm.sample(
         logits.detach(), seen, rows, temperature, *options, repetition_penalty, seed, step
     )

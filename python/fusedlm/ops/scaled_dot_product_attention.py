@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import attention
+from .attention import attention, takes_width
 
 
 def scaled_dot_product_attention(
@@ -27,7 +27,8 @@ def scaled_dot_product_attention(
     attn_mask broadcasts to [..., H, T, S]: boolean (True keeps) or floating (added). A query that
     sees no key gives zeros.
 
-    Other dtypes, a mask that needs a gradient and dropout_p 1 go to torch's own function.
+    Other dtypes, a mask that needs a gradient, dropout_p 1 and on a GPU heads wider than 256 go to
+    torch's own function.
     Raises ValueError naming the argument that does not fit.
     """
     if not _has_kernel(query, key, value, attn_mask, dropout_p):
@@ -79,6 +80,7 @@ def _has_kernel(
         and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
         and min(query.dim(), key.dim(), value.dim()) >= 3
         and not (query.is_nested or key.is_nested or value.is_nested)
+        and takes_width(query, max(query.shape[-1], value.shape[-1]))
     )
 
 
