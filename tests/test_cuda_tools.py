@@ -36,6 +36,16 @@ PTX = """
 .maxntid 32, 4, 2
 .minnctapersm 2
 {
+	{
+	}
+	// begin inline asm
+	// dynamic shared memory: 65536 bytes
+	// end inline asm
+}
+.visible .entry without_bounds(
+
+)
+{
 }
 """
 LOG = """ptxas info    : 0 bytes gmem
@@ -47,29 +57,78 @@ ptxas info    : Compiling entry function 'rows' for 'sm_80'
 ptxas info    : Function properties for rows
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 72 registers, used 0 barriers, 432 bytes cmem[0]
+ptxas info    : Compiling entry function 'rows' for 'sm_120'
+ptxas info    : Function properties for rows
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 70 registers, used 0 barriers
 """
 
 
 def test_the_compilers_words_are_understood():
-    found = report.kernels(LOG, report.launch_bounds(PTX), lambda names: names)
-    assert found == [
-        report.Kernel("rows", threads=128, registers=72, shared=0, spilled=0),
-        report.Kernel("tiles", threads=256, registers=128, shared=33792, spilled=24),
+    launches = report.launches(PTX)
+    tiles, rows = report.Launch(256, dynamic=65536), report.Launch(128)
+    assert launches == {"rows": rows, "tiles": tiles, "without_bounds": report.Launch(1024)}
+    assert report.kernels(LOG, launches, lambda names: names) == {
+        80: [
+            report.Kernel("rows", rows, registers=72, shared=0, spilled=0),
+            report.Kernel("tiles", tiles, registers=128, shared=33792, spilled=24),
+        ],
+        120: [report.Kernel("rows", rows, registers=70, shared=0, spilled=0)],
+    }
+
+
+def test_what_was_said_of_each_file_is_found_in_a_builds_output():
+    output = (
+        "[1/4] Building CXX object CMakeFiles/fusedlm.dir/csrc/core/rope.cpp.o\n"
+        "[2/4] Building CUDA object CMakeFiles/fusedlm_cuda.dir/csrc/cuda/rope.cu.o\n"
+        "ptxas info    : 0 bytes gmem\n[these are words]\n"
+        "[3/4] Building CUDA object CMakeFiles/fusedlm_cuda.dir/csrc/cuda/adamw.cu.o\n"
+        "[4/4] Linking CXX static library libfusedlm.a\nof the linker\n"
+    )
+    assert report.logs(output) == {
+        "rope": "\nptxas info    : 0 bytes gmem\n[these are words]\n", "adamw": "\n"
+    }  # fmt: skip
+
+
+def test_spills_beyond_their_excuse_and_idle_excuses_are_told():
+    found = {"file": report.kernels(LOG, report.launches(PTX), lambda names: names)}
+
+    def excuse(kernel, **granted):
+        return report.Excuse(kernel, {int(a[3:]): count for a, count in granted.items()}, "a test")
+
+    assert report.complaints(found, [excuse("file: til", sm_80=24)]) == []
+    assert (
+        report.complaints(found, [excuse("other: rows", sm_80=4), excuse("file: til", sm_80=24)])
+        == []
+    )
+    assert report.complaints(found, []) == ["file: tiles spills 24 bytes on sm_80"]
+    assert report.complaints(found, [excuse("file: til", sm_120=24)]) == [
+        "file: tiles spills 24 bytes on sm_80",
+        "file: til is excused 24 bytes on sm_120, needs 0",
+    ]
+    assert report.complaints(found, [excuse("file: til", sm_80=20)]) == [
+        "file: tiles spills 24 bytes on sm_80, of which 20 are excused"
+    ]
+    assert report.complaints(found, [excuse("file: til", sm_80=28)]) == [
+        "file: til is excused 28 bytes on sm_80, needs 24"
     ]
 
 
 @pytest.mark.parametrize(
-    ("threads", "registers", "shared", "warps"),
+    ("threads", "registers", "shared", "dynamic", "warps"),
     [
-        (128, 32, 0, 64),
-        (128, 72, 0, 28),  # 2304 registers a warp: 28 warps
-        (256, 128, 0, 16),  # 4096 registers a warp
-        (128, 32, 48 << 10, 12),  # 49 KiB of 164 a block: three blocks
-        (32, 16, 0, 32),  # no more than 32 blocks
+        (128, 32, 0, 0, 64),
+        (128, 72, 0, 0, 28),  # 2304 registers a warp: 28 warps
+        (256, 128, 0, 0, 16),  # 4096 registers a warp
+        (128, 32, 48 << 10, 0, 12),  # 49 KiB of 164 a block: three blocks
+        (128, 32, 16 << 10, 60 << 10, 8),  # 77 KiB: two blocks
+        (32, 16, 0, 0, 32),  # no more than 32 blocks
     ],
 )
-def test_occupancy_counts_registers_shared_memory_and_blocks(threads, registers, shared, warps):
-    kernel = report.Kernel("k", threads, registers, shared, 0)
+def test_occupancy_counts_registers_shared_memory_and_blocks(
+    threads, registers, shared, dynamic, warps
+):
+    kernel = report.Kernel("k", report.Launch(threads, dynamic), registers, shared, 0)
     assert report.occupancy(kernel, report.GPUS[80]) == warps / 64
 
 

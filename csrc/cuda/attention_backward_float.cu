@@ -20,6 +20,10 @@ struct Shape : FloatShape<tile_side(kWidth), tile_side(kWidth), kWidth> {
   using Base = FloatShape<tile_side(kWidth), tile_side(kWidth), kWidth>;
   static constexpr int kRowElements = Base::kTileQ * kWidth;  // of each of the four tiles
   static constexpr int kWeightElements = Base::kTileQ * Base::kWeightStride;
+  /// Shared memory with so many tiles of weights.
+  static constexpr int bytes(int weights) {
+    return static_cast<int>(sizeof(float)) * (4 * kRowElements + weights * kWeightElements);
+  }
 };
 
 struct Backward {
@@ -66,7 +70,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(Backward a) {
   const Sequence& s = at.s;
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
   if (t0 >= s.T) return;
-  float* query = dynamic_shared<float>();
+  float* query = dynamic_shared<float, S::bytes(1)>();
   float *dout = query + S::kRowElements, *keys = dout + S::kRowElements,
         *values = keys + S::kRowElements, *shared_slopes = values + S::kRowElements;
   load_tile<Tile, S::kTileQ, S::kThreads>(query, a.query.rows(s.b, s.q0, h), t0, s.T, p.D,
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(Backward a) {
   const Sequence& s = at.s;
   const int j0 = at.tile * S::kTileK, g = at.head;
   if (j0 >= s.S) return;
-  float* query = dynamic_shared<float>();
+  float* query = dynamic_shared<float, S::bytes(2)>();
   float *dout = query + S::kRowElements, *keys = dout + S::kRowElements,
         *values = keys + S::kRowElements, *shared_weights = values + S::kRowElements,
         *shared_slopes = shared_weights + S::kWeightElements;
@@ -173,13 +177,10 @@ void attention_backward_float(const AttentionBackward& args, const Problem& p,
     with_head_width<32, 64, 128, 256>(p.D, [&](auto width) {
       using S = Shape<decltype(width)::value>;
       constexpr bool kExtras = decltype(extras)::value;
-      constexpr size_t kRows = sizeof(float) * 4 * S::kRowElements,
-                       kWeights = sizeof(float) * S::kWeightElements;
       launch("attention_backward: dquery", queries_kernel<S, kExtras>,
-             tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, kRows + kWeights, ctx, a);
+             tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::bytes(1), ctx, a);
       launch("attention_backward: dkey, dvalue", keys_kernel<S, kExtras>,
-             tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G), S::kThreads, kRows + 2 * kWeights, ctx,
-             a);
+             tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G), S::kThreads, S::bytes(2), ctx, a);
     });
   });
 }

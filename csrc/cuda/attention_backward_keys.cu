@@ -24,8 +24,11 @@ struct Shape {
   static constexpr int kTileQ = kD <= 192 ? 32 : 16;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpRows = 16 * kAtoms, kTileK = kWarps * kWarpRows;
-  static constexpr int kElements = (2 * kTileK + 4 * kTileQ) * kD;  // of shared memory
-  static constexpr int kStatistics = 2 * kTileQ;                    // behind those
+  static constexpr int kElements = (2 * kTileK + 4 * kTileQ) * kD;
+  static constexpr int kStatistics = 2 * kTileQ;  // behind those
+  template <class T>                              // of shared memory
+  static constexpr int kBytes =
+      static_cast<int>(kElements * sizeof(T) + kStatistics * sizeof(RowStatistics));
 };
 
 template <class T>
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(S::kThreads) keys_kernel(Keys<T> a) {
   const Sequence& s = at.s;
   const int j0 = at.tile * S::kTileK, g = at.head, thread = threadIdx.x;
   if (j0 >= s.S) return;
-  T* keys = dynamic_shared<T>();
+  T* keys = dynamic_shared<T, S::template kBytes<T>>();
   T* values = keys + S::kTileK * S::kD;
   T* queries = values + S::kTileK * S::kD;  // two stages
   T* douts = queries + 2 * kStage;
@@ -175,7 +178,7 @@ void attention_dkeys_half(const AttentionBackward& args, const Problem& p,
         using S = Shape<decltype(width)::value>;
         launch("attention_backward: dkey, dvalue", keys_kernel<S, T, decltype(extras)::value>,
                tile_blocks(p, p.cu_k, p.S, S::kTileK, p.G * (S::kSplit ? 2 : 1)), S::kThreads,
-               S::kElements * sizeof(T) + S::kStatistics * sizeof(RowStatistics), ctx, a);
+               S::template kBytes<T>, ctx, a);
       });
     });
   });

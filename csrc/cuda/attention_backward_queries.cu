@@ -21,7 +21,8 @@ struct Shape {
   static constexpr int kTileK = kD <= 192 ? 32 : 16;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpRows = 16 * kAtoms, kTileQ = kWarps * kWarpRows;
-  static constexpr int kElements = (2 * kTileQ + 4 * kTileK) * kD;  // of shared memory
+  template <class T>  // of shared memory
+  static constexpr int kBytes = ((2 * kTileQ + 4 * kTileK) * kD) * static_cast<int>(sizeof(T));
 };
 
 template <class T>
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(S::kThreads) queries_kernel(Queries<T> a) {
   const Sequence& s = at.s;
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
   if (t0 >= s.T) return;
-  T* query = dynamic_shared<T>();
+  T* query = dynamic_shared<T, S::template kBytes<T>>();
   T* dout = query + S::kTileQ * S::kD;
   T* keys = dout + S::kTileQ * S::kD;  // two stages
   T* values = keys + 2 * kStage;
@@ -130,8 +131,8 @@ void attention_dquery_half(const AttentionBackward& args, const Problem& p,
       with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
         using S = Shape<decltype(width)::value>;
         launch("attention_backward: dquery", queries_kernel<S, T, decltype(extras)::value>,
-               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::kElements * sizeof(T),
-               ctx, a);
+               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::template kBytes<T>, ctx,
+               a);
       });
     });
   });

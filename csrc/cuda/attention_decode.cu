@@ -21,7 +21,9 @@ struct Shape {
   static constexpr int kWarps = kD <= 128 ? 4 : 2;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpElements = 4 * kTileK * kD;  // two stages of keys and values
-  static constexpr int kElements = kTileQ * kD + kWarps * kWarpElements;
+  template <class T>                                     // of shared memory
+  static constexpr int kBytes =
+      (kTileQ * kD + kWarps * kWarpElements) * static_cast<int>(sizeof(T));
   // The sums of all warps, in place of the stages at the end.
   static_assert(kWarps * kTileQ * (kD + 2) * 4 <= kWarps * kWarpElements * 2);
 };
@@ -56,7 +58,7 @@ __global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) decode_ke
   const auto query_at = [&](int row) {
     return rules.query(at.g * p.R + (first + row) % p.R, (first + row) / p.R);
   };
-  T* query = dynamic_shared<T>();
+  T* query = dynamic_shared<T, S::template kBytes<T>>();
   T* stages = query + S::kTileQ * S::kD;
   T* keys = stages + warp_id() * S::kWarpElements;
   T* values = keys + 2 * kStage;
@@ -195,7 +197,7 @@ void attention_decode_half(const AttentionForward& args, const Problem& p, Conte
         using S = Shape<decltype(width)::value>;
         a.partials = plan_partials(p, S::kTileQ, S::kWarps * S::kTileK, ctx);
         launch("attention_decode", decode_kernel<S, T, decltype(variant)::value>,
-               blocks_of(a.partials.blocks), S::kThreads, S::kElements * sizeof(T), ctx, a);
+               blocks_of(a.partials.blocks), S::kThreads, S::template kBytes<T>, ctx, a);
         add_partials(a.partials, p, S::kTileQ, a.out, a.lse, ctx);
       });
     });

@@ -25,7 +25,8 @@ struct Shape {
   static constexpr int kTileK = kD <= 64 ? 64 : 32;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpRows = 16 * kAtoms, kTileQ = kWarps * kWarpRows;
-  static constexpr int kElements = (kTileQ + 4 * kTileK) * kD;  // of shared memory
+  template <class T>  // of shared memory
+  static constexpr int kBytes = ((kTileQ + 4 * kTileK) * kD) * static_cast<int>(sizeof(T));
 };
 
 template <class T>
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant))
   const Sequence& s = at.s;
   const int t0 = at.tile * S::kTileQ, h = at.head, g = h / p.R;
   if (t0 >= s.T) return;
-  T* query = dynamic_shared<T>();
+  T* query = dynamic_shared<T, S::template kBytes<T>>();
   T* keys = query + S::kTileQ * S::kD;  // two stages
   T* values = keys + 2 * kStage;
   const int thread = threadIdx.x;
@@ -158,8 +159,8 @@ void attention_forward_half(const AttentionForward& args, const Problem& p, Cont
       with_head_width<32, 64, 96, 128, 192, 256>(p.D, [&](auto width) {
         using S = Shape<decltype(width)::value>;
         launch("attention_forward", forward_kernel<S, T, decltype(variant)::value>,
-               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::kElements * sizeof(T),
-               ctx, a);
+               tile_blocks(p, p.cu_q, p.T, S::kTileQ, p.H), S::kThreads, S::template kBytes<T>, ctx,
+               a);
       });
     });
   });

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(S::kThreads, least_blocks(kVariant)) forward_k
                        : rules.query(head0, first + row);
   };
   const auto query_of = [&](int i) { return query_at(Scores::row(i)); };
-  float* query = dynamic_shared<float>();
+  float* query = dynamic_shared<float, S::kBytes>();
   float* keys = query + S::kTileQ * S::kD;  // and values
   float* weights = keys + S::kTileK * S::kD;
   const int g = head0 / p.R;

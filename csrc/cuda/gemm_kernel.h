@@ -106,7 +106,7 @@ template <class Tiling, class T>
 __global__ void __launch_bounds__(Tiling::kThreads, 2)
     gemm_kernel(Problem<T> p, Epilogue<T> epilogue) {
   using Tile = typename Tiling::Tile;
-  T* shared = dynamic_shared<T>();
+  T* shared = dynamic_shared<T, Tiling::Stages::kBytes>();
   const TileOrder at(static_cast<int>(blockIdx.x), ceil_of(p.M, Tiling::kRows),
                      ceil_of(p.N, Tiling::kColumns));
   const int m = at.row * Tiling::kRows, n = at.column * Tiling::kColumns;

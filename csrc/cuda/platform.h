@@ -4,7 +4,7 @@
 // runs every CUDA thread as a fiber. Kernels see no difference but three words:
 //   namespace fusedlm::FUSEDLM_DEVICE { ... }        what a .cu file opens
 //   FUSEDLM_SHARED(float, tile, [32][33]);           __shared__ float tile[32][33], 16-byte aligned
-//   T* buffer = dynamic_shared<T>();                 the launch's shared memory, 128-byte aligned
+//   T* buffer = dynamic_shared<T, bytes>();          the launch's shared memory, 128-byte aligned
 
 #include "fusedlm/tensor.h"
 
@@ -20,8 +20,12 @@
 
 namespace fusedlm::cuda {
 
-template <class T>
+template <class T, int kBytes>
 __device__ __forceinline__ T* dynamic_shared() {
+  static_assert(kBytes <= 99 << 10, "what a block can have on every GPU from sm_80 on");
+#ifdef FUSEDLM_SHOW_SHARED  // for tools/cuda_report.py, which finds the comment in the PTX
+  asm volatile("// dynamic shared memory: %0 bytes" ::"n"(kBytes));
+#endif
   extern __shared__ __align__(128) unsigned char fusedlm_dynamic_shared[];
   return reinterpret_cast<T*>(fusedlm_dynamic_shared);
 }

@@ -49,7 +49,8 @@ FUSEDLM_UNCHECKED inline uint3 thread_index() { return self->index; }
 FUSEDLM_UNCHECKED inline uint3 block_index() { return self->block->index; }
 FUSEDLM_UNCHECKED inline dim3 block_size() { return self->block->launch->block; }
 FUSEDLM_UNCHECKED inline dim3 grid_size() { return self->block->launch->grid; }
-void* dynamic_shared_memory();
+/// The block's, which must be of `bytes` (csrc/cuda/platform.h).
+void* dynamic_shared_memory(int bytes, const Where&);
 void* static_shared_memory(int site, const char* name, size_t bytes, size_t align);
 
 template <class Site>
@@ -98,9 +99,10 @@ inline void require_aligned(const void* address, size_t bytes, const char* call,
 
 using emulator::Where;
 
-template <class T>
-T* dynamic_shared() {
-  return static_cast<T*>(emulator::dynamic_shared_memory());
+template <class T, int kBytes>
+T* dynamic_shared(Where where = Where::current()) {
+  static_assert(kBytes <= 99 << 10, "what a block can have on every GPU from sm_80 on");
+  return static_cast<T*>(emulator::dynamic_shared_memory(kBytes, where));
 }
 
 // Barriers of the block.

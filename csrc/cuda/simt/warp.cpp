@@ -63,7 +63,16 @@ void decide(Vote kind, Warp& warp, uint32_t mask) {
 
 }  // namespace
 
-void* dynamic_shared_memory() { return self->block->shared; }
+void* dynamic_shared_memory(int bytes, const Where& where) {
+  const Inside inside;
+  const size_t launched = self->block->launch->dynamic_bytes;
+  if (launched != static_cast<size_t>(bytes)) {
+    fail("the kernel has " + std::to_string(bytes) +
+             " bytes of dynamic shared memory, its launch " + std::to_string(launched),
+         where);
+  }
+  return self->block->shared;
+}
 
 void* static_shared_memory(int site, const char* name, size_t bytes, size_t align) {
   const Inside inside;

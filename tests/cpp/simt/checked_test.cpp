@@ -217,16 +217,17 @@ TEST(Checked, SharedMemoryOutOfBounds) {
                    "0 bytes behind the end of tile", kHere}));
 }
 
+template <int kBytes>
 __global__ void dynamic_bounds_kernel(const float* in, float* out) {
-  float* tile = dynamic_shared<float>();
+  float* tile = dynamic_shared<float, kBytes>();
   tile[threadIdx.x] = in[threadIdx.x];
   out[threadIdx.x] = tile[threadIdx.x];
 }
 
 TEST(Checked, DynamicSharedMemoryOutOfBounds) {
   Memory memory;
-  EXPECT_EQ(memory.report(dynamic_bounds_kernel, 1, 64, 256), kSilent);
-  EXPECT_TRUE(has(memory.report(dynamic_bounds_kernel, 1, 64, 252),
+  EXPECT_EQ(memory.report(dynamic_bounds_kernel<256>, 1, 64, 256), kSilent);
+  EXPECT_TRUE(has(memory.report(dynamic_bounds_kernel<252>, 1, 64, 252),
                   {"thread (63, 0, 0)", "behind the end of dynamic shared memory"}));
 }
 

@@ -178,6 +178,17 @@ TEST(Detects, MoreStaticSharedMemoryThanThereIs) {
                   {"too much shared memory", "tile"}));
 }
 
+__global__ void dynamic_kernel(float* out) {
+  mistake_below();
+  *out = *dynamic_shared<float, 1024>();
+}
+
+TEST(Detects, DynamicSharedMemoryOfAnotherSizeThanTheKernels) {
+  float out;
+  EXPECT_TRUE(has(report_of([&] { run(dynamic_kernel, 1, 1, 512, &out); }),
+                  {"has 1024 bytes of dynamic shared memory, its launch 512", kHere}));
+}
+
 TEST(Detects, TheErrorOfTheFirstBlock) {
   EXPECT_TRUE(has(report_of([] { run(early_exit_kernel, 1, dim3(64), 0); }), {"block (0, 0, 0)"}));
 }

@@ -32,7 +32,7 @@ TEST(Emulator, SkipsAGridWithoutBlocks) { run(ids_kernel, dim3(0, 3, 2), 32, 0, 
 
 __global__ void reverse_kernel(const int* in, int* out) {
   FUSEDLM_SHARED(int, tile, [256]);
-  int* twice = dynamic_shared<int>();
+  int* twice = dynamic_shared<int, 256 * sizeof(int)>();
   const int t = threadIdx.x;
   tile[t] = in[t];
   twice[t] = 2 * in[t];
