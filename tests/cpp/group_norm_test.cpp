@@ -84,14 +84,14 @@ Outputs group_norm(const Inputs& in) {
 
 TEST(GroupNorm, ForwardAndBackwardEqualDouble) {
   for (const Shape& shape : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : kAllFloatTypes) {
       SCOPED_TRACE(shape.S);
       const Inputs in(dtype, shape);
       const Truth truth = reference(in);
       const index_t size = shape.C / shape.groups * shape.S;
       // What is float32 in either dtype.
       const double wide = tolerance_of(DType::float32, std::max(size, shape.B * shape.S));
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Outputs o = group_norm(in);
         expect_close(o.y, truth.y, tolerance_of(dtype, 4), "y");
         expect_close(o.dx, truth.dx, tolerance_of(dtype, size), "dx");

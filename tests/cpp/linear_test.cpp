@@ -17,10 +17,10 @@ constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activ
 
 TEST(Linear, ForwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : kAllFloatTypes) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype);
       const Matrix truth = Matrix(x) * Matrix(weight).transposed();
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer y({N, O}, dtype);
         linear_forward({.x = x.view(), .weight = weight.view(), .y = y.view()}, Context::current());
         expect_close(y, truth, tolerance_of(dtype, K), "y");
@@ -31,7 +31,7 @@ TEST(Linear, ForwardEqualsDouble) {
 
 TEST(Linear, BiasActivationAndResidualEqualDouble) {
   const index_t N = 19, K = 33, O = 70;
-  for (DType dtype : kFloatTypes) {
+  for (DType dtype : kAllFloatTypes) {
     const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype, 0.5),
                  bias = random({O}, 2, dtype), residual = random({N, O}, 3, dtype, 0.5);
     const Matrix inner = (Matrix(x) * Matrix(weight).transposed()).plus_to_each_row(bias);
@@ -39,7 +39,7 @@ TEST(Linear, BiasActivationAndResidualEqualDouble) {
       Matrix truth = inner;
       for (index_t i = 0; i < N * O; ++i)
         truth.values[i] = activate(activation, inner.values[i]) + residual[i];
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer y({N, O}, dtype), preactivation({N, O}, dtype);
         linear_forward({.x = x.view(),
                         .weight = weight.view(),
@@ -58,12 +58,12 @@ TEST(Linear, BiasActivationAndResidualEqualDouble) {
 
 TEST(Linear, BackwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : kAllFloatTypes) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
                    dy = random({N, O}, 2, dtype);
       const Matrix dx_truth = Matrix(dy) * Matrix(weight);
       const Matrix dweight_truth = Matrix(dy).transposed() * Matrix(x);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer dx({N, K}, dtype), dweight({O, K}), dbias({O});
         linear_backward({.dy = dy.view(),
                          .x = x.view(),
@@ -83,13 +83,13 @@ TEST(Linear, BackwardEqualsDouble) {
 
 TEST(Linear, BackwardThroughEveryActivationEqualsDouble) {
   const index_t N = 45, K = 19, O = 70;
-  for (DType dtype : kFloatTypes) {
+  for (DType dtype : kAllFloatTypes) {
     const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
                  dy = random({N, O}, 2, dtype), preactivation = random({N, O}, 3, dtype, 4.0);
     for (Activation activation : kActivations) {
       Matrix dpre(dy);
       for (index_t i = 0; i < N * O; ++i) dpre.values[i] *= slope(activation, preactivation[i]);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer dx({N, K}, dtype), dweight({O, K}), dbias({O});
         linear_backward({.dy = dy.view(),
                          .x = x.view(),
@@ -108,14 +108,16 @@ TEST(Linear, BackwardThroughEveryActivationEqualsDouble) {
   }
 }
 
-TEST(Linear, AFloat32WeightGoesWithBfloat16Rows) {
+TEST(Linear, AFloat32WeightGoesWithRowsOf16Bits) {
   const index_t N = 21, K = 67, O = 50;
-  const Buffer x = random({N, K}, 0, DType::bfloat16), weight = random({O, K}, 1);
-  on_every_isa([&] {
-    const Buffer y({N, O}, DType::bfloat16);
-    linear_forward({.x = x.view(), .weight = weight.view(), .y = y.view()}, Context::current());
-    expect_close(y, Matrix(x) * Matrix(weight).transposed(), tolerance_of(DType::bfloat16, K), "y");
-  });
+  for (DType half : {DType::bfloat16, DType::float16}) {
+    const Buffer x = random({N, K}, 0, half), weight = random({O, K}, 1);
+    on_every_isa_for(half, [&] {
+      const Buffer y({N, O}, half);
+      linear_forward({.x = x.view(), .weight = weight.view(), .y = y.view()}, Context::current());
+      expect_close(y, Matrix(x) * Matrix(weight).transposed(), tolerance_of(half, K), "y");
+    });
+  }
 }
 
 TEST(Linear, RowsMayBeApart) {

@@ -108,22 +108,22 @@ void expect_equal(const Outputs& o, const Truth& truth, DType dtype) {
 
 TEST(RmsNorm, ForwardAndBackwardEqualDouble) {
   for (const auto& [N, C] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : kAllFloatTypes) {
       SCOPED_TRACE(C);
       const Inputs in(dtype, N, C);
       const Truth truth = reference(in, dtype, false);
-      on_every_isa([&] { expect_equal(rms_norm(in, dtype), truth, dtype); });
+      on_every_isa_for(dtype, [&] { expect_equal(rms_norm(in, dtype), truth, dtype); });
     }
   }
 }
 
 TEST(LayerNorm, ForwardAndBackwardEqualDouble) {
   for (const auto& [N, C] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : kAllFloatTypes) {
       SCOPED_TRACE(C);
       const Inputs in(dtype, N, C);
       const Truth truth = reference(in, dtype, true);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Outputs o = layer_norm(in, dtype);
         expect_equal(o, truth, dtype);
         // The mean is small against what is added: elements up to 4.

@@ -56,11 +56,11 @@ std::vector<double> reference(const Buffer& x, const Tables& tables, const Buffe
 TEST(Rope, TurnsEveryPairByTheAngleOfItsPosition) {
   const Tables tables;
   const Buffer positions = positions_apart();
-  for (DType dtype : kFloatTypes) {
+  for (DType dtype : kAllFloatTypes) {
     const Buffer x = random({B, T, H, D}, 0, dtype);
     for (bool interleaved : {false, true}) {
       SCOPED_TRACE(interleaved ? "interleaved" : "halves");
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         expect_close(run(x, tables, {}, interleaved, false),
                      reference(x, tables, nullptr, interleaved), tolerance_of(dtype, 1), "y");
         expect_close(run(x, tables, positions.view(), interleaved, false),
