@@ -90,6 +90,68 @@ TEST(Attention, OneThreadAndTwoGiveTheSameBits) {
   }
 }
 
+/// Query, key and value of each token one after the other, as one product makes them.
+struct Joined {
+  Buffer all;
+  index_t H, G;
+
+  Joined(const Case& c, DType dtype) : all({c.B, c.T, c.H + 2 * c.G, c.D}, dtype), H(c.H), G(c.G) {}
+  TensorView query() const { return heads(0, H); }
+  TensorView key() const { return heads(H, G); }
+  TensorView value() const { return heads(H + G, G); }
+
+ private:
+  TensorView heads(index_t first, index_t count) const {
+    TensorView view = all.view();
+    view.data = view.as<char>() + first * view.strides[2] * size_of(view.dtype);
+    view.shape[2] = count;
+    return view;
+  }
+};
+
+/// fn(byte of `part`, byte of `dense`) for all elements of a part of a joined buffer.
+template <class Fn>
+void for_bytes(const TensorView& part, const Buffer& dense, Fn fn) {
+  const index_t size = size_of(part.dtype), row = part.shape[2] * part.shape[3] * size;
+  for (index_t token = 0; token < part.shape[0] * part.shape[1]; ++token) {
+    for (index_t i = 0; i < row; ++i)
+      fn(part.as<char>()[token * part.strides[1] * size + i],
+         dense.view().as<char>()[token * row + i]);
+  }
+}
+
+TEST(Attention, QueryKeyAndValueInOneBufferGiveTheBitsOfThoseApart) {
+  const Case c{"", 2, 37, 37, 2, 1, 24, true};
+  for (DType dtype : kAllFloatTypes) {
+    SCOPED_TRACE(name_of(dtype));
+    const Inputs in(c, dtype);
+    const Joined inputs(c, dtype);
+    const auto fill = [](char& to, char from) { to = from; };
+    for_bytes(inputs.query(), in.query, fill);
+    for_bytes(inputs.key(), in.key, fill);
+    for_bytes(inputs.value(), in.value, fill);
+    on_every_isa_for(dtype, [&] {
+      const Outputs apart = run(c, in, dtype), o(c, dtype);
+      const Joined gradients(c, dtype);
+      const AttentionOptions options = options_of(c, in);
+      attention_forward(
+          {inputs.query(), inputs.key(), inputs.value(), o.out.view(), o.lse.view(), options},
+          Context::current());
+      attention_backward(
+          {in.dout.view(), inputs.query(), inputs.key(), inputs.value(), o.out.view(), o.lse.view(),
+           gradients.query(), gradients.key(), gradients.value(), options},
+          Context::current());
+      EXPECT_TRUE(o.out == apart.out && o.lse == apart.lse);
+      bool same = true;
+      const auto compare = [&](char a, char b) { same = same && a == b; };
+      for_bytes(gradients.query(), apart.dquery, compare);
+      for_bytes(gradients.key(), apart.dkey, compare);
+      for_bytes(gradients.value(), apart.dvalue, compare);
+      EXPECT_TRUE(same) << "gradients";
+    });
+  }
+}
+
 TEST(Attention, AWrongArgumentIsNamed) {
   const Buffer query({2, 5, 4, 64}), key({2, 7, 2, 48}), odd({2, 7, 3, 64}), lse({2, 4, 5});
   AttentionForward args{query.view(), key.view(), key.view(), query.view(), lse.view(), {}};
