@@ -4,7 +4,7 @@
 #include "fusedlm/attention.h"
 #include "support.h"
 
-namespace fusedlm::test {
+namespace fusedlm::test::attention {
 
 /// What is added to the scores, hidden or dropped, and sequences of other lengths than T and S.
 struct Extras {
@@ -115,4 +115,4 @@ inline Outputs run(const Case& c, const Inputs& in, DType dtype) {
   return o;
 }
 
-}  // namespace fusedlm::test
+}  // namespace fusedlm::test::attention

@@ -2,7 +2,7 @@
 
 #include "attention_reference.h"
 
-namespace fusedlm::test {
+namespace fusedlm::test::attention {
 namespace {
 
 /// expect(inputs, truth, dtype) where there are kernels of dtype.
@@ -72,4 +72,4 @@ TEST(AttentionOptions, OfFewQueriesNoneAndAllEqualDoubleAtEveryWidth) {
 }
 
 }  // namespace
-}  // namespace fusedlm::test
+}  // namespace fusedlm::test::attention

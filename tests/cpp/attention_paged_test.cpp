@@ -2,7 +2,7 @@
 
 #include "attention_reference.h"
 
-namespace fusedlm::test {
+namespace fusedlm::test::attention {
 namespace {
 
 /// Rows of a cache, S of each sequence, as pages in reverse order; what no length reaches is NaN, and
@@ -73,4 +73,4 @@ TEST(AttentionPaged, AllOptionsEqualDoubleAtEveryWidth) {
 }
 
 }  // namespace
-}  // namespace fusedlm::test
+}  // namespace fusedlm::test::attention

@@ -4,7 +4,7 @@
 #include "attention_cases.h"
 #include "philox.h"
 
-namespace fusedlm::test {
+namespace fusedlm::test::attention {
 
 /// Rows of no sequence stay NaN: nothing writes them.
 struct Truth {
@@ -149,4 +149,4 @@ inline void expect_same(const Outputs& o, const Truth& truth, DType dtype) {
   expect_same(o.dvalue, truth.dvalue, tolerance, "dvalue");
 }
 
-}  // namespace fusedlm::test
+}  // namespace fusedlm::test::attention

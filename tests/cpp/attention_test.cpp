@@ -4,7 +4,7 @@
 
 #include "attention_reference.h"
 
-namespace fusedlm::test {
+namespace fusedlm::test::attention {
 namespace {
 
 // Few queries (no tiles) and many; T, S and D that fill no tile, and S over several tiles of keys. And
@@ -169,4 +169,4 @@ TEST(Attention, AWrongArgumentIsNamed) {
 }
 
 }  // namespace
-}  // namespace fusedlm::test
+}  // namespace fusedlm::test::attention
