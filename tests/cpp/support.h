@@ -26,6 +26,12 @@ namespace fusedlm::test {
 constexpr DType kFloatTypes[] = {DType::float32, DType::bfloat16};
 /// Of these, float16 has kernels on the GPU and so under the emulator alone: on_every_isa_for.
 constexpr DType kAllFloatTypes[] = {DType::float32, DType::bfloat16, DType::float16};
+/// What an op takes together: float32 goes with each type of 16 bits, but the two not with each other.
+constexpr DType kTypePairs[][2] = {
+    {DType::float32, DType::float32},   {DType::float32, DType::bfloat16},
+    {DType::float32, DType::float16},   {DType::bfloat16, DType::float32},
+    {DType::bfloat16, DType::bfloat16}, {DType::float16, DType::float32},
+    {DType::float16, DType::float16}};
 
 inline float rounded(double value, DType dtype) {
   const auto x = static_cast<float>(value);
@@ -209,6 +215,11 @@ void on_every_isa_for(DType dtype, Body&& body) {
   on_every_isa([&] {
     if (dtype != DType::float16 || current_isa() == Isa::simt) body();
   });
+}
+
+template <class Body>
+void on_every_isa_for(DType a, DType b, Body&& body) {
+  on_every_isa_for(a == DType::float16 ? a : b, body);
 }
 
 /// `run` returns a std::vector<Buffer>; one thread and two must give the same bits, on every
