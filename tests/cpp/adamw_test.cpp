@@ -61,10 +61,15 @@ std::vector<Parameter> some_parameters(DType half = DType::bfloat16) {
           {1001, 4, half, DType::float32, 0.02, 0.1}};
 }
 
+// More tensors than one launch of the CUDA kernels takes.
+constexpr uint64_t kMany = 150;
+
 TEST(Adamw, ThreeStepsEqualDouble) {
   for (DType half : {DType::bfloat16, DType::float16}) {
     on_every_isa_for(half, [&] {
       std::vector<Parameter> parameters = some_parameters(half);
+      for (uint64_t i = 0; i < kMany; ++i)
+        parameters.push_back({static_cast<index_t>(1 + i % 9), i, DType::float32, half, 0.1, 0.0});
       for (index_t step = 1; step <= 3; ++step) {
         for (Parameter& p : parameters) p.step_truth(step);
         adamw_step(arguments(parameters, step), Context::current());
@@ -113,7 +118,9 @@ double norm_of(const std::vector<Buffer>& grads) {
 
 TEST(GradNorm, EqualsDouble) {
   for (DType half : {DType::bfloat16, DType::float16}) {
-    const std::vector<Buffer> grads{random({40003}, 0), random({5, 7}, 1, half), random({1}, 2)};
+    std::vector<Buffer> grads{random({40003}, 0), random({5, 7}, 1, half), random({1}, 2)};
+    for (uint64_t i = 0; i < kMany; ++i)
+      grads.push_back(random({static_cast<index_t>(1 + i % 9)}, i, half));
     double squares = 0.0;
     for (const Buffer& grad : grads)
       for (index_t i = 0; i < grad.size(); ++i) squares += grad[i] * grad[i];
