@@ -33,7 +33,7 @@ struct PagedCache {
 
 void expect_equal_to_double(const Case& c) {
   SCOPED_TRACE(c.name);
-  for (DType dtype : kAllFloatTypes) {
+  for (DType dtype : all_float_types()) {
     SCOPED_TRACE(name_of(dtype));
     const Inputs in(c, dtype);
     const Truth truth = Reference(c, in).truth;

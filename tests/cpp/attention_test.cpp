@@ -29,7 +29,7 @@ constexpr Case kCases[] = {
 TEST(Attention, ForwardAndBackwardEqualDouble) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       SCOPED_TRACE(name_of(dtype));
       const Inputs in(c, dtype);
       const Truth truth = Reference(c, in).truth;
@@ -122,7 +122,7 @@ void for_bytes(const TensorView& part, const Buffer& dense, Fn fn) {
 
 TEST(Attention, QueryKeyAndValueInOneBufferGiveTheBitsOfThoseApart) {
   const Case c{"", 2, 37, 37, 2, 1, 24, true};
-  for (DType dtype : kAllFloatTypes) {
+  for (DType dtype : all_float_types()) {
     SCOPED_TRACE(name_of(dtype));
     const Inputs in(c, dtype);
     const Joined inputs(c, dtype);

@@ -105,7 +105,7 @@ Truth reference(const Case& c, const Inputs& in) {
 TEST(CrossEntropy, LossAndGradientEqualDouble) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       SCOPED_TRACE(name_of(dtype));
       const Inputs in(c, dtype);
       const Truth truth = reference(c, in);

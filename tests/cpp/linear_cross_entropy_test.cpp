@@ -136,7 +136,7 @@ Truth reference(const Case& c, const Inputs& in) {
 TEST(LinearCrossEntropy, LossAndGradientsEqualDouble) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       SCOPED_TRACE(name_of(dtype));
       if (dtype == DType::float16 && too_large(c)) continue;
       const Inputs in(c, dtype);

@@ -19,7 +19,7 @@ constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activ
 
 TEST(Linear, ForwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype);
       const Matrix truth = Matrix(x) * Matrix(weight).transposed();
       on_every_isa_for(dtype, [&] {
@@ -33,7 +33,7 @@ TEST(Linear, ForwardEqualsDouble) {
 
 TEST(Linear, BiasActivationAndResidualEqualDouble) {
   const index_t N = 19, K = 33, O = 70;
-  for (DType dtype : kAllFloatTypes) {
+  for (DType dtype : all_float_types()) {
     const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype, 0.5),
                  bias = random({O}, 2, dtype), residual = random({N, O}, 3, dtype, 0.5);
     const Matrix inner = (Matrix(x) * Matrix(weight).transposed()).plus_to_each_row(bias);
@@ -60,7 +60,7 @@ TEST(Linear, BiasActivationAndResidualEqualDouble) {
 
 TEST(Linear, BackwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
                    dy = random({N, O}, 2, dtype);
       const Matrix dx_truth = Matrix(dy) * Matrix(weight);
@@ -86,7 +86,7 @@ TEST(Linear, BackwardEqualsDouble) {
 TEST(Linear, BackwardThroughEveryActivationEqualsDouble) {
   const index_t N = 45, K = 19;
   for (index_t O : {70, 72}) {
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
                    dy = random({N, O}, 2, dtype), preactivation = random({N, O}, 3, dtype, 4.0);
       for (Activation activation : kActivations) {

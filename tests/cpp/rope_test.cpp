@@ -66,7 +66,7 @@ TEST(Rope, TurnsEveryPairByTheAngleOfItsPosition) {
   const Buffer positions = positions_apart();
   for (const auto& [D, half] : {kOdd, kPacked}) {
     const Tables tables(half);
-    for (DType dtype : kAllFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({B, T, H, D}, 0, dtype);
       for (bool interleaved : {false, true}) {
         SCOPED_TRACE(interleaved ? "interleaved" : "halves");

@@ -24,8 +24,13 @@
 namespace fusedlm::test {
 
 constexpr DType kFloatTypes[] = {DType::float32, DType::bfloat16};
-/// Of these, float16 has kernels on the GPU and so under the emulator alone: on_every_isa_for.
-constexpr DType kAllFloatTypes[] = {DType::float32, DType::bfloat16, DType::float16};
+/// And float16 where the emulator is built in: its kernels are the GPU's alone (on_every_isa_for).
+inline std::vector<DType> all_float_types() {
+  std::vector<DType> types(std::begin(kFloatTypes), std::end(kFloatTypes));
+  const std::vector<Isa> isas = available_isas();
+  if (std::find(isas.begin(), isas.end(), Isa::simt) != isas.end()) types.push_back(DType::float16);
+  return types;
+}
 /// What an op takes together: float32 goes with each type of 16 bits, but the two not with each other.
 constexpr DType kTypePairs[][2] = {
     {DType::float32, DType::float32},   {DType::float32, DType::bfloat16},
