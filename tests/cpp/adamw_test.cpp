@@ -54,26 +54,33 @@ AdamwStep arguments(const std::vector<Parameter>& parameters, index_t step) {
   return args;
 }
 
-// A small one, one of several blocks, and one in bfloat16 with a gradient in float32.
-std::vector<Parameter> some_parameters() {
+// A small one, one of several blocks, and one in 16 bits with a gradient in float32.
+std::vector<Parameter> some_parameters(DType half = DType::bfloat16) {
   return {{7, 0, DType::float32, DType::float32, 0.1, 0.0},
-          {40003, 2, DType::float32, DType::bfloat16, 0.01, 0.1},
-          {1001, 4, DType::bfloat16, DType::float32, 0.02, 0.1}};
+          {40003, 2, DType::float32, half, 0.01, 0.1},
+          {1001, 4, half, DType::float32, 0.02, 0.1}};
 }
 
+// More tensors than one launch of the CUDA kernels takes.
+constexpr uint64_t kMany = 150;
+
 TEST(Adamw, ThreeStepsEqualDouble) {
-  on_every_isa([&] {
-    std::vector<Parameter> parameters = some_parameters();
-    for (index_t step = 1; step <= 3; ++step) {
-      for (Parameter& p : parameters) p.step_truth(step);
-      adamw_step(arguments(parameters, step), Context::current());
-      for (const Parameter& p : parameters) {
-        expect_close(p.m, p.true_m, 1e-6, "exp_avg");
-        expect_close(p.v, p.true_v, 1e-6, "exp_avg_sq");
-        expect_close(p.param, p.true_param, tolerance_of(p.param.dtype(), 1), "param");
+  for (DType half : {DType::bfloat16, DType::float16}) {
+    on_every_isa_for(half, [&] {
+      std::vector<Parameter> parameters = some_parameters(half);
+      for (uint64_t i = 0; i < kMany; ++i)
+        parameters.push_back({static_cast<index_t>(1 + i % 9), i, DType::float32, half, 0.1, 0.0});
+      for (index_t step = 1; step <= 3; ++step) {
+        for (Parameter& p : parameters) p.step_truth(step);
+        adamw_step(arguments(parameters, step), Context::current());
+        for (const Parameter& p : parameters) {
+          expect_close(p.m, p.true_m, 1e-6, "exp_avg");
+          expect_close(p.v, p.true_v, 1e-6, "exp_avg_sq");
+          expect_close(p.param, p.true_param, tolerance_of(p.param.dtype(), 1), "param");
+        }
       }
-    }
-  });
+    });
+  }
 }
 
 TEST(Adamw, OneThreadAndTwoGiveTheSameBits) {
@@ -110,12 +117,15 @@ double norm_of(const std::vector<Buffer>& grads) {
 }
 
 TEST(GradNorm, EqualsDouble) {
-  const std::vector<Buffer> grads{random({40003}, 0), random({5, 7}, 1, DType::bfloat16),
-                                  random({1}, 2)};
-  double squares = 0.0;
-  for (const Buffer& grad : grads)
-    for (index_t i = 0; i < grad.size(); ++i) squares += grad[i] * grad[i];
-  on_every_isa([&] { EXPECT_NEAR(norm_of(grads) / std::sqrt(squares), 1.0, 1e-6); });
+  for (DType half : {DType::bfloat16, DType::float16}) {
+    std::vector<Buffer> grads{random({40003}, 0), random({5, 7}, 1, half), random({1}, 2)};
+    for (uint64_t i = 0; i < kMany; ++i)
+      grads.push_back(random({static_cast<index_t>(1 + i % 9)}, i, half));
+    double squares = 0.0;
+    for (const Buffer& grad : grads)
+      for (index_t i = 0; i < grad.size(); ++i) squares += grad[i] * grad[i];
+    on_every_isa_for(half, [&] { EXPECT_NEAR(norm_of(grads) / std::sqrt(squares), 1.0, 1e-6); });
+  }
 }
 
 TEST(GradNorm, SquaresBeyondFloat32AreCounted) {

@@ -127,10 +127,10 @@ void expect_backward_equals_double(const Case& c, const Inputs& in, const Output
 TEST(Ffn, ForwardAndBackwardEqualDouble) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : all_float_types()) {
       SCOPED_TRACE(name_of(dtype));
       const Inputs in(dtype);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Outputs o = run(c, in, dtype);
         expect_forward_equals_double(c, in, o, dtype);
         expect_backward_equals_double(c, in, o, dtype);

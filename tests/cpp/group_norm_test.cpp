@@ -14,18 +14,19 @@ constexpr float kEps = 1e-5f;
 struct Shape {
   index_t B, C, S, groups;
 };
-constexpr Shape kShapes[] = {{600, 96, 1, 3}, {150, 18, 5, 2}, {2, 6, 83, 3},
-                             {3, 8, 136, 4},  {2, 4, 1032, 1}, {2, 2, 8201, 2}};
+constexpr Shape kShapes[] = {{600, 96, 1, 3}, {150, 18, 5, 2}, {3, 120, 9, 1},
+                             {2, 6, 83, 3},   {3, 8, 136, 4},  {2, 4, 1032, 1},
+                             {2, 2, 1033, 2}, {2, 2, 8201, 2}, {2, 2, 8208, 2}};
 
 struct Inputs {
   Shape shape;
   Buffer x, dy, weight, bias;
-  explicit Inputs(DType dtype, const Shape& s)
+  explicit Inputs(DType dtype, const Shape& s, DType weight_type = DType::float32)
       : shape(s),
         x(random({s.B, s.C, s.S}, 0, dtype, 3.0)),
         dy(random({s.B, s.C, s.S}, 1, dtype)),
-        weight(random({s.C}, 2)),
-        bias(random({s.C}, 3)) {}
+        weight(random({s.C}, 2, weight_type)),
+        bias(random({s.C}, 3, weight_type)) {}
 };
 
 struct Truth {
@@ -84,14 +85,14 @@ Outputs group_norm(const Inputs& in) {
 
 TEST(GroupNorm, ForwardAndBackwardEqualDouble) {
   for (const Shape& shape : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (const auto& [dtype, weight_type] : kTypePairs) {
       SCOPED_TRACE(shape.S);
-      const Inputs in(dtype, shape);
+      const Inputs in(dtype, shape, weight_type);
       const Truth truth = reference(in);
       const index_t size = shape.C / shape.groups * shape.S;
       // What is float32 in either dtype.
       const double wide = tolerance_of(DType::float32, std::max(size, shape.B * shape.S));
-      on_every_isa([&] {
+      on_every_isa_for(dtype, weight_type, [&] {
         const Outputs o = group_norm(in);
         expect_close(o.y, truth.y, tolerance_of(dtype, 4), "y");
         expect_close(o.dx, truth.dx, tolerance_of(dtype, size), "dx");

@@ -10,17 +10,19 @@ namespace {
 struct Shape {
   index_t N, K, O;
 };
-// Single, few rows (dot products without packing), ragged tiles, several tasks, blocks of K.
-constexpr Shape kShapes[] = {{1, 1, 1}, {3, 70, 37}, {17, 113, 65}, {130, 33, 300}, {6, 3500, 40}};
+// Single, few rows (dot products without packing), ragged tiles, several tasks, the largest tiles of the
+// CUDA kernels, blocks of K.
+constexpr Shape kShapes[] = {{1, 1, 1},      {3, 70, 37},     {17, 113, 65},
+                             {130, 33, 300}, {130, 140, 150}, {6, 3500, 40}};
 constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activation::gelu,
                                        Activation::gelu_tanh, Activation::silu};
 
 TEST(Linear, ForwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype);
       const Matrix truth = Matrix(x) * Matrix(weight).transposed();
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer y({N, O}, dtype);
         linear_forward({.x = x.view(), .weight = weight.view(), .y = y.view()}, Context::current());
         expect_close(y, truth, tolerance_of(dtype, K), "y");
@@ -31,7 +33,7 @@ TEST(Linear, ForwardEqualsDouble) {
 
 TEST(Linear, BiasActivationAndResidualEqualDouble) {
   const index_t N = 19, K = 33, O = 70;
-  for (DType dtype : kFloatTypes) {
+  for (DType dtype : all_float_types()) {
     const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype, 0.5),
                  bias = random({O}, 2, dtype), residual = random({N, O}, 3, dtype, 0.5);
     const Matrix inner = (Matrix(x) * Matrix(weight).transposed()).plus_to_each_row(bias);
@@ -39,7 +41,7 @@ TEST(Linear, BiasActivationAndResidualEqualDouble) {
       Matrix truth = inner;
       for (index_t i = 0; i < N * O; ++i)
         truth.values[i] = activate(activation, inner.values[i]) + residual[i];
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer y({N, O}, dtype), preactivation({N, O}, dtype);
         linear_forward({.x = x.view(),
                         .weight = weight.view(),
@@ -58,12 +60,12 @@ TEST(Linear, BiasActivationAndResidualEqualDouble) {
 
 TEST(Linear, BackwardEqualsDouble) {
   for (auto [N, K, O] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
                    dy = random({N, O}, 2, dtype);
       const Matrix dx_truth = Matrix(dy) * Matrix(weight);
       const Matrix dweight_truth = Matrix(dy).transposed() * Matrix(x);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, [&] {
         const Buffer dx({N, K}, dtype), dweight({O, K}), dbias({O});
         linear_backward({.dy = dy.view(),
                          .x = x.view(),
@@ -82,40 +84,58 @@ TEST(Linear, BackwardEqualsDouble) {
 }
 
 TEST(Linear, BackwardThroughEveryActivationEqualsDouble) {
-  const index_t N = 45, K = 19, O = 70;
-  for (DType dtype : kFloatTypes) {
-    const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
-                 dy = random({N, O}, 2, dtype), preactivation = random({N, O}, 3, dtype, 4.0);
-    for (Activation activation : kActivations) {
-      Matrix dpre(dy);
-      for (index_t i = 0; i < N * O; ++i) dpre.values[i] *= slope(activation, preactivation[i]);
-      on_every_isa([&] {
-        const Buffer dx({N, K}, dtype), dweight({O, K}), dbias({O});
-        linear_backward({.dy = dy.view(),
-                         .x = x.view(),
-                         .weight = weight.view(),
-                         .preactivation = preactivation.view(),
-                         .dx = dx.view(),
-                         .dweight = dweight.view(),
-                         .dbias = dbias.view(),
-                         .activation = activation},
-                        Context::current());
-        expect_close(dx, dpre * Matrix(weight), tolerance_of(dtype, O), "dx");
-        expect_close(dweight, dpre.transposed() * Matrix(x), tolerance_of(dtype, N), "dweight");
-        expect_close(dbias, dpre.sum_of_rows(), tolerance_of(dtype, N), "dbias");
-      });
+  const index_t N = 45, K = 19;
+  for (index_t O : {70, 72}) {
+    for (DType dtype : all_float_types()) {
+      const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, dtype),
+                   dy = random({N, O}, 2, dtype), preactivation = random({N, O}, 3, dtype, 4.0);
+      for (Activation activation : kActivations) {
+        Matrix dpre(dy);
+        for (index_t i = 0; i < N * O; ++i) dpre.values[i] *= slope(activation, preactivation[i]);
+        on_every_isa_for(dtype, [&] {
+          const Buffer dx({N, K}, dtype), dweight({O, K}), dbias({O});
+          linear_backward({.dy = dy.view(),
+                           .x = x.view(),
+                           .weight = weight.view(),
+                           .preactivation = preactivation.view(),
+                           .dx = dx.view(),
+                           .dweight = dweight.view(),
+                           .dbias = dbias.view(),
+                           .activation = activation},
+                          Context::current());
+          expect_close(dx, dpre * Matrix(weight), tolerance_of(dtype, O), "dx");
+          expect_close(dweight, dpre.transposed() * Matrix(x), tolerance_of(dtype, N), "dweight");
+          expect_close(dbias, dpre.sum_of_rows(), tolerance_of(dtype, N), "dbias");
+        });
+      }
     }
   }
 }
 
-TEST(Linear, AFloat32WeightGoesWithBfloat16Rows) {
-  const index_t N = 21, K = 67, O = 50;
-  const Buffer x = random({N, K}, 0, DType::bfloat16), weight = random({O, K}, 1);
-  on_every_isa([&] {
-    const Buffer y({N, O}, DType::bfloat16);
-    linear_forward({.x = x.view(), .weight = weight.view(), .y = y.view()}, Context::current());
-    expect_close(y, Matrix(x) * Matrix(weight).transposed(), tolerance_of(DType::bfloat16, K), "y");
-  });
+TEST(Linear, WeightsOfAnotherTypeThanTheRowsEqualDouble) {
+  for (auto [N, K, O] : {Shape{21, 67, 50}, Shape{20, 68, 52}}) {
+    for (const auto& [dtype, weight_type] : kTypePairs) {
+      const Buffer x = random({N, K}, 0, dtype), weight = random({O, K}, 1, weight_type),
+                   bias = random({O}, 2, weight_type), dy = random({N, O}, 3, dtype);
+      const Matrix truth = (Matrix(x) * Matrix(weight).transposed()).plus_to_each_row(bias);
+      on_every_isa_for(dtype, weight_type, [&] {
+        const Buffer y({N, O}, dtype), dx({N, K}, dtype), dweight({O, K}, weight_type);
+        linear_forward({.x = x.view(), .weight = weight.view(), .bias = bias.view(), .y = y.view()},
+                       Context::current());
+        linear_backward({.dy = dy.view(),
+                         .x = x.view(),
+                         .weight = weight.view(),
+                         .dx = dx.view(),
+                         .dweight = dweight.view()},
+                        Context::current());
+        // A float32 weight is rounded to 16 bits where the rows have them.
+        expect_close(y, truth, tolerance_of(dtype, K, 2), "y");
+        expect_close(dx, Matrix(dy) * Matrix(weight), tolerance_of(dtype, O, 2), "dx");
+        expect_close(dweight, Matrix(dy).transposed() * Matrix(x), tolerance_of(weight_type, N),
+                     "dweight");
+      });
+    }
+  }
 }
 
 TEST(Linear, RowsMayBeApart) {

@@ -17,11 +17,12 @@ constexpr index_t kShapes[][2] = {{kRows, kColumns}, {530, 64}, {3, 1032},
 
 struct Inputs {
   Buffer x, residual, weight, bias, dy, dsum;
-  explicit Inputs(DType dtype, index_t N = kRows, index_t C = kColumns)
+  explicit Inputs(DType dtype, index_t N = kRows, index_t C = kColumns,
+                  DType weight_type = DType::float32)
       : x(random({N, C}, 0, dtype)),
         residual(random({N, C}, 1, dtype, 3.0)),
-        weight(random({C}, 2)),
-        bias(random({C}, 3)),
+        weight(random({C}, 2, weight_type)),
+        bias(random({C}, 3, weight_type)),
         dy(random({N, C}, 4, dtype)),
         dsum(random({N, C}, 5, dtype)) {}
 };
@@ -108,22 +109,23 @@ void expect_equal(const Outputs& o, const Truth& truth, DType dtype) {
 
 TEST(RmsNorm, ForwardAndBackwardEqualDouble) {
   for (const auto& [N, C] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (const auto& [dtype, weight_type] : kTypePairs) {
       SCOPED_TRACE(C);
-      const Inputs in(dtype, N, C);
+      const Inputs in(dtype, N, C, weight_type);
       const Truth truth = reference(in, dtype, false);
-      on_every_isa([&] { expect_equal(rms_norm(in, dtype), truth, dtype); });
+      on_every_isa_for(dtype, weight_type,
+                       [&] { expect_equal(rms_norm(in, dtype), truth, dtype); });
     }
   }
 }
 
 TEST(LayerNorm, ForwardAndBackwardEqualDouble) {
   for (const auto& [N, C] : kShapes) {
-    for (DType dtype : kFloatTypes) {
+    for (const auto& [dtype, weight_type] : kTypePairs) {
       SCOPED_TRACE(C);
-      const Inputs in(dtype, N, C);
+      const Inputs in(dtype, N, C, weight_type);
       const Truth truth = reference(in, dtype, true);
-      on_every_isa([&] {
+      on_every_isa_for(dtype, weight_type, [&] {
         const Outputs o = layer_norm(in, dtype);
         expect_equal(o, truth, dtype);
         // The mean is small against what is added: elements up to 4.

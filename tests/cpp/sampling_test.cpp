@@ -59,7 +59,7 @@ std::map<index_t, double> reference(const Sample& a, const Buffer& logits, index
 }
 
 void expect_kept(const Sample& args, const Buffer& logits, const Buffer* seen = nullptr) {
-  on_every_isa([&] {
+  on_every_isa_for(logits.dtype(), [&] {
     const Drawn drawn = run(args, logits, seen);
     for (index_t b = 0; b < B; ++b) {
       const auto kept = reference(args, logits, b, seen);
@@ -73,7 +73,7 @@ void expect_kept(const Sample& args, const Buffer& logits, const Buffer* seen = 
 TEST(Sampling, DrawsFromTheTokensThatAreKept) {
   for (index_t V : {1, 31, 101, 264, 1100}) {
     SCOPED_TRACE(V);
-    for (DType dtype : kFloatTypes) {
+    for (DType dtype : all_float_types()) {
       const Buffer logits = random({B, V}, 1, dtype, 5.0);
       for (uint64_t seed : {1, 2}) {
         expect_kept({.seed = seed}, logits);
@@ -98,7 +98,7 @@ TEST(Sampling, EqualTokensRankById) {
 
 TEST(Sampling, PenalizesEachTokenOnce) {
   const Buffer seen({B, 3}, DType::int64, std::vector<int>{0, 4, 0, 5, 5, -1, -1, -1, -1});
-  for (DType dtype : kFloatTypes) {
+  for (DType dtype : all_float_types()) {
     const Buffer logits = random({B, 37}, 3, dtype, 3.0);
     expect_kept({.top_k = 30, .repetition_penalty = 1.5, .seed = 4}, logits, &seen);
   }

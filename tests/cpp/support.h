@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "float16.h"
 #include "fusedlm/activation.h"
 #include "fusedlm/device.h"
 #include "fusedlm/errors.h"
@@ -23,9 +24,23 @@
 namespace fusedlm::test {
 
 constexpr DType kFloatTypes[] = {DType::float32, DType::bfloat16};
+/// And float16 where the emulator is built in: its kernels are the GPU's alone (on_every_isa_for).
+inline std::vector<DType> all_float_types() {
+  std::vector<DType> types(std::begin(kFloatTypes), std::end(kFloatTypes));
+  const std::vector<Isa> isas = available_isas();
+  if (std::find(isas.begin(), isas.end(), Isa::simt) != isas.end()) types.push_back(DType::float16);
+  return types;
+}
+/// What an op takes together: float32 goes with each type of 16 bits, but the two not with each other.
+constexpr DType kTypePairs[][2] = {
+    {DType::float32, DType::float32},   {DType::float32, DType::bfloat16},
+    {DType::float32, DType::float16},   {DType::bfloat16, DType::float32},
+    {DType::bfloat16, DType::bfloat16}, {DType::float16, DType::float32},
+    {DType::float16, DType::float16}};
 
 inline float rounded(double value, DType dtype) {
   const auto x = static_cast<float>(value);
+  if (dtype == DType::float16) return static_cast<float>(float16_value(float16_bits(x)));
   if (dtype != DType::bfloat16 || !std::isfinite(x)) return x;
   const auto bits = std::bit_cast<uint32_t>(x);
   return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
@@ -56,19 +71,48 @@ class Buffer {
   index_t size() const { return shape_.numel(); }
   DType dtype() const { return shape_.dtype; }
   double operator[](index_t i) const {
-    if (dtype() == DType::float32) return view().as<float>()[i];
-    if (dtype() == DType::int64) return static_cast<double>(view().as<int64_t>()[i]);
-    return std::bit_cast<float>(uint32_t{view().as<uint16_t>()[i]} << 16);
+    switch (dtype()) {
+      case DType::float32:
+        return view().as<float>()[i];
+      case DType::bfloat16:
+        return std::bit_cast<float>(uint32_t{view().as<uint16_t>()[i]} << 16);
+      case DType::float16:
+        return float16_value(view().as<uint16_t>()[i]);
+      case DType::int64:
+        return static_cast<double>(view().as<int64_t>()[i]);
+      case DType::int32:
+        return view().as<int32_t>()[i];
+      case DType::boolean:
+        return view().as<uint8_t>()[i];
+      default:
+        ADD_FAILURE() << "a buffer of " << name_of(dtype());
+        return NAN;
+    }
   }
   template <class T>
   void set(index_t i, T value) {
-    if (dtype() == DType::int64) {
-      view().as<int64_t>()[i] = static_cast<int64_t>(value);
-    } else if (dtype() == DType::float32) {
-      view().as<float>()[i] = static_cast<float>(value);
-    } else {
-      view().as<uint16_t>()[i] =
-          static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded(value, dtype())) >> 16);
+    switch (dtype()) {
+      case DType::float32:
+        view().as<float>()[i] = static_cast<float>(value);
+        break;
+      case DType::bfloat16:
+        view().as<uint16_t>()[i] =
+            static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded(value, dtype())) >> 16);
+        break;
+      case DType::float16:
+        view().as<uint16_t>()[i] = float16_bits(static_cast<float>(value));
+        break;
+      case DType::int64:
+        view().as<int64_t>()[i] = static_cast<int64_t>(value);
+        break;
+      case DType::int32:
+        view().as<int32_t>()[i] = static_cast<int32_t>(value);
+        break;
+      case DType::boolean:
+        view().as<uint8_t>()[i] = value != T{};
+        break;
+      default:
+        ADD_FAILURE() << "a buffer of " << name_of(dtype());
     }
   }
   bool operator==(const Buffer& other) const { return bytes_ == other.bytes_; }
@@ -148,9 +192,10 @@ inline void expect_close(const Buffer& got, const Matrix& truth, double toleranc
 }
 
 /// What sums of `depth` products may be off by, relative to the largest: some roundings of float32
-/// for each, growing like a random walk; or so many roundings to bfloat16 on the way to the result.
+/// for each, growing like a random walk; or so many roundings to 16 bits on the way to the result.
 inline double tolerance_of(DType dtype, index_t depth, int roundings = 1) {
   if (dtype == DType::bfloat16) return roundings * 0x1p-8;
+  if (dtype == DType::float16) return roundings * 0x1p-11;
   return 1e-6 * std::sqrt(static_cast<double>(depth));
 }
 
@@ -167,6 +212,19 @@ void on_every_isa(Body&& body) {
     set_isa(isa);
     body();
   }
+}
+
+/// The same for those that have kernels of `dtype`.
+template <class Body>
+void on_every_isa_for(DType dtype, Body&& body) {
+  on_every_isa([&] {
+    if (dtype != DType::float16 || current_isa() == Isa::simt) body();
+  });
+}
+
+template <class Body>
+void on_every_isa_for(DType a, DType b, Body&& body) {
+  on_every_isa_for(a == DType::float16 ? a : b, body);
 }
 
 /// `run` returns a std::vector<Buffer>; one thread and two must give the same bits, on every
