@@ -8,8 +8,16 @@
 namespace fusedlm::FUSEDLM_DEVICE {
 namespace {
 
+// Of a warp a row, at least one block on a multiprocessor: left to itself, the compiler spills for one block
+// more. Where a block takes a row it does better so (0: not said).
+template <class Plan>
+constexpr int least_blocks() {
+  return Plan::kTeam == kWarp ? 1 : 0;
+}
+
 template <class Plan, class T, class W>
-__global__ void __launch_bounds__(Plan::kBlock) forward_kernel(NormForward<T, W> a) {
+__global__ void __launch_bounds__(Plan::kBlock, least_blocks<Plan>())
+    forward_kernel(NormForward<T, W> a) {
   constexpr int V = Plan::V;
   const index_t row = Plan::team();
   if (row >= a.N) return;  // only whole warps that share no barrier
