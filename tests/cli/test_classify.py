@@ -100,7 +100,7 @@ def test_predict_takes_texts_and_files_of_any_kind(run, trained, tmp_path):
     lines.write_text("bad music\n\nso good\n")
     code, stdout, _ = run("classify", "predict", trained, "--file", lines, "--json")
     rows = [json.loads(line) for line in stdout.splitlines()]
-    assert [row["label"] for row in rows] == ["bad", None, "good"]
+    assert [row["prediction"] for row in rows] == ["bad", None, "good"]
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     given = tmp_path / "in.jsonl"
     given.write_text('{"id": 7, "body": "good town"}\n{"body": null}\n')
@@ -109,7 +109,7 @@ def test_predict_takes_texts_and_files_of_any_kind(run, trained, tmp_path):
                             "--out", out)  # fmt: skip
     assert code == 0 and "2 texts" in stdout, err
     first, second = map(json.loads, out.read_text().splitlines())
-    assert first["id"] == 7 and first["label"] == "good" and second["label"] is None
+    assert first["id"] == 7 and first["prediction"] == "good" and second["prediction"] is None
     assert run("classify", "predict", trained)[0] == 1
 
 
@@ -124,7 +124,7 @@ def test_predict_writes_null_for_what_it_cannot_read_and_says_where_the_first_is
     code, stdout, err = run("classify", "predict", trained, "--file", given, "--out", out)
     assert code == 0 and "9 texts" in stdout, err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["label"] for row in rows] == ["good", *[None] * 6, "good", None]
+    assert [row["prediction"] for row in rows] == ["good", *[None] * 6, "good", None]
     assert rows[1]["id"] == 2 and rows[3]["text"] == 5
     assert err.splitlines() == [
         f"1 without an answer: the text has no tokens (the first: {given}:2)",
@@ -140,6 +140,38 @@ def test_predict_writes_null_for_what_it_cannot_read_and_says_where_the_first_is
     code, stdout, err = run("classify", "predict", trained, "good", "\udcff")
     assert code == 0 and stdout.splitlines()[1] == "-       (no answer)"
     assert "the text is not UTF-8 (the first: text 2)" in err
+
+
+def test_predict_keeps_the_truth_beside_the_prediction_so_that_groups_can_be_compared(
+    run, trained, tmp_path
+):
+    truth = [("good town", "good"), ("bad town", "bad"), ("good man", "bad"), ("<br>", "good")]
+    given, out, again = (tmp_path / f"{name}.jsonl" for name in ("in", "out", "again"))
+    rows = [
+        {"text": t, "label": y, "prediction": "?", "probabilities": {}, "group": "all"}
+        for t, y in truth
+    ]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = run("classify", "predict", trained, "--file", given, "--out", out)
+    assert code == 0, err
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["label"] for row in found] == [label for _, label in truth]
+    assert [row["prediction"] for row in found] == ["good", "bad", "good", None]
+    assert found[3]["probabilities"] is None
+    code, stdout, err = run("fairness", out, "--positive", "good", "--json")
+    assert code == 0, err
+    assert json.loads(stdout)["groups"]["all"]["accuracy"]["value"] == pytest.approx(2 / 3)
+    run("classify", "predict", trained, "--file", out, "--out", again)
+    assert again.read_text() == out.read_text()
+
+
+def test_predict_refuses_a_key_of_the_text_that_its_answer_would_replace(run, trained, tmp_path):
+    given = tmp_path / "in.jsonl"
+    given.write_text('{"prediction": "good town"}\n')
+    code, _, err = run(
+        "classify", "predict", trained, "--file", given, "--text", "prediction", "--json"
+    )
+    assert code == 1 and "--text is 'prediction', which the answer would replace" in err
 
 
 def test_texts_without_tokens_are_left_out_of_every_part_before_training(run, tmp_path):
@@ -358,6 +390,12 @@ def test_a_tagger_is_trained_measured_and_used(run, tmp_path):
     assert found["f1"] > 0.9 and found["kinds"]["NEW"]["recall"] == 0
     code, stdout, err = run("classify", "predict", out, "a man good fine in town great")
     assert code == 0 and stdout.split() == "a man good/B-PER fine/I-PER in town great/B-LOC".split()
+    given = tmp_path / "in.jsonl"
+    given.write_text('{"text": "a man good", "tags": ["O", "O", "O"]}\n')
+    code, stdout, _ = run("classify", "predict", out, "--file", given, "--json")
+    assert json.loads(stdout) == {
+        "text": "a man good", "tags": ["O"] * 3, "prediction": ["O", "O", "B-PER"]
+    }  # fmt: skip
     code, stdout, _ = run("classify", "eval", out, tmp_path / "dev.conll", "--json")
     assert json.loads(stdout)["f1"] == pytest.approx(found["f1"])
     code, _, err = run("classify", "eval", out, write_csv(tmp_path / "a.csv", reviews(4, 0)))

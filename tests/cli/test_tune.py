@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from fusedlm.train import read_metrics
 from tests.support.tiny import save_tiny_model
 
 QUICK = "--epochs 2 --batch 2 --samples 1 --max-new-tokens 4 --precision float32 --quiet".split()
@@ -86,5 +87,8 @@ def test_preferences_are_learned_and_a_run_goes_on(run, base, tmp_path):
     report = json.loads((out / "answers.json").read_text())
     assert report["before"]["val_accuracy"] == 0.5 and report["after"]["val_margin"] > 0
     assert (out / "reference.safetensors").is_file()
-    code, stdout, err = run("tune", "--resume", "--out", out, "--quiet")
-    assert code == 0 and "val_margin" in stdout, err
+    for _ in range(2):  # the run that goes on keeps the numbers of the start
+        start = read_metrics(out / "metrics.jsonl")[0]
+        assert start == {"step": 0, **report["before"]}
+        code, stdout, err = run("tune", "--resume", "--out", out, "--quiet")
+        assert code == 0 and "val_margin" in stdout, err

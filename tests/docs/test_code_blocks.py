@@ -17,9 +17,9 @@ import typer
 
 from fusedlm.cli.app import app
 from tests.support.pages import PAGES, ROOT, Block, blocks, commands, inline_commands
-from tests.support.stand_ins import write_models
+from tests.support.stand_ins import write_corpus, write_models, write_reviews
 
-OPTIONAL = {"gguf", "llguidance", "transformers"}
+OPTIONAL = {"gguf", "llguidance", "rjieba", "transformers"}
 PYTHON = {page: [b for b in blocks(page) if b.language == "python"] for page in PAGES}
 RUN = [page for page, found in PYTHON.items() if any(not b.not_run for b in found)]
 NOT_RUN = [block for found in PYTHON.values() for block in found if block.not_run]
@@ -30,15 +30,15 @@ def stand_ins(tmp_path_factory) -> Path:
     """What the pages load, smaller."""
     pytest.importorskip("gguf")
     folder = tmp_path_factory.mktemp("stand-ins")
-    write_models(folder)
-    rows = [f'"Review {i}: a fine film, <br />{i}.",1' for i in range(9)]
-    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    for write in (write_models, write_reviews, write_corpus):
+        write(folder)
     return folder
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in RUN])
 def test_the_python_of_a_page_runs(page, stand_ins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(stand_ins / "packages")
     for file in stand_ins.iterdir():
         (tmp_path / file.name).symlink_to(file)
     torch.manual_seed(0)

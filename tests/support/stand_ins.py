@@ -68,6 +68,8 @@ def write_reviews(folder: Path) -> None:
     for name, good, bad in (
         ("more_reviews.csv", "positive", "negative"),
         ("films.csv", "pos", "neg"),
+        ("few.csv", "1", "0"),
+        ("test.csv", "1", "0"),
     ):
         named = lines.replace(",1,imdb", f",{good},imdb").replace(",0,imdb", f",{bad},imdb")
         (folder / name).write_text(named)
@@ -75,7 +77,7 @@ def write_reviews(folder: Path) -> None:
         "".join(json.dumps({"text": text}) + "\n" for text, _, _ in rows[:5])
     )
     tagged = [f"Ada{i}\tB-PER\nlived\tO\nin\tO\nLondon\tB-LOC\n.\tO\n\n" for i in range(150)]
-    for name in ("train.conll", "dev.conll"):
+    for name in ("train.conll", "dev.conll", "chinese.conll", "chinese-test.conll"):
         (folder / name).write_text("".join(tagged))
     answers = [
         {"label": "granted", "prediction": "granted" if i % 3 else "refused", "group": "ab"[i % 2]}
@@ -85,14 +87,16 @@ def write_reviews(folder: Path) -> None:
 
 
 def write_pairs(folder: Path) -> None:
-    """Sentences in two languages, as two files and as a gettext catalogue (.mo)."""
+    """Sentences in two languages, as two files and as gettext catalogues (.mo)."""
     pairs = {f"Open file number {i}": f"Datei Nummer {i} öffnen" for i in range(400)}
     for name, side in (("text.en", pairs.keys()), ("text.de", pairs.values())):
         (folder / name).write_text("".join(line + "\n" for line in side))
-    (folder / "l10n-de").mkdir()
-    (folder / "l10n-de" / "all.mo").write_bytes(
-        _catalogue({"": "Content-Type: text/plain; charset=UTF-8\n", **pairs})
-    )
+    chinese = {source: f"打开文件{i}" for i, source in enumerate(pairs)}
+    for name, translated in (("l10n-de", pairs), ("l10n-zh", chinese)):
+        (folder / name).mkdir()
+        (folder / name / "all.mo").write_bytes(
+            _catalogue({"": "Content-Type: text/plain; charset=UTF-8\n", **translated})
+        )
 
 
 def _catalogue(messages: dict[str, str]) -> bytes:
@@ -107,15 +111,25 @@ def _catalogue(messages: dict[str, str]) -> bytes:
     return header + tables[0] + tables[1] + bytes(texts)
 
 
+def write_corpus(folder: Path) -> None:
+    """The package chatterbot-corpus, with two of its languages."""
+    corpus = folder / "packages" / "chatterbot_corpus"
+    talks = {
+        "english": [(f"the fox {i}", f"the dog {i}") for i in range(40)],
+        "chinese": [(f"你喜欢编程吗{i}", f"我喜欢{i}") for i in range(10)],
+    }
+    for language, said in talks.items():
+        (corpus / "data" / language).mkdir(parents=True)
+        talk = "".join(f"- - {asked}\n  - {answer}\n" for asked, answer in said)
+        (corpus / "data" / language / "talk.yml").write_text(
+            f"categories:\n- foxes\nconversations:\n{talk}"
+        )
+    (corpus / "__init__.py").touch()
+
+
 def write_talk(folder: Path) -> None:
     """Conversations as rows and as the package chatterbot-corpus has them, preferences, questions, items."""
-    corpus = folder / "packages" / "chatterbot_corpus"
-    (corpus / "data" / "english").mkdir(parents=True)
-    (corpus / "__init__.py").touch()
-    talk = "".join(f"- - the fox {i}\n  - the dog {i}\n" for i in range(40))
-    (corpus / "data" / "english" / "talk.yml").write_text(
-        f"categories:\n- foxes\nconversations:\n{talk}"
-    )
+    write_corpus(folder)
     rows = {
         "chats.jsonl": [
             {"instruction": f"the fox {i}", "output": f"the dog {i}"} for i in range(40)

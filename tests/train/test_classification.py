@@ -36,7 +36,7 @@ from fusedlm.train import (
 from fusedlm.train import loop as loops
 from fusedlm.train.classification import freeze
 from fusedlm.train.length_batches import LengthBatches
-from fusedlm.train.linear_probe import _features
+from fusedlm.train.linear_probe import PENALTIES, _features
 from fusedlm.train.token_classification import with_targets
 
 WORDS = "the film was a story of a man and a woman in town with music".split()
@@ -203,6 +203,19 @@ def test_the_probe_is_the_best_logistic_regression_on_the_features(make):
     objective = torch.nn.functional.cross_entropy(logits, torch.tensor(train.targets))
     (objective + found["penalty"] * weight.square().sum()).backward()
     assert weight.grad.abs().max() < 1e-3
+
+
+def test_the_probe_learns_nothing_where_there_is_nothing_to_learn():
+    model = encoder(ngrams=0).eval()
+    draw = random.Random(0)
+    train, held = (
+        replace(part, targets=[draw.randrange(2) for _ in part.rows])
+        for part in (sequences(model, 12, 0), sequences(model, 200, 1))
+    )
+    found = fit_probe(model, train, held)
+    assert len(train.rows) < model.config.width  # so that any targets can be had by heart
+    # Chance is 0.69; penalties up to 0.01 end at 1.88.
+    assert found["penalty"] == PENALTIES[-1] and found["val_loss"] < 1.0
 
 
 def tagged(n: int, seed: int) -> Tagged:

@@ -206,11 +206,12 @@ def _carry_out(
         f" {model.num_parameters() / 1e6:.2f} M are trained"
     )
     file = out / "answers.json"
+    before = None
     if not resume:
         task.prepare(settings)  # the precision of the evaluations to come
         before = task.evaluate()
         _show_before(run, file, held, tokenizer, model, settings, before)
-    result = fit(task, settings, out, resume=resume, progress=progress)
+    result = fit(task, settings, out, resume=resume, progress=progress, before=before)
     if result.interrupted:
         typer.echo(f"stopped and saved at step {result.step}; `fusedlm tune --resume --out {out}`")
         return

@@ -12,7 +12,8 @@ from fusedlm.models.texts import Classifier, class_names, over_batches
 
 from .length_batches import Sequences
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)  # of the squared weights; validation chooses
+# Of the squared weights; validation chooses. The two strong ones are for fewer texts than features.
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def fit_probe(

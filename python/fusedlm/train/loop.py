@@ -74,12 +74,14 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     baselines: dict[str, float] | None = None,
+    before: dict[str, float] | None = None,
     on_evaluation: Callable[[dict[str, float]], bool | None] | None = None,
 ) -> TrainResult:
     """Trains task.model in place and writes last/, best/, metrics.jsonl and curve.png into `out_dir`.
 
     With `resume` the run goes on from last/ as if it had never stopped, bit for bit. Ctrl-C or
     SIGTERM finishes the step, saves and returns. `baselines` are drawn into the curve.
+    `before` is what `task.evaluate` found of the model at the start: the metrics and the curve begin with it.
     `on_evaluation` gets the numbers of each evaluation, with "step" and the training "loss" since
     the one before; where it returns true the run ends there, as by Ctrl-C.
 
@@ -96,12 +98,12 @@ def fit(
     with parallel.contact(out / "last"):
         parallel.start()
         with hold(out):
-            return _fit(task, config, out, resume, progress, baselines, on_evaluation)
+            return _fit(task, config, out, resume, progress, baselines, before, on_evaluation)
 
 
 def _fit(
     task: Task, config: TrainConfig, out: Path, resume: bool, progress: bool,
-    baselines: dict[str, float] | None,
+    baselines: dict[str, float] | None, before: dict[str, float] | None,
     on_evaluation: Callable[[dict[str, float]], bool | None] | None,
 ) -> TrainResult:  # fmt: skip
     last, best = out / "last", out / "best"
@@ -132,6 +134,8 @@ def _fit(
         del checkpoint
     out.mkdir(parents=True, exist_ok=True)
     metrics = MetricsFile(out / "metrics.jsonl", at.step) if rank() == 0 else NoMetrics()
+    if before is not None and at.step == 0:
+        metrics.add(step=0, **before)
 
     def judge() -> dict[str, float]:
         found = ranks.evaluate()

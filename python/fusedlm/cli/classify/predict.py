@@ -17,6 +17,8 @@ from ..options import ConfigFile, Precision, Threads, set_threads
 if TYPE_CHECKING:
     from fusedlm.data.labelled import Skipped
 
+# Not "label": where the truth stands beside the text, it is called that.
+_PREDICTION, _PROBABILITIES = "prediction", "probabilities"
 _TOGETHER = 1024  # texts read, classified and written at a time, so that a file may be of any size
 
 
@@ -46,9 +48,10 @@ def predict(
 ) -> None:
     """Say which class texts are of, or which words are names of what.
 
-    JSON lines keep what they hold and get "label" and "probabilities" (a tagger: "tags" of the words,
-    which spaces separate). A line that is no such JSON, or whose text is empty or has no tokens, gets
-    null and is counted.
+    JSON lines keep what they hold, the truth under "label" too, and get "prediction" and
+    "probabilities", in place of what they have under these two names. Of a tagger "prediction" is the
+    tags of the words, which spaces separate. A line that is no such JSON, or whose text is empty or has
+    no tokens, gets null and is counted. `fusedlm fairness` reads these files.
 
     \b
     Examples:
@@ -63,12 +66,15 @@ def predict(
 
     if bool(texts) == (file is not None):
         raise ValueError("give texts or --file, one of the two")
+    if text in (_PREDICTION, _PROBABILITIES):
+        raise ValueError(
+            f"--text is {text!r}, which the answer would replace; expected another key"
+        )
     set_threads(threads)
     loaded, tokenizer = load_classifier(model, precision)
     skipped = Skipped()
     rows = _given(texts or [], text) if file is None else _rows(file, text)
-    name = "tags" if loaded.config.task == "token" else "label"
-    labelled = _labelled(loaded, tokenizer, rows, text, name, skipped)
+    labelled = _labelled(loaded, tokenizer, rows, text, skipped)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         count = 0
@@ -79,7 +85,7 @@ def predict(
         typer.echo(f"{out}: {count:,} texts")
     else:
         for row in labelled:
-            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row, text, name))
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row, text))
     for line in skipped.lines("without an answer"):
         typer.echo(line, err=True)
 
@@ -120,8 +126,11 @@ def _rows(file: Path, key: str) -> Iterator[_Placed]:
 
 
 def _labelled(
-    model: Any, tokenizer: Any, rows: Iterator[_Placed], key: str, name: str, skipped: Skipped
+    model: Any, tokenizer: Any, rows: Iterator[_Placed], key: str, skipped: Skipped
 ) -> Iterator[_Row]:
+    # Both names, so that no older answer stays in a row.
+    names = (_PREDICTION,) if model.config.task == "token" else (_PREDICTION, _PROBABILITIES)
+    unknown = dict.fromkeys(names)
     while group := list(islice(rows, _TOGETHER)):
         reasons = _reasons(model, tokenizer, [(row.get(key), why) for row, _, why in group])
         texts = [row[key] for (row, *_), why in zip(group, reasons, strict=True) if why is None]
@@ -131,7 +140,7 @@ def _labelled(
                 yield {**row, **next(found)}
                 continue
             skipped.add(why, place)
-            yield {**row, name: None}
+            yield {**row, **unknown}
 
 
 def _reasons(model: Any, tokenizer: Any, texts: list[tuple[Any, str | None]]) -> list[str | None]:
@@ -161,22 +170,25 @@ def _predictions(model: Any, tokenizer: Any, texts: list[str]) -> list[_Row]:
 
     labels = model.config.labels
     if model.config.task == "token":
-        return [{"tags": tags} for tags in tag_words(model, tokenizer, [t.split() for t in texts])]
+        return [
+            {_PREDICTION: tags} for tags in tag_words(model, tokenizer, [t.split() for t in texts])
+        ]
     results = []
     for row in classify_texts(model, tokenizer, texts).tolist():
         best = max(range(len(labels)), key=row.__getitem__)
         shares = {label: round(p, 6) for label, p in zip(labels, row, strict=True)}
-        results.append({"label": labels[best], "probabilities": shares})
+        results.append({_PREDICTION: labels[best], _PROBABILITIES: shares})
     return results
 
 
-def _line(row: _Row, key: str, name: str) -> str:
+def _line(row: _Row, key: str) -> str:
     """For people: the class, how sure, and the text's beginning; or the words with their tags."""
-    if row[name] is None:
+    found = row[_PREDICTION]
+    if found is None:
         return "-       (no answer)"
     text = row[key]
-    if name == "tags":
-        tagged = zip(text.split(), row["tags"], strict=True)
+    if isinstance(found, list):
+        tagged = zip(text.split(), found, strict=True)
         return " ".join(w if t == "O" else f"{w}/{t}" for w, t in tagged)
     shown = text if len(text) <= 80 else text[:79] + "…"
-    return f"{row['label']}  {row['probabilities'][row['label']]:.3f}  {shown}"
+    return f"{found}  {row[_PROBABILITIES][found]:.3f}  {shown}"
