@@ -1,6 +1,6 @@
 """A whole training step (forward, backward, clipping, AdamW) next to torch eager and torch.compile.
 
-python -m benchmarks.training [small large gpt2] [--no-compile] [--seconds 20]
+python -m benchmarks.training [small large gpt2] [--no-compile] [--seconds 20] [--device cuda]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 import fusedlm
-from benchmarks.timing import alternate, roof
+from benchmarks.timing import add_device_option, alternate, check_device, roof
 from benchmarks.torch_gpt import TorchGPT
 from fusedlm.models import Decoder, ModelConfig
 from fusedlm.optim import AdamW
@@ -60,12 +60,14 @@ def step_of(
     clip: Callable[[], None] = lambda: None,
     autocast: torch.dtype | None = None,
 ) -> Callable[[], None]:
-    draw = torch.Generator().manual_seed(0)
-    tokens, targets = (torch.randint(s.V, (s.B, s.T), generator=draw) for _ in range(2))
+    draw, device = torch.Generator().manual_seed(0), next(model.parameters()).device
+    tokens, targets = (
+        torch.randint(s.V, (s.B, s.T), generator=draw, device="cpu").to(device) for _ in range(2)
+    )
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
             loss = model(tokens, targets)
         loss.backward()
         clip()
@@ -103,7 +105,9 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each shape and dtype")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="both by default")
+    add_device_option(parser)
     given = parser.parse_args()
+    check_device(parser, given.device)
     print(f"isa {fusedlm.isa()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name in given.shapes or SHAPES:
         s = SHAPES[name]
@@ -111,9 +115,11 @@ def main() -> None:
             if given.dtype and given.dtype not in str(dtype):
                 continue
             names = ("ours", "eager") if given.no_compile else ("ours", "eager", "compile")
-            times = alternate(candidates(s, dtype, names), given.seconds)
+            with torch.device(given.device):
+                found = candidates(s, dtype, names)
+            times = alternate(found, given.seconds, given.device)
             best = times["ours"].best
-            peak = roof(dtype == torch.bfloat16)
+            peak = roof(dtype == torch.bfloat16, device=given.device)
             print(
                 f"\n{name} ({s}), {str(dtype)[6:]}: {s.B * s.T / best:,.0f} tokens/s,"
                 f" {s.flops() / best / peak:.0%} of the roof of {peak / 1e9:.0f} GFLOP/s"

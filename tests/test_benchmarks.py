@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 
+import pytest
 import torch
 
 from benchmarks import report, scaling
@@ -48,6 +50,25 @@ def test_a_report_of_one_part_leaves_the_others(tmp_path, monkeypatch):
     assert list(sections) == ["Training step", "Against length, width, vocabulary and threads"]
     assert "| t |" in sections["Training step"] and "curves.png" in list(sections.values())[1]
     assert all(text.startswith("Measured: 20") for text in sections.values())
+
+
+@pytest.mark.parametrize("module", ["ops", "training"])
+def test_a_gpu_that_is_not_there_is_said(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--device", "cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"benchmarks.{module}").main()
+    assert "torch finds no GPU" in capsys.readouterr().err
+
+
+def test_on_a_gpu_a_round_ends_when_the_gpu_has_done_it(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("waited"))
+    alternate({"a": lambda: done.append("a")}, 0.0, "cuda")
+    assert done == ["a", "waited"] * 6
+    done.clear()
+    alternate({"a": lambda: done.append("a")}, 0.0)
+    assert done == ["a"] * 6
 
 
 def test_every_op_has_a_case_and_names_are_unique():
