@@ -85,12 +85,26 @@ class GgufSource {
     return values.front();
   }
 
+  /// Rows of the embedding. Where that is missing, which the builder tells with all other tensors that
+  /// are, of what else has as many.
+  index_t vocabulary() const {
+    const auto& tensors = file_.tensors().tensors;
+    for (const char* name : {"token_embd.weight", "output.weight"}) {
+      if (const auto found = tensors.find(name); found != tensors.end())
+        return found->second.shape.front();
+    }
+    const auto tokens = file_.metadata().find("tokenizer.ggml.tokens");
+    if (tokens != file_.metadata().end()) {
+      if (const auto* array = std::get_if<GgufArray>(&tokens->second))
+        return std::max<index_t>(1, static_cast<index_t>(array->count));
+    }
+    return kMostInConfig;
+  }
+
   void read_shape() {
     DecoderConfig& c = config_;
     c.family = arch_;
-    const auto embedding = file_.tensors().tensors.find("token_embd.weight");
-    if (embedding == file_.tensors().tensors.end()) file_.fail("lacks tensor token_embd.weight");
-    c.vocab_size = embedding->second.shape.front();
+    c.vocab_size = vocabulary();
     c.context = size("context_length");
     c.layers = file_.integer(key("block_count"), 1, 4096);
     c.width = size("embedding_length");

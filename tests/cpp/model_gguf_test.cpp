@@ -105,6 +105,23 @@ TEST_F(GgufModel, FactorsOfTheFrequenciesDoNotGoWithALinearScaling) {
   EXPECT_EQ(rope_rates(load(none)->config), (std::vector<double>{0.25}));
 }
 
+TEST_F(GgufModel, AllMissingTensorsAreNamedAtOnceTheEmbeddingAmongThem) {
+  for (const bool tied : {false, true}) {
+    Tensors tensors = llama_tensors(kGguf, tied);
+    for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.1.ffn_up.weight"})
+      tensors.erase(name);
+    Gguf gguf = gguf_of("llama", tensors);
+    gguf.number("tokenizer.ggml.eos_token_id", 2);
+    try {
+      load(gguf);
+      FAIL() << "it was read";
+    } catch (const CorruptFile& error) {
+      expect_says(error.what(),
+                  "missing: token_embd.weight, output_norm.weight, blk.1.ffn_up.weight");
+    }
+  }
+}
+
 TEST_F(GgufModel, WhatTheEngineCannotComputeIsRefusedByName) {
   const Tensors tensors = llama_tensors(kGguf);
   const auto refusal = [&](Gguf gguf) { return message_of<Unsupported>([&] { load(gguf); }); };

@@ -165,9 +165,13 @@ def test_what_is_missing_or_not_known_is_named(tmp_path):
     model = small_model(MODELS["llama"])
     with pytest.raises(NotImplementedError, match="architecture 'bloom' is not known; known are"):
         load(write(tmp_path / "a.gguf", model, "bloom"))
-    dropped = write(tmp_path / "b.gguf", model, "llama", drop="blk.1.ffn_up.weight")
+    dropped = write(tmp_path / "b.gguf", model, "llama", drop=["blk.1.ffn_up.weight"])
     with pytest.raises(CorruptFileError, match=r"b\.gguf: tensor 'blk\.1\.ffn_up\.weight' is miss"):
         load(dropped)
+    gone = ["token_embd.weight", "output_norm.weight", "blk.1.ffn_up.weight"]
+    with pytest.raises(CorruptFileError, match=r"tensors .* are missing") as caught:
+        load(write(tmp_path / "b.gguf", model, "llama", drop=gone))
+    assert all(repr(name) in str(caught.value) for name in gone)
     for key, value in (
         ("expert_count", 4),
         ("attention.sliding_window_pattern", [True, False]),

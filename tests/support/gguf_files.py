@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ def write(
     model,
     arch: str,
     metadata: dict | None = None,
-    drop: str = "",
+    drop: Sequence[str] = (),
     extra: dict | None = None,
 ) -> Path:
     """`model` as llama.cpp's converter writes it: float32, and for Llama with turned rows."""
@@ -52,7 +53,7 @@ def write(
                 part = halves.swapaxes(1, 2).reshape(part.shape)
             tensors[name.replace("attention.qkv", f"attn_{letter}")] = part
     for name, value in {**tensors, **(extra or {})}.items():
-        if name != drop:
+        if name not in drop:
             writer.add_tensor(name, value.numpy().copy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

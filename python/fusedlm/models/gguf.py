@@ -96,13 +96,11 @@ def read_config(file: GgufFile, fields: Fields) -> tuple[ModelConfig, Names]:
 def _common(file: GgufFile, fields: Fields, family: str) -> dict[str, Any]:
     at = f"{family}."
     fields.must_be(0, *(at + name for name in _REFUSED))
-    if "token_embd.weight" not in file.names():
-        raise CorruptFileError(file.path, "tensor 'token_embd.weight' is missing")
     heads = fields.count(at + "attention.head_count")
     width = fields.count(at + "embedding_length")
     layers = fields.count(at + "block_count", most=MOST_LAYERS)  # windows are one a layer
     return {
-        "vocab_size": file.shape("token_embd.weight")[0],
+        "vocab_size": file.vocabulary(),
         "context": fields.count(at + "context_length"),
         "layers": layers, "width": width, "heads": heads,
         "kv_heads": fields.count(at + "attention.head_count_kv", heads),

@@ -25,12 +25,9 @@ def read_encoder_config(file: GgufFile, fields: Fields) -> EncoderConfig:
     for name in ("cls.weight", "cls.output.weight"):
         if name in file.names():
             raise NotImplementedError(f"{file.path}: {name!r} is a classifier's, expected none")
-    for name in ("token_embd.weight", "position_embd.weight"):
-        if name not in file.names():
-            raise CorruptFileError(file.path, f"tensor {name!r} is missing")
     types = "token_types.weight"
     values = {
-        "vocab_size": file.shape("token_embd.weight")[0],
+        "vocab_size": file.vocabulary(),
         "context": fields.count("bert.context_length"),
         "layers": fields.count("bert.block_count", most=MOST_LAYERS),
         "width": fields.count("bert.embedding_length"),

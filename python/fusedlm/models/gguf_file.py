@@ -65,6 +65,15 @@ class GgufFile:
     def shape(self, name: str) -> list[int]:
         return list(self._tensors[name].shape)
 
+    def vocabulary(self) -> int:
+        """Rows of the embedding. Where that is missing, which `fill` tells with all other tensors that
+        are, of what else has as many."""
+        for name in ("token_embd.weight", "output.weight"):
+            if name in self._tensors:
+                return self.shape(name)[0]
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        return max(1, len(tokens)) if isinstance(tokens, list) else 1
+
     def read(self, name: str) -> Tensor:
         tensor = self._tensors[name]
         data = np.frombuffer(self._bytes, np.uint8, tensor.size, tensor.start)
