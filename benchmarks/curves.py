@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,5 +87,13 @@ def measure(path: Path, seconds: float = 1.0) -> None:
     )
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", nargs="?", type=Path, default=Path("curves.png"))
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each point")
+    given = parser.parse_args()
+    measure(given.path, given.seconds)
+
+
 if __name__ == "__main__":
-    measure(Path(sys.argv[1] if len(sys.argv) > 1 else "curves.png"))
+    main()

@@ -63,6 +63,10 @@ def lines(panels: dict[str, dict[str, list[tuple[float, float]]]], path: Path) -
         axis.set(xscale="log", yscale="log", title=what, xlabel=variable, ylabel="milliseconds")
         axis.set_xticks([x for x, _ in line], [f"{x:g}" for x, _ in line])
         axis.minorticks_off()
+        least, most = (pick(y for each in curves.values() for _, y in each) for pick in (min, max))
+        if most < 10 * least:  # no power of ten need lie between
+            ticks = [least * (most / least) ** (i / 3) for i in range(4)]
+            axis.set_yticks(ticks, [f"{y:.3g}" for y in ticks])
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     save(figure, path)

@@ -70,6 +70,17 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row.cells()) + " |" for row in rows])
 
 
+def others(rows: list[Row]) -> str:
+    """A line for each peer that only some rows have."""
+    return "\n".join(
+        f"- {row.name}, {row.dtype}, next to {name}: {milliseconds(t)} ms,"
+        f" {t.best / row.times['ours'].best:.2f}x (best), {t.median / row.times['ours'].median:.2f}x (median)"
+        for row in rows
+        for name, t in row.times.items()
+        if name not in ("ours", "eager", "compile")
+    )
+
+
 def measure_ops(seconds: float) -> tuple[list[Row], list[plots.Point]]:
     """Each op in a process of its own: what others left behind in malloc decides whether torch's large
     results fault their pages in (embedding 9 ms) or not (33 ms), and in which order depends on the list."""
@@ -174,7 +185,7 @@ def main() -> None:
     if "ops" in given.only:
         rows, points = measure_ops(given.seconds)
         plots.roofline(points, roofs, memory, given.out / "roofline.png")
-        write("Ops", table(rows), "![roofline](roofline.png)")
+        write("Ops", table(rows), others(rows), "![roofline](roofline.png)")
     if "curves" in given.only:
         curves.measure(given.out / "curves.png", given.seconds)
         write(TITLES[2], "![curves](curves.png)")

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import report, scaling
 from benchmarks.cases import cases
-from benchmarks.report import HEADER, Row, table
+from benchmarks.report import HEADER, Row, others, table
 from benchmarks.timing import Times, alternate
 from benchmarks.training import Shape
 from fusedlm import ops
@@ -92,6 +92,18 @@ def test_a_table_row_has_the_ratio_of_best_and_median():
     lines = table([row]).splitlines()
     assert [line.count("|") for line in lines] == [len(HEADER) + 1] * 3
     assert "| 3000.00 | 3.00x | 1.50x |" in lines[2] and lines[2].endswith("| 50% |")
+
+
+def test_a_peer_of_some_rows_has_a_line():
+    times = {
+        "ours": Times((1.0, 2.0, 4.0)),
+        "eager": Times((3.0,)),
+        "F.both": Times((2.0, 3.0, 4.0)),
+    }
+    found = others(
+        [Row("x", "float32", times, None), Row("y", "float32", {"ours": Times((1.0,))}, None)]
+    )
+    assert found == "- x, float32, next to F.both: 2000.00 ms, 2.00x (best), 1.50x (median)"
 
 
 def test_flops_of_a_training_step():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fusedlm import ops
 from tests.support import reference
@@ -125,15 +126,55 @@ def test_strided_input_equals_its_copy(isa, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_for_any_number_of_threads(isa, dtype):
     x, weight = randn(300, 97, seed=0).to(dtype), randn(130, 97, seed=1).to(dtype)
-    down = randn(97, 130, seed=2).to(dtype)
+    down, gate = randn(97, 130, seed=2).to(dtype), randn(130, 97, seed=3).to(dtype)
+    calls = {
+        "gelu": lambda x, up, down, gate: ops.ffn(x, up, down, activation="gelu"),
+        "swiglu": lambda x, up, down, gate: ops.ffn(
+            x, up, down, gate_weight=gate, activation="swiglu", residual=x
+        ),
+        "linear": lambda x, up, down, gate: ops.linear(
+            ops.linear(x, up, activation="gelu"), down, residual=x
+        ),
+    }
+
+    if isa in ON_GPU:  # whose kernels have no other order of sums for other activations
+        calls = {"gelu": calls["gelu"]}
 
     def results():
-        leaves = [t.clone().requires_grad_() for t in (x, weight, down)]
-        y = ops.ffn(*leaves, activation="gelu")
-        y.float().square().sum().backward()
-        return [y.detach(), *(leaf.grad for leaf in leaves)]
+        found = []
+        for call in calls.values():
+            leaves = [t.clone().requires_grad_() for t in (x, weight, down, gate)]
+            y = call(*leaves)
+            y.float().square().sum().backward()
+            found += [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+        return found
 
     assert_same_bits(results_by_threads(results))
+
+
+def test_swiglu_keeps_half_of_the_activations_that_plain_torch_keeps(isa):
+    """Both preactivations and x: what the two products computed is not kept."""
+    N, C, width = 33, 24, 64
+    x, up, gate = randn(N, C, seed=0), randn(width, C, seed=1), randn(width, C, seed=2)
+    down = randn(C, width, seed=3)
+    leaves = [t.requires_grad_() for t in (x, up, down, gate)]
+
+    def kept(call) -> int:
+        parts = {}
+
+        def pack(t):
+            if not any(t.data_ptr() == w.data_ptr() for w in leaves[1:]):
+                parts[t.data_ptr()] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            call()
+        return sum(parts.values())
+
+    ours = kept(lambda: ops.ffn(x, up, down, gate_weight=gate, activation="swiglu"))
+    plain = kept(lambda: F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down))
+    assert ours == N * (C + 2 * width)
+    assert plain == N * (C + 4 * width)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (2, 0, 8)])

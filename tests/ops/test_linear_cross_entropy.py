@@ -10,6 +10,7 @@ from tests.support import reference
 from tests.support.accuracy import assert_as_accurate_as_torch
 from tests.support.compare import assert_same_bits, randn, results_by_threads
 from tests.support.dtypes import DTYPES
+from tests.support.gpu import ON_GPU
 
 
 def problem(N, C, V, dtype):
@@ -95,6 +96,39 @@ def test_same_bits_for_any_number_of_threads(isa, dtype):
     arguments = problem(150, 40, 321, dtype)
     results = results_by_threads(lambda: run(ops.linear_cross_entropy, *arguments, dtype))
     assert_same_bits(results)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [
+        (torch.bfloat16, torch.float32),  # the logits lie at the end of the weight's gradient
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float32),
+    ],
+    ids=str,
+)
+def test_slabs_of_the_vocabulary_add_up_the_same_for_any_number_of_threads(
+    isa, dtype, weight_dtype
+):
+    if isa in ON_GPU:
+        pytest.skip("slabs are a way of the CPU's kernels")
+    x, weight, _, targets = problem(40, 96, 7000, torch.float32)  # three slabs of 3,072 columns
+    given = x.to(dtype), weight.to(weight_dtype)
+
+    def results(function, exact=False):
+        leaves = [(t.double() if exact else t).clone().requires_grad_() for t in given]
+        x, weight = leaves
+        plain = function is reference.linear_cross_entropy
+        loss = function(x, weight.to(x.dtype) if plain else weight, targets)  # as autocast does
+        loss.backward()
+        return [loss.detach(), *(leaf.grad for leaf in leaves)]
+
+    ours = results_by_threads(lambda: results(ops.linear_cross_entropy))
+    assert_same_bits(ours)
+    plain = results(reference.linear_cross_entropy)
+    exact = results(reference.linear_cross_entropy, exact=True)
+    for name, a, b, c in zip(("loss", "dx", "dweight"), ours[0], plain, exact, strict=True):
+        assert_as_accurate_as_torch(a, b, c, name)
 
 
 def test_large_logits_stay_finite(isa):

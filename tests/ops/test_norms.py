@@ -151,6 +151,25 @@ def test_same_bits_for_any_number_of_threads(isa, norm, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_large_results_go_around_the_caches_unchanged_for_any_number_of_threads(isa, norm, dtype):
+    if isa in ON_GPU:
+        pytest.skip("a way of the CPU's kernels")
+    shape = (2100, 1024)  # 4 MiB of bfloat16 and more
+    named, grads = inputs(norm, shape, True), [randn(*shape, seed=s) for s in (8, 9)]
+    results = results_by_threads(
+        lambda: outputs_and_gradients(call(ops, norm), named, grads, dtype)
+    )
+    assert_same_bits([list(found.values()) for found in results])
+    rows = slice(0, 64)
+    few = {name: t[rows] if t.dim() > 1 else t for name, t in named.items()}
+    small = outputs_and_gradients(call(ops, norm), few, [g[rows] for g in grads], dtype)
+    for name, found in small.items():
+        if found.dim() > 1:
+            assert torch.equal(results[0][name][rows], found), name
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_float32_weights_serve_bfloat16_activations(isa, norm):
     named = inputs(norm, (6, 32), False)

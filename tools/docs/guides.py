@@ -20,7 +20,7 @@ SECTIONS = {
     "Scale": ["scaling", "faults"],
     "C++": ["cpp", "engine", "model_files"],
     "Kernels": ["architecture", "cuda", "cuda_kernels", "cuda_roofline"],
-    "Numbers": ["benchmarks", "performance", "numerics", "determinism", "trust"],
+    "Numbers": ["benchmarks", "benchmarks_earlier", "performance", "numerics", "determinism", "trust"],
     "Project": ["contributing", "changelog", "deprecations", "third_party"],
 }  # fmt: skip
 
