@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "cuda/simt/checker.h"
@@ -103,6 +104,14 @@ std::string earlier(uint32_t place, const Spot& near) {
            ", with nothing that orders the two: a race");
 }
 
+// The reader in the second slot gives way to one that does not know of it. Of its warp is kept that
+// it read, not of the thread: a write is reported if its thread knows of none in that warp.
+void keep_by_warp(Cell& cell, const Clocks& clocks) {
+  if (cell.more_time < clocks.common()) cell.more_readers = 0, cell.more_time = ~0u;
+  cell.more_readers |= 1u << cell.readers[1] / 32;
+  cell.more_time = std::min(cell.more_time, cell.read_times[1]);
+}
+
 // `cell` is one of the bytes or elements of the access, described by `where`.
 template <class Where_>
 void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clocks, Where_&& where) {
@@ -119,6 +128,9 @@ void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clock
     }
   }
   if (writes) {
+    if (cell.earlier_block) {
+      race(t, where(), block_named(cell.earlier_block), "read", cell.earlier_place);
+    }
     for (int i = 0; i < 2; ++i) {
       if (!cell.read_times[i]) continue;
       if (cell.read_block != block) {
@@ -127,20 +139,38 @@ void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clock
         race(t, where(), thread_named(mine, cell.readers[i]), "read", cell.read_places[i]);
       }
     }
+    for (uint32_t left = cell.more_readers; left; left &= left - 1) {
+      const int warp = std::countr_zero(left);
+      if (!clocks.knows_of_warp(me, warp, cell.more_time)) {
+        race(t, where(), "a thread of warp " + std::to_string(warp), "read", 0);
+      }
+    }
     cell.writer = static_cast<uint16_t>(me);
     cell.write_time = clocks.now(me);
     cell.write_block = block;
     cell.write_place = static_cast<uint32_t>(t.spot.code);
     cell.atomic = atomic;
     cell.state = Cell::kWritten;
-    cell.read_times[0] = cell.read_times[1] = 0;
+    // Whoever is in order with a plain write is in order with the reads before it; atomics are not
+    // held against each other, so those who come later are held against the reads.
+    if (!atomic) cell.forget_readers_of_block();
     return;
   }
-  if (cell.read_block != block) cell.read_times[0] = cell.read_times[1] = 0;
-  cell.read_block = block;
+  if (cell.read_block != block) {
+    if (cell.read_times[0]) {
+      cell.earlier_block = cell.read_block;
+      cell.earlier_place = cell.read_places[0];
+    }
+    cell.forget_readers_of_block();
+    cell.read_block = block;
+  }
   // A reader that this one knows of need not be remembered: who knows this one knows that one too.
   const bool first = !cell.read_times[0] || clocks.knows(me, cell.readers[0], cell.read_times[0]);
   const int slot = first ? 0 : 1;
+  if (slot == 1 && cell.readers[1] / 32 != me / 32 &&
+      !clocks.knows(me, cell.readers[1], cell.read_times[1])) {
+    keep_by_warp(cell, clocks);
+  }
   cell.readers[slot] = static_cast<uint16_t>(me);
   cell.read_times[slot] = clocks.now(me);
   cell.read_places[slot] = static_cast<uint32_t>(t.spot.code);
