@@ -10,8 +10,8 @@
 
 namespace fusedlm::simt::emulator {
 
-/// The accesses to one byte (or one element of global memory) that later ones can be in conflict
-/// with.
+/// The accesses of a block's threads to one byte (or one element of global memory) that later ones
+/// can be in conflict with.
 struct Cell {
   static constexpr uint8_t kEmpty = 0, kWritten = 1, kInFlight = 2;
   uint8_t state = kEmpty;
@@ -21,13 +21,29 @@ struct Cell {
   uint32_t write_time = 0;   // 0: never
   uint32_t read_times[2] = {};
   uint32_t write_place = 0, read_places[2] = {};  // lower half of the address of the code
-  uint32_t write_block = 0, read_block = 0;       // number + 1
-  // Readers of the same block beyond the two, by warp, and the earliest time of theirs.
+  // Readers beyond the two, by warp, and the earliest time of theirs.
   uint32_t more_readers = 0, more_time = 0;
-  // A block before `read_block` that has read too.
-  uint32_t earlier_block = 0, earlier_place = 0;
 
-  void forget_readers_of_block() { read_times[0] = read_times[1] = more_readers = more_time = 0; }
+  void forget_readers() { read_times[0] = read_times[1] = more_readers = more_time = 0; }
+};
+
+/// An element of global memory. `cell` is about the last block that touched it.
+struct GlobalCell {
+  struct Earlier {
+    uint32_t block = 0, place = 0;
+  };
+  Cell cell;
+  uint32_t block = 0;      // numbers + 1; 0: none
+  Earlier writer, reader;  // among the blocks before that
+
+  void enter(uint32_t next) {
+    if (block == next) return;
+    if (cell.write_time) writer = {block, cell.write_place};
+    if (cell.read_times[0]) reader = {block, cell.read_places[0]};
+    cell.write_time = 0;
+    cell.forget_readers();
+    block = next;
+  }
 };
 
 /// What the threads of a block know of each other.

@@ -54,6 +54,19 @@ TEST(Checked, AnAtomicOnWhatAnEarlierBlockReadBeforeItsOwnAtomic) {
        "atomic atomically changes 4 bytes of out + 0", "which block 0 read at", "a race", kHere}));
 }
 
+__global__ void add_and_read_kernel(const float*, float* out) {
+  atomicAdd(&out[0], 1.0f);
+  mistake_below();
+  out[1 + blockIdx.x] = blockIdx.x == 1 ? out[0] : 0.0f;
+}
+
+TEST(Checked, AReadBehindTheAtomicsOfAnEarlierBlock) {
+  Memory memory;
+  EXPECT_TRUE(has(memory.report(add_and_read_kernel, 2, 1),
+                  {"kernel test, block (1, 0, 0), thread (0, 0, 0)", "reads 4 bytes of out + 0",
+                   "which block 0 changed atomically", "a race", kHere}));
+}
+
 // All warps read; those in `waiting` meet at a named barrier; then the first thread writes.
 template <uint32_t kWaiting>
 __global__ void readers_kernel(const float*, float* out) {
