@@ -92,10 +92,11 @@ TEST(Checked, AWriteThatRacesWithOneReaderOfMany) {
   expect_race(memory.report(readers_kernel<0b1101>, 1, 128), "which a thread of warp 1 read");
 }
 
-// The same place read by all in each step, with a barrier of all between: nothing of the steps
-// before may be held against the last one.
-template <bool kRight>
-__global__ void rounds_kernel(const float*, float* out) {
+// The same place read in each step. Behind a barrier of the whole block the reads before it must
+// neither be held against a write nor hide those after it.
+// All warps but kAbsent meet before the write; that one reads in the last step if kReads.
+template <bool kBarrier, int kAbsent, bool kReads>
+__global__ void steps_kernel(const float*, float* out) {
   FUSEDLM_SHARED(float, one, [1]);
   const int t = threadIdx.x, warp = t / 32;
   if (t == 0) one[0] = 1.0f;
@@ -103,22 +104,23 @@ __global__ void rounds_kernel(const float*, float* out) {
   float sum = one[0];
   for (int i = 0; i < warp; ++i) __syncwarp();  // the warps' clocks go apart
   sum += one[0];
-  if (kRight) __syncthreads();
-  if (warp != 1) {
-    sum += one[0];
-    bar_sync(1, 96);
-  }
+  if (kBarrier) __syncthreads();
+  if (kReads || warp != kAbsent) sum += one[0];
+  if (warp != kAbsent) bar_sync(1, 96);
   mistake_below();
   if (t == 0) one[0] = 2.0f;
   out[t] = sum;
 }
 
-TEST(Checked, ReadersThatABarrierOfTheBlockHasOrderedAreNotHeldAgainstAWrite) {
+TEST(Checked, AWriteBehindReadsOfSeveralSteps) {
   Memory memory;
-  EXPECT_EQ(memory.report(rounds_kernel<true>, 1, 128), kSilent);
-  EXPECT_TRUE(has(memory.report(rounds_kernel<false>, 1, 128),
+  EXPECT_EQ(memory.report(steps_kernel<true, 1, false>, 1, 128), kSilent);
+  EXPECT_TRUE(has(memory.report(steps_kernel<false, 1, false>, 1, 128),
                   {"kernel test, block (0, 0, 0), thread (0, 0, 0)", "writes 4 bytes of one + 0",
                    "which a thread of warp 1 read", "a race", kHere}));
+  EXPECT_TRUE(has(memory.report(steps_kernel<true, 3, true>, 1, 128),
+                  {"kernel test, block (0, 0, 0), thread (0, 0, 0)", "writes 4 bytes of one + 0",
+                   "which a thread of warp 3 read", "a race", kHere}));
 }
 
 template <bool kRight>
