@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "cuda/simt/checker.h"
@@ -29,7 +30,7 @@ struct Region {
   char *begin, *end;
   size_t element;
   std::vector<bool>* written;
-  Cell* cells;
+  GlobalCell* cells;
   size_t cell_bytes;
 };
 
@@ -103,47 +104,72 @@ std::string earlier(uint32_t place, const Spot& near) {
            ", with nothing that orders the two: a race");
 }
 
+const char* did_write(const Cell& cell) { return cell.atomic ? "changed atomically" : "wrote"; }
+
+// The reader in the second slot gives way to one that does not know of it. Of its warp is kept that
+// it read, not of the thread: a write is reported if its thread knows of none in that warp.
+void keep_by_warp(Cell& cell, const Clocks& clocks) {
+  if (cell.more_time < clocks.common()) cell.more_readers = 0, cell.more_time = ~0u;
+  cell.more_readers |= 1u << cell.readers[1] / 32;
+  cell.more_time = std::min(cell.more_time, cell.read_times[1]);
+}
+
 // `cell` is one of the bytes or elements of the access, described by `where`.
 template <class Where_>
-void check_order(const Touch& t, Cell& cell, uint32_t block, const Clocks& clocks, Where_&& where) {
+void check_order(const Touch& t, Cell& cell, const Clocks& clocks, Where_&& where) {
   const int me = t.thread.number;
   const Block& mine = *t.thread.block;
   const bool writes = t.access != Access::read, atomic = t.access == Access::atomic;
-  const auto block_named = [](uint32_t number) { return "block " + std::to_string(number - 1); };
-  if (cell.write_time && !(atomic && cell.atomic)) {
-    const char* did = cell.atomic ? "changed atomically" : "wrote";
-    if (cell.write_block != block) {
-      race(t, where(), block_named(cell.write_block), did, cell.write_place);
-    } else if (!clocks.knows(me, cell.writer, cell.write_time)) {
-      race(t, where(), thread_named(mine, cell.writer), did, cell.write_place);
-    }
+  if (cell.write_time && !(atomic && cell.atomic) &&
+      !clocks.knows(me, cell.writer, cell.write_time)) {
+    race(t, where(), thread_named(mine, cell.writer), did_write(cell), cell.write_place);
   }
   if (writes) {
     for (int i = 0; i < 2; ++i) {
-      if (!cell.read_times[i]) continue;
-      if (cell.read_block != block) {
-        race(t, where(), block_named(cell.read_block), "read", cell.read_places[i]);
-      } else if (!clocks.knows(me, cell.readers[i], cell.read_times[i])) {
+      if (cell.read_times[i] && !clocks.knows(me, cell.readers[i], cell.read_times[i])) {
         race(t, where(), thread_named(mine, cell.readers[i]), "read", cell.read_places[i]);
+      }
+    }
+    for (uint32_t left = cell.more_readers; left; left &= left - 1) {
+      const int warp = std::countr_zero(left);
+      if (!clocks.knows_of_warp(me, warp, cell.more_time)) {
+        race(t, where(), "a thread of warp " + std::to_string(warp), "read", 0);
       }
     }
     cell.writer = static_cast<uint16_t>(me);
     cell.write_time = clocks.now(me);
-    cell.write_block = block;
     cell.write_place = static_cast<uint32_t>(t.spot.code);
     cell.atomic = atomic;
     cell.state = Cell::kWritten;
-    cell.read_times[0] = cell.read_times[1] = 0;
+    // Whoever is in order with a plain write is in order with the reads before it; atomics are not
+    // held against each other, so those who come later are held against the reads.
+    if (!atomic) cell.forget_readers();
     return;
   }
-  if (cell.read_block != block) cell.read_times[0] = cell.read_times[1] = 0;
-  cell.read_block = block;
   // A reader that this one knows of need not be remembered: who knows this one knows that one too.
   const bool first = !cell.read_times[0] || clocks.knows(me, cell.readers[0], cell.read_times[0]);
   const int slot = first ? 0 : 1;
+  if (slot == 1 && cell.readers[1] / 32 != me / 32 &&
+      !clocks.knows(me, cell.readers[1], cell.read_times[1])) {
+    keep_by_warp(cell, clocks);
+  }
   cell.readers[slot] = static_cast<uint16_t>(me);
   cell.read_times[slot] = clocks.now(me);
   cell.read_places[slot] = static_cast<uint32_t>(t.spot.code);
+}
+
+// Against other blocks, which nothing orders.
+template <class Where_>
+void check_blocks(const Touch& t, GlobalCell& element, uint32_t block, Where_&& where) {
+  element.enter(block);
+  const auto block_named = [](uint32_t number) { return "block " + std::to_string(number - 1); };
+  const GlobalCell::Earlier &writer = element.writer, &reader = element.reader;
+  if (writer.block && !(t.access == Access::atomic && element.cell.atomic)) {
+    race(t, where(), block_named(writer.block), did_write(element.cell), writer.place);
+  }
+  if (reader.block && t.access != Access::read) {
+    race(t, where(), block_named(reader.block), "read", reader.place);
+  }
 }
 
 std::string offset_in(const std::string& name, ptrdiff_t offset) {
@@ -186,7 +212,7 @@ void check_shared(const Touch& t) {
       t.report("of " + where() + ", which cp.async by " + thread_named(block, cell.writer) +
                " is still to bring");
     }
-    check_order(t, cell, 1, c.clocks, where);
+    check_order(t, cell, c.clocks, where);
   }
 }
 
@@ -220,7 +246,8 @@ void check_global(const Touch& t, Checker& c, Region& r) {
   const size_t last = (t.at + t.bytes - 1 - r.begin) / r.element;
   for (size_t i = first; i <= last; ++i) {
     const auto where = [&] { return offset_in(r.name, static_cast<ptrdiff_t>(i * r.element)); };
-    check_order(t, r.cells[i], block, c.clocks, where);
+    check_blocks(t, r.cells[i], block, where);
+    check_order(t, r.cells[i].cell, c.clocks, where);
   }
   if (!r.written) return;
   const size_t begin = t.at - r.begin;
@@ -292,12 +319,12 @@ void check_launch(const Launch&) {
   for (Region& r : c.regions) {
     if (!r.element) continue;
     const size_t count = (r.end - r.begin + r.element - 1) / r.element;
-    r.cell_bytes = count * sizeof(Cell);
+    r.cell_bytes = count * sizeof(GlobalCell);
     // Fresh pages are 0, as an untouched cell is; those never reached cost nothing.
     void* memory = mmap(nullptr, r.cell_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw OutOfMemory("emulator: no memory to check accesses");
-    r.cells = static_cast<Cell*>(memory);
+    r.cells = static_cast<GlobalCell*>(memory);
   }
 }
 

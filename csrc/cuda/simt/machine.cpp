@@ -217,7 +217,7 @@ bool Block::run(const Launch& what, uint64_t number) {
   if (failed) return false;
   if (const char* name = overrun(*this)) {
     error = "kernel " + std::string(what.name) + ", block " + coordinates(index) +
-            ": wrote behind the end of " + name;
+            ": wrote behind the end of " + name + " (a checked build names thread and line)";
     return false;
   }
   return true;

@@ -11,20 +11,6 @@
 namespace fusedlm::simt {
 namespace {
 
-/// A right kernel and its wrong twin get the same arguments.
-struct Memory {
-  alignas(16) float in[256] = {};
-  alignas(16) float out[256] = {};
-
-  template <class Kernel>
-  std::string report(Kernel kernel, dim3 grid = 1, dim3 block = 64, size_t shared = 0) {
-    register_buffer("in", in, sizeof in, sizeof(float));
-    register_buffer("out", out, sizeof out, sizeof(float));
-    return report_of([&] { run(kernel, grid, block, shared, in, out); });
-  }
-};
-const char* const kSilent = "(nothing was thrown)";
-
 template <bool kRight>
 __global__ void neighbour_kernel(const float* in, float* out) {
   FUSEDLM_SHARED(float, tile, [64]);
@@ -343,6 +329,25 @@ TEST(Checked, AWaitIsForTheIssuingThreadOnly) {
   Memory memory;
   EXPECT_EQ(memory.report(copy_order_kernel<true>), kSilent);
   EXPECT_NE(memory.report(copy_order_kernel<false>), kSilent);
+}
+
+template <bool kRight>
+__global__ void stack_kernel(const float* in, float* out) {
+  FUSEDLM_SHARED(const float*, address, [1]);
+  float local = in[threadIdx.x];
+  if (threadIdx.x == 0) address[0] = &local;
+  __syncthreads();
+  mistake_below();
+  out[threadIdx.x] = *(kRight ? &local : address[0]);
+  __syncthreads();  // so that `local` is still there
+}
+
+TEST(Checked, AReadOfAnotherThreadsLocalVariable) {
+  Memory memory;
+  EXPECT_EQ(memory.report(stack_kernel<true>), kSilent);
+  EXPECT_TRUE(has(memory.report(stack_kernel<false>),
+                  {"kernel test, block (0, 0, 0), thread (63, 0, 0)",
+                   "reads 4 bytes of a local variable of thread (0, 0, 0)", kHere}));
 }
 
 template <int kReach>

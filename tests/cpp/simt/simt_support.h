@@ -29,10 +29,12 @@ void run(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_byt
          std::forward<Args>(args)...);
 }
 
+inline const std::string kSilent = "(nothing was thrown)";
+
 /// The message of the DeviceError that `body` throws.
 template <class Body>
 std::string report_of(Body&& body) {
-  std::string message = "(nothing was thrown)";
+  std::string message = kSilent;
   try {
     body();
   } catch (const DeviceError& error) {
@@ -41,6 +43,19 @@ std::string report_of(Body&& body) {
   forget_buffers();
   return message;
 }
+
+/// A right kernel and its wrong twin get the same arguments.
+struct Memory {
+  alignas(16) float in[256] = {};
+  alignas(16) float out[256] = {};
+
+  template <class Kernel>
+  std::string report(Kernel kernel, dim3 grid = 1, dim3 block = 64, size_t shared = 0) {
+    register_buffer("in", in, sizeof in, sizeof(float));
+    register_buffer("out", out, sizeof out, sizeof(float));
+    return report_of([&] { run(kernel, grid, block, shared, in, out); });
+  }
+};
 
 /// Stands for the place that the last call of `mistake_below` told.
 inline const std::string kHere = "(here)";
