@@ -177,7 +177,8 @@ __device__ __forceinline__ int between(int low, int x, int high) { return max(lo
 __device__ __forceinline__ Sequence sequence_at(const Problem& p, int i) {
   if (p.cu_q) {
     const int q0 = between(0, p.cu_q[i], p.T), k0 = between(0, p.cu_k[i], p.S);
-    return {0, q0, between(q0, p.cu_q[i + 1], p.T) - q0, k0, between(k0, p.cu_k[i + 1], p.S) - k0};
+    return {0, q0, between(0, p.cu_q[i + 1] - q0, p.T - q0), k0,
+            between(0, p.cu_k[i + 1] - k0, p.S - k0)};
   }
   return {i, 0, p.T, 0, p.kv_lengths ? between(0, p.kv_lengths[i], p.S) : p.S};
 }
@@ -220,8 +221,7 @@ __device__ __forceinline__ Place place_at(const Problem& p, const int* cu, int r
   }
   const unsigned slots = rows / size + p.sequences;
   const int slot = static_cast<int>(block % slots);
-  // All slots before those of sequence 1 are of sequence 0, wherever it begins.
-  const auto first_slot = [&](int i) { return i ? between(0, cu[i], rows) / size + i : 0; };
+  const auto first_slot = [&](int i) { return between(0, cu[i], rows) / size + i; };
   int low = 0, high = p.sequences - 1;  // the last sequence that starts at or before the slot
   while (low < high) {
     const int middle = (low + high + 1) / 2;
