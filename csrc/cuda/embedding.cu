@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(Plan::kBlock) forward_kernel(Forward<T, W> a) 
   const bool valid =
       token >= 0 && token < a.V && (!a.positions || (position >= 0 && position < a.P));
   const float nothing = __uint_as_float(0x7fc00000u);  // NaN
-  const W* from = a.weight + token * a.C;
-  const W* add = a.positions ? a.position_weight + position * a.C : nullptr;
+  const W* from = a.weight + (valid ? token : 0) * a.C;
+  const W* add = a.positions ? a.position_weight + (valid ? position : 0) * a.C : nullptr;
   T* to = a.out + row * a.out_stride;
   float v[Plan::kPacks][V];
   Plan::for_packs(a.C, [&](int i, int c) {

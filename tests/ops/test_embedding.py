@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -119,6 +121,17 @@ def test_empty_batch(isa):
     out = ops.embedding(torch.empty(2, 0, dtype=torch.int64), weight)
     out.sum().backward()
     assert out.shape == (2, 0, 8) and not weight.grad.any()
+
+
+def test_sparse_gradient_leaves_out_tokens_of_no_row():
+    """On a GPU the forward lets them pass."""
+    tokens, dout = torch.tensor([3, -1, 5, 2**40, 0, 3, -(2**40)]), randn(7, 4, seed=0)
+    module = importlib.import_module(
+        "fusedlm.ops.embedding"
+    )  # the package has the function by this name
+    sparse = module._sparse_gradient(dout, tokens, 5, -1, torch.float32)
+    wanted = torch.zeros(5, 4).index_add_(0, tokens[[0, 4, 5]], dout[[0, 4, 5]])
+    torch.testing.assert_close(sparse.to_dense(), wanted)
 
 
 @pytest.mark.parametrize("padding_idx", [None, 1])

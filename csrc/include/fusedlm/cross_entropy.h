@@ -23,7 +23,8 @@ struct CrossEntropyOptions {
 ///   class_weight [V] float32 or undefined
 ///   loss         [N] float32 for none, else [1]
 ///   lse          [N] float32, kept for the backward; 0 where a row does not count
-/// Throws as every op (errors.h), InvalidArgument naming the row whose target is out of range too.
+/// Throws as every op (errors.h), InvalidArgument naming the row whose target is out of range too; on CUDA, where
+/// that would mean waiting for the GPU, such a row's loss is NaN instead, and with it a sum or a mean.
 struct CrossEntropyForward {
   TensorView logits, targets, class_weight, loss, lse;
   CrossEntropyOptions options;
@@ -32,7 +33,8 @@ void cross_entropy_forward(const CrossEntropyForward& args, Context& ctx);
 
 /// dlogits [N, V] as logits, which are read again: nothing of their size is kept in between.
 ///   dloss [N] float32 for none, else [1]: the gradient arriving at the loss
-/// Throws as the forward.
+/// Throws as the forward; on CUDA the gradient of a row whose target is out of range is NaN, under a mean that of
+/// every row that counts.
 struct CrossEntropyBackward {
   TensorView dloss, logits, targets, class_weight, lse, dlogits;
   CrossEntropyOptions options;

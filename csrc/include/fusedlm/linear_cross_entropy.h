@@ -14,7 +14,8 @@ namespace fusedlm {
 ///              dx, dweight, dbias is defined. For mean and sum they are the gradients of the loss itself
 ///   dx [N, C] as x; dweight [V, C] float32 or as weight, dbias [V] float32; each may be undefined
 /// Throws as every op (errors.h), InvalidArgument naming the row whose target is out of range too; on CUDA, where
-/// that would mean waiting for the GPU, such a row's loss is NaN instead.
+/// that would mean waiting for the GPU, such a row's loss is NaN instead, and with it what adds up rows: a sum or a
+/// mean, dweight, dbias. Its row of dx is NaN, under a mean that of every row that counts.
 struct LinearCrossEntropy {
   TensorView x, weight, bias{}, targets, class_weight{}, row_grad{}, loss, dx{}, dweight{}, dbias{};
   CrossEntropyOptions options{};

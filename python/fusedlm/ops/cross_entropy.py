@@ -111,7 +111,7 @@ def cross_entropy(
 
     Returns the loss in the dtype of input (under autocast float32). Class probabilities and other dtypes
     go to torch's own function. Raises ValueError naming the argument that does not
-    fit, or the target out of range.
+    fit, or the target out of range; on a GPU, whose targets are not looked at, the loss is NaN instead.
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)

@@ -77,6 +77,10 @@ def _sparse_gradient(
 ) -> Tensor:
     used, index = torch.unique(tokens, return_inverse=True)
     values = torch.ops.fusedlm.embedding_backward(dout, index, used.shape[0], -1, dtype)
+    # Sorted, so that tokens out of range, at which nobody has looked on a GPU, are at the ends. torch would
+    # add their rows wherever that is.
+    first, end = torch.searchsorted(used, used.new_tensor([0, rows])).tolist()
+    used, values = used[first:end], values[first:end]
     if padding_idx >= 0:
         values[used == padding_idx] = 0
     shape = (rows, dout.shape[-1])
@@ -117,7 +121,8 @@ def embedding(
     broadcastable to tokens, by default the index in the last dimension; the gradient of row
     `padding_idx` is 0. With `sparse_grad` the gradient of weight is a sparse tensor, as `ops.tied` wants it.
     Returns [..., C] in `dtype` (default: weight's, or autocast's).
-    Raises ValueError naming a token outside [0, V) or a position outside [0, P).
+    Raises ValueError naming a token outside [0, V) or a position outside [0, P); on a GPU, where they are not
+    looked at, such a row is NaN instead.
     """
     if dtype is None:
         dtype = autocast_dtype(weight) or weight.dtype

@@ -171,7 +171,8 @@ def linear_cross_entropy(
 
     Sums are float32. With "mean" and "sum" the gradients are computed along with the loss; of a
     float16 x they wait for what arrives at the loss, since without its scale they would vanish.
-    Raises ValueError naming the argument that does not fit, or the target out of range.
+    Raises ValueError naming the argument that does not fit, or the target out of range; on a GPU, whose targets
+    are not looked at, the loss is NaN instead.
     """
     _rules.check_rows("linear_cross_entropy", "x", x)
     _rules.check_cross_entropy(x.shape, targets.shape, reduction)

@@ -71,7 +71,8 @@ def rope(
     x [B, T, H, D] float32, bfloat16 or float16; cos, sin [P, R / 2] float32 as from `rope_tables`. positions
     [T] or [B, T] int64 choose the rows, by default 0 to T - 1. Pairs are (i, i + R / 2) as in
     GPT-NeoX and Hugging Face's Llama, or (2i, 2i + 1) if `interleaved`, as in GPT-J and the paper.
-    The tables get no gradient. Raises ValueError naming the argument that does not fit.
+    The tables get no gradient. Raises ValueError naming the argument that does not fit; on a GPU, where positions
+    are not looked at, what turns by one outside the tables is NaN instead.
     """
     (x,) = same_autocast_dtype(x)
     heads = _rules.check_rope(x, positions, heads)
