@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,36 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> Path:
-    """Writes a PNG, whole or not at all."""
+    """Writes a PNG, whole or not at all. Names are drawn as they are written: "$" begins no formula."""
+    _draw_as_written(figure)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi)
     return Path(path)
+
+
+def drawn(plot: Callable[[Path], object], path: Path) -> bool:
+    """Whether plot(path) has drawn a picture; what fails is a warning, for the numbers are worth more."""
+    try:
+        plot(path)
+    except Exception as error:
+        warnings.warn(f"{path.name} is not drawn: {type(error).__name__}: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _draw_as_written(figure: Figure) -> None:
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter, ScalarFormatter
+
+    formulas: set[Text] = set()  # powers of ten, which matplotlib itself writes
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), (LogFormatter, ScalarFormatter)):
+                ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+                formulas |= {
+                    axis.get_offset_text(),
+                    *(t for tick in ticks for t in tick.findobj(Text)),
+                }
+    for text in figure.findobj(Text):
+        if text not in formulas:
+            text.set_parse_math(False)

@@ -225,19 +225,29 @@ def test_an_older_result_survives_a_run_that_fails(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("fails", ["plot_report", "write_json"])
-def test_a_report_that_cannot_be_written_leaves_the_older_result(tmp_path, monkeypatch, fails):
+def test_a_report_that_cannot_be_written_leaves_the_older_result(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("new\n")
     (tmp_path / "out.txt").write_text("old\n")
 
     def full(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(pipeline, fails, full)
+    monkeypatch.setattr(pipeline, "write_json", full)
     with pytest.raises(OSError, match="the disk is full"):
         preprocess([tmp_path / "a.txt"], tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_text() == "old\n"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.txt", "out.txt"]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_neither_rows_nor_report(raw, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(pipeline, "plot_report", fails)
+    with pytest.warns(UserWarning, match="out.png is not drawn: RuntimeError: no such font"):
+        report, rows = run(raw, Settings())
+    written = json.loads((raw.parent / "clean" / "out.report.json").read_text())
+    assert written["rows_kept"] == report["rows_kept"] == len(rows) == 499
 
 
 def test_a_step_that_fails_makes_a_bad_row_of_one_row(raw, monkeypatch):

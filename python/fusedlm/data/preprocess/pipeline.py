@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fusedlm.figures import drawn
 from fusedlm.models.files import write_json
 
 from .duplicates import ExactDuplicates, NearDuplicates
@@ -58,8 +59,8 @@ def preprocess(
             "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
             **run.as_json(),
         }
-        plot_report(report, side_file(out, ".png"))
         write_json(side_file(out, ".report.json"), report)
+        drawn(lambda path: plot_report(report, path), side_file(out, ".png"))
     return report
 
 
