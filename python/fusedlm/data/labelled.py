@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from .json_lines import parsed
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
 _UNLABELLED = "unsup"  # the folder of aclImdb whose reviews nobody judged
+_OPEN_QUOTE = (
+    "a quote opens a field and none closes it (quotes inside a quoted field are doubled in CSV)"
+)
 
 
 @dataclass
@@ -193,11 +197,12 @@ def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
 
 
 def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
-    # Fields may be as long as the file. Tabs need no quotes, and quotes in such files are text.
+    # Fields may be as long as the file.
     csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size + 1))
-    tabs = format == "tsv"
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
-    header = next(reader, [])
+    rows = _Table(file, tabs=format == "tsv")
+    header = next(rows, [])
+    if isinstance(header, csv.Error):
+        raise ValueError(f"{path}: line 1 is not CSV ({header})")
     group = () if columns.group is None else (columns.group,)
     wanted = (columns.text, columns.label, *group, *columns.where)
     first: list[list[str]] = []
@@ -206,17 +211,55 @@ def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iter
     for name in wanted:
         if name not in header:
             raise ValueError(f"{path}: no column {name!r}; there are {', '.join(header)}")
-    try:
-        for row in (*first, *reader) if first else reader:
-            place = f"{path.name}:{reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                yield _Row(place, bad=f"not {len(header)} columns as in the first line")
-                continue
+    for row in (*first, *rows) if first else rows:
+        place = f"{path.name}:{rows.line}"
+        if isinstance(row, csv.Error):
+            yield _Row(place, bad=_OPEN_QUOTE)
+        elif row and len(row) != len(header):
+            yield _Row(place, bad=f"not {len(header)} columns as in the first line")
+        elif row:
             yield from _chosen(place, dict(zip(header, row, strict=True)), columns)
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}") from error
+
+
+class _Table:
+    """The rows of CSV, each a list of fields, or what is wrong with its quotes; `line` is where it begins.
+
+    An open quote takes in every line up to the next quote. Where that one ends no field, or none comes, the
+    line with the open quote alone is given up and reading goes on behind it. Tabs need no quotes, and
+    quotes in a file of tabs are text.
+    """
+
+    def __init__(self, file: TextIO, tabs: bool) -> None:
+        self.line = 1
+        self._file, self._tabs = file, tabs
+        self._again: deque[str] = deque()  # lines that a row had taken in
+        self._taken: list[str] = []  # by the row that is being read
+        self._reader = self._new_reader()
+
+    def __iter__(self) -> _Table:
+        return self
+
+    def __next__(self) -> list[str] | csv.Error:
+        self.line += len(self._taken)
+        self._taken.clear()
+        try:
+            row = next(self._reader)
+        except csv.Error as error:
+            self._again.extendleft(reversed(self._taken[1:]))
+            del self._taken[1:]
+            self._reader = self._new_reader()
+            return error
+        return row
+
+    def _new_reader(self) -> Iterator[list[str]]:
+        if self._tabs:
+            return csv.reader(self._lines(), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        return csv.reader(self._lines(), strict=True)
+
+    def _lines(self) -> Iterator[str]:
+        while line := self._again.popleft() if self._again else self._file.readline():
+            self._taken.append(line)
+            yield line
 
 
 def _json_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
