@@ -142,6 +142,13 @@ def test_predict_writes_null_for_what_it_cannot_read_and_says_where_the_first_is
     assert "the text is not UTF-8 (the first: text 2)" in err
 
 
+def test_predict_refuses_utf16_by_its_name(run, trained, tmp_path):
+    given = tmp_path / "in.txt"
+    given.write_text("good town\n", encoding="utf-16")
+    code, stdout, err = run("classify", "predict", trained, "--file", given)
+    assert (code, stdout) == (1, "") and "in.txt is UTF-16, expected UTF-8; convert it" in err
+
+
 def test_predict_keeps_the_truth_beside_the_prediction_so_that_groups_can_be_compared(
     run, trained, tmp_path
 ):

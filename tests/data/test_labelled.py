@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fusedlm.data.labelled import Columns, Labelled, keep_known, label_names, read_labelled
+from fusedlm.data.tagged import read_tagged
 from tests.support.real_data import reviews_file
 
 
@@ -89,6 +90,15 @@ def test_an_open_quote_costs_its_line_alone(tmp_path):
     assert "3 left out: a quote opens a field and none closes it" in line and "a.csv:12)" in line
     with pytest.raises(ValueError, match=r"b\.csv: line 1 is not CSV"):
         read_labelled(written(tmp_path / "b.csv", '"text,label\nx,1\n'))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.conll"])
+def test_utf16_is_called_by_its_name(tmp_path, name, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    path = written(tmp_path / name, (mark + "text,label\nx,1\n").encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name} is UTF-16, expected UTF-8; convert it"):
+        read_tagged(path) if name == "a.conll" else read_labelled(path)
 
 
 def test_files_without_anything_to_use_are_refused_by_name(tmp_path):

@@ -6,9 +6,11 @@ another form altogether is an error.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import importlib.util
+import io
 import json
 import os
 from collections import deque
@@ -191,8 +193,16 @@ def is_text(value: str) -> bool:
     return True
 
 
+def refuse_utf16(start: bytes, name: str | os.PathLike[str]) -> None:
+    """ValueError where a file begins as UTF-16 does, which spreadsheets write."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{name} is UTF-16, expected UTF-8; convert it, say with iconv")
+
+
 def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        assert isinstance(file.buffer, io.BufferedReader)
+        refuse_utf16(file.buffer.peek(2), path)
         yield from (_json_rows if format == "jsonl" else _table_rows)(path, file, format, columns)
 
 
