@@ -110,6 +110,7 @@ def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):
     ("arguments", "words"),
     [
         (("", *QUICK), "text is empty"),
+        (("caf\udce9", *QUICK), "text holds bytes that are not UTF-8, expected Unicode"),
         (("we", "--layer", 2, *QUICK), "layer is 2, expected 0 to 1"),
         (("we", "--head", 2, *QUICK), "head is 2, expected 0 to 1"),
         (("we", "--position", -3, *QUICK), "position is -3, expected 0 to 1"),
