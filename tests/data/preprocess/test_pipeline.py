@@ -250,6 +250,24 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_rows_nor_report(raw, monke
     assert written["rows_kept"] == report["rows_kept"] == len(rows) == 499
 
 
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_file_that_goes_while_others_are_read_is_a_bad_row(tmp_path, when):
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for file in files:
+        file.write_text(f"{file.name} has a line\n" * 100)
+    read = []
+
+    def progress(count):  # also told of the first row, when the file is open
+        read.append(count)
+        files[when].unlink(missing_ok=True)
+
+    report = preprocess(files, tmp_path / "out.txt", Settings(duplicates="keep"), progress=progress)
+    assert report["rows_kept"] == (200, 100)[when]
+    assert report["bytes"] == 2 * 100 * len("a.txt has a line\n")
+    bad = report["bad_rows"]
+    assert not bad if when == 0 else "No such file" in bad["unreadable file"]["examples"][0]["what"]
+
+
 def test_a_step_that_fails_makes_a_bad_row_of_one_row(raw, monkeypatch):
     carry_out = Steps._carry_out
 

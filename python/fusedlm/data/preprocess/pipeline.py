@@ -13,7 +13,7 @@ from fusedlm.figures import drawn
 from fusedlm.models.files import write_json
 
 from .duplicates import ExactDuplicates, NearDuplicates
-from .inputs import TEXT, find_files, kind_of, read_rows, shown
+from .inputs import TEXT, find_files, kind_of, read_rows, shown, size_of
 from .outputs import Writer, output_kind, side_file, writing
 from .plot import plot_report
 from .rows import Bad, Row, Tally
@@ -45,6 +45,7 @@ def preprocess(
     files = find_files(inputs)
     _must_be_apart(out, inputs, files)
     run = _Run(settings)
+    size = sum(map(size_of, files))
     with writing(out, settings.read.field, _one_a_line(settings, files)) as writer:
         rows = run.watch(read_rows(files, settings.read, progress))
         with contextlib.closing(carry_out(rows, settings)) as chunks:  # ends the workers, too
@@ -54,7 +55,7 @@ def preprocess(
         report = {
             "inputs": [shown(path) for path in inputs],
             "files": len(files),
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": size,
             "output": shown(out),
             "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
             **run.as_json(),
