@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from fusedlm.models.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -30,6 +31,31 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) ->
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi)
     return Path(path)
+
+
+def font_for(labels: Iterable[str]) -> tuple[FontProperties, Callable[[int, str], str]]:
+    """A font of this machine that has the most characters, and how a label is drawn with it: by its
+    number where the font lacks some of it."""
+    from matplotlib import font_manager
+
+    needed = {ord(c) for c in "".join((*labels, "(0123456789)")) if not c.isspace()}
+
+    def lacks(file: str) -> set[int]:
+        try:
+            return needed - set(font_manager.get_font(file).get_charmap())
+        except (OSError, RuntimeError):  # not a font that matplotlib can read
+            return needed
+
+    best = font_manager.findfont(font_manager.FontProperties())
+    if missing := lacks(best):
+        others = sorted(font_manager.findSystemFonts())
+        best = min([best, *others], key=lambda file: len(lacks(file)))
+        missing = lacks(best)
+
+    def drawn(number: int, label: str) -> str:
+        return f"({number})" if missing & set(map(ord, label)) else label
+
+    return font_manager.FontProperties(fname=best), drawn
 
 
 def drawn(plot: Callable[[Path], object], path: Path) -> bool:
