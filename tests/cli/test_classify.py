@@ -395,6 +395,9 @@ def test_a_tagger_is_trained_measured_and_used(run, tmp_path):
     assert "F1 of entities" in stdout and "1 left out: a word without a tag" in stdout
     found = report(out)
     assert found["f1"] > 0.9 and found["kinds"]["NEW"]["recall"] == 0
+    assert found["unknown_tags"] == {"B-NEW": 1}
+    unknown = "tags that the model does not know, each an error: B-NEW (1)"
+    assert unknown in stdout and unknown in (out / "report" / "report.md").read_text()
     code, stdout, err = run("classify", "predict", out, "a man good fine in town great")
     assert code == 0 and stdout.split() == "a man good/B-PER fine/I-PER in town great/B-LOC".split()
     given = tmp_path / "in.jsonl"

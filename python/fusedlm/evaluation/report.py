@@ -19,8 +19,8 @@ def write_report(folder: str | os.PathLike[str], report: dict[str, Any], *, titl
     """Writes `report` into `folder`, which it replaces at once.
 
     `report` is what `classification_report` or `entity_report` found; "errors" (of `worst_errors`),
-    "fairness" (a `fairness_table`) and "left_out" (lines) are shown where they are in it. A plot that
-    cannot be drawn is left out, with a warning.
+    "fairness" (a `fairness_table`), "unknown_tags" (how often each) and "left_out" (lines) are shown where
+    they are in it. A plot that cannot be drawn is left out, with a warning.
     """
     with atomic_folder(folder, marker="report.json") as new:
         write_json(new / "report.json", report)
@@ -48,7 +48,11 @@ def summary(report: dict[str, Any]) -> str:
     """The main numbers in a few lines, for a terminal."""
     if "kinds" in report:
         rows = {"all entities": report, **report["kinds"]}
-        return f"tag accuracy {report['tag_accuracy']:.2%}\n\n{_table(rows)}"
+        lines = [f"tag accuracy {report['tag_accuracy']:.2%}"]
+        if unknown := report.get("unknown_tags"):
+            tags = ", ".join(f"{tag} ({count:,})" for tag, count in unknown.items())
+            lines.append(f"tags that the model does not know, each an error: {tags}")
+        return "\n".join(lines) + f"\n\n{_table(rows)}"
     head = (
         f"accuracy {report['accuracy']:.2%} of {report['examples']:,} texts, macro F1"
         f" {report['macro_f1']:.4f}, loss {report['loss']:.4f}, ECE {report['ece']:.4f}"
