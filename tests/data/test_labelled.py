@@ -90,6 +90,11 @@ def test_an_open_quote_costs_its_line_alone(tmp_path):
     assert "3 left out: a quote opens a field and none closes it" in line and "a.csv:12)" in line
     with pytest.raises(ValueError, match=r"b\.csv: line 1 is not CSV"):
         read_labelled(written(tmp_path / "b.csv", '"text,label\nx,1\n'))
+    tangled = "text,label\n" + "".join(f'{i} is 15","good\n' for i in range(100))
+    with pytest.raises(
+        ValueError, match=r"c\.csv: line 1\d is not CSV"
+    ):  # not read again 100 times
+        read_labelled(written(tmp_path / "c.csv", tangled))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

@@ -24,6 +24,9 @@ from .json_lines import parsed
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
 _UNLABELLED = "unsup"  # the folder of aclImdb whose reviews nobody judged
+# Single open quotes make it read every line about twice; only where each row opens one that takes in all
+# that follows would the time grow with the square of the file.
+_MOST_REREAD = 10
 _OPEN_QUOTE = (
     "a quote opens a field and none closes it (quotes inside a quoted field are doubled in CSV)"
 )
@@ -209,7 +212,7 @@ def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
 def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
     # Fields may be as long as the file.
     csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size + 1))
-    rows = _Table(file, tabs=format == "tsv")
+    rows = _Table(path, file, tabs=format == "tsv")
     header = next(rows, [])
     if isinstance(header, csv.Error):
         raise ValueError(f"{path}: line 1 is not CSV ({header})")
@@ -239,9 +242,10 @@ class _Table:
     quotes in a file of tabs are text.
     """
 
-    def __init__(self, file: TextIO, tabs: bool) -> None:
+    def __init__(self, path: Path, file: TextIO, tabs: bool) -> None:
         self.line = 1
-        self._file, self._tabs = file, tabs
+        self._path, self._file, self._tabs = path, file, tabs
+        self._read = self._reread = 0  # lines
         self._again: deque[str] = deque()  # lines that a row had taken in
         self._taken: list[str] = []  # by the row that is being read
         self._reader = self._new_reader()
@@ -256,6 +260,9 @@ class _Table:
             row = next(self._reader)
         except csv.Error as error:
             self._again.extendleft(reversed(self._taken[1:]))
+            self._reread += len(self._taken) - 1
+            if self._reread > _MOST_REREAD * self._read:
+                raise ValueError(f"{self._path}: line {self.line} is not CSV ({error})") from None
             del self._taken[1:]
             self._reader = self._new_reader()
             return error
@@ -267,7 +274,12 @@ class _Table:
         return csv.reader(self._lines(), strict=True)
 
     def _lines(self) -> Iterator[str]:
-        while line := self._again.popleft() if self._again else self._file.readline():
+        while True:
+            again = bool(self._again)
+            line = self._again.popleft() if again else self._file.readline()
+            if not line:
+                return
+            self._read += not again
             self._taken.append(line)
             yield line
 
