@@ -142,6 +142,13 @@ def test_predict_writes_null_for_what_it_cannot_read_and_says_where_the_first_is
     assert "the text is not UTF-8 (the first: text 2)" in err
 
 
+def test_predict_refuses_utf16_by_its_name(run, trained, tmp_path):
+    given = tmp_path / "in.txt"
+    given.write_text("good town\n", encoding="utf-16")
+    code, stdout, err = run("classify", "predict", trained, "--file", given)
+    assert (code, stdout) == (1, "") and "in.txt is UTF-16, expected UTF-8; convert it" in err
+
+
 def test_predict_keeps_the_truth_beside_the_prediction_so_that_groups_can_be_compared(
     run, trained, tmp_path
 ):
@@ -388,6 +395,9 @@ def test_a_tagger_is_trained_measured_and_used(run, tmp_path):
     assert "F1 of entities" in stdout and "1 left out: a word without a tag" in stdout
     found = report(out)
     assert found["f1"] > 0.9 and found["kinds"]["NEW"]["recall"] == 0
+    assert found["unknown_tags"] == {"B-NEW": 1}
+    unknown = "tags that the model does not know, each an error: B-NEW (1)"
+    assert unknown in stdout and unknown in (out / "report" / "report.md").read_text()
     code, stdout, err = run("classify", "predict", out, "a man good fine in town great")
     assert code == 0 and stdout.split() == "a man good/B-PER fine/I-PER in town great/B-LOC".split()
     given = tmp_path / "in.jsonl"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import fusedlm.explain
 from fusedlm.models import DecoderClassifier, load, save
 from tests.explain.test_walk import ASKED, OSLO, reader, translating
 from tests.support.tiny import save_tiny_model
@@ -109,6 +110,7 @@ def test_quiet_prints_nothing_and_stdin_is_read(run, tmp_path):
     ("arguments", "words"),
     [
         (("", *QUICK), "text is empty"),
+        (("caf\udce9", *QUICK), "text holds bytes that are not UTF-8, expected Unicode"),
         (("we", "--layer", 2, *QUICK), "layer is 2, expected 0 to 1"),
         (("we", "--head", 2, *QUICK), "head is 2, expected 0 to 1"),
         (("we", "--position", -3, *QUICK), "position is -3, expected 0 to 1"),
@@ -120,3 +122,25 @@ def test_what_does_not_fit_is_one_line(run, arguments, words):
     code, _, err = run("explain", *arguments, "--quiet")
     assert code == 1 and err.startswith("error: ") and words in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_plot_that_fails_leaves_the_other_files_and_dollars_make_none_fail(
+    run, tmp_path, monkeypatch
+):
+    model = save_tiny_model(tmp_path / "$a^{$")
+    files = {kind: tmp_path / f"walk.{kind}" for kind in ("html", "png", "json")}
+    asked = (
+        "explain", "$$", "--model", model, "--steps", 0, "--attribution-steps", 0, "--quiet",
+        "--html", files["html"], "--plot", files["png"], "--json", files["json"],
+    )  # fmt: skip
+    assert run(*asked) == (0, "", "")
+    for file in files.values():
+        file.unlink()
+
+    def fails(*_):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(fusedlm.explain, "plot_attention", fails)
+    code, _, err = run(*asked)
+    assert code == 1 and "no such font" in err
+    assert [kind for kind, file in files.items() if file.exists()] == ["html", "json"]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fusedlm.data.labelled import Columns, Labelled, keep_known, label_names, read_labelled
+from fusedlm.data.tagged import read_tagged
 from tests.support.real_data import reviews_file
 
 
@@ -72,6 +73,37 @@ def test_rows_that_cannot_be_used_are_counted_with_the_first_place(tmp_path):
     assert data.labels == ["1"]
     assert data.skipped.counts == {"not a JSON object": 2, "'text' is no string": 1}
     assert data.skipped.lines()[0] == "2 left out: not a JSON object (the first: a.jsonl:2)"
+
+
+def test_an_open_quote_costs_its_line_alone(tmp_path):
+    rows = [f"text {i},{'good' if i % 2 else 'bad'}" for i in range(1000)]
+    rows[10] = '"text 10,bad'
+    rows[500] = '"text 500, ""said""\nin two lines",bad'
+    rows[600] = '"text" 600,bad'
+    rows[999] = '"text 999,good'  # up to the end of the file
+    data, _ = read_labelled(written(tmp_path / "a.csv", "\n".join(["text,label", *rows])))
+    assert len(data) == 997 and set(data.labels) == {"good", "bad"}
+    assert data.texts[499] == 'text 500, "said"\nin two lines' and data.places[499] == "a.csv:502"
+    assert data.places[500] == "a.csv:504"  # the row behind
+    assert data.texts[-1] == "text 998"
+    (line,) = data.skipped.lines()
+    assert "3 left out: a quote opens a field and none closes it" in line and "a.csv:12)" in line
+    with pytest.raises(ValueError, match=r"b\.csv: line 1 is not CSV"):
+        read_labelled(written(tmp_path / "b.csv", '"text,label\nx,1\n'))
+    tangled = "text,label\n" + "".join(f'{i} is 15","good\n' for i in range(100))
+    with pytest.raises(
+        ValueError, match=r"c\.csv: line 1\d is not CSV"
+    ):  # not read again 100 times
+        read_labelled(written(tmp_path / "c.csv", tangled))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.conll"])
+def test_utf16_is_called_by_its_name(tmp_path, name, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    path = written(tmp_path / name, (mark + "text,label\nx,1\n").encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name} is UTF-16, expected UTF-8; convert it"):
+        read_tagged(path) if name == "a.conll" else read_labelled(path)
 
 
 def test_files_without_anything_to_use_are_refused_by_name(tmp_path):

@@ -8,6 +8,7 @@ above it, `<!-- not run: needs two ranks -->`, and shows up as skipped.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import torch
 import typer
 
 from fusedlm.cli.app import app
-from tests.support.pages import PAGES, ROOT, Block, blocks, commands, inline_commands
+from tests.support.pages import PAGES, ROOT, Block, blocks, commands, inline_commands, other_lines
 from tests.support.stand_ins import write_corpus, write_models, write_reviews
 
 OPTIONAL = {"gguf", "llguidance", "rjieba", "transformers"}
 PYTHON = {page: [b for b in blocks(page) if b.language == "python"] for page in PAGES}
 RUN = [page for page, found in PYTHON.items() if any(not b.not_run for b in found)]
-NOT_RUN = [block for found in PYTHON.values() for block in found if block.not_run]
+NOT_RUN = [block for page in PAGES for block in blocks(page) if block.not_run]
+# Of other programs: what fetches packages and their data, and builds, which tests/cpp does.
+OTHERS = ("pip install ", "apt-get ", "ln -s ", "cp ", "cmake ", "c++ ", "PKG_CONFIG_PATH=")
+OURS = re.compile(r"python -m ((?:benchmarks|tools)\.[\w.]+)|(tools/\w+\.py)")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,27 @@ def test_the_python_of_a_page_runs(page, stand_ins, tmp_path, monkeypatch):
     ],
 )
 def test_block_that_does_not_run_here(block): ...
+
+
+def is_known(line: str) -> bool:
+    """Whether a line that is no command of fusedlm's is one of OTHERS, or runs what the repository has."""
+    if found := OURS.match(line):
+        file = found[2] or found[1].replace(".", "/") + ".py"
+        return (ROOT / file).is_file() or (ROOT / file.removesuffix(".py")).is_dir()
+    return line.startswith(OTHERS)
+
+
+def test_a_block_without_a_language_holds_commands_that_are_known_or_says_why_it_is_not_run():
+    unknown = [
+        f"{block.place}: {line}"
+        for page in PAGES
+        for block in blocks(page)
+        if not block.not_run
+        for line in other_lines(block)
+        if not is_known(line)
+    ]
+    expected = "expected a language, or <!-- not run: why --> in the line above"
+    assert not unknown, f"{expected}: {unknown}"
 
 
 def command_of(words: list[str]) -> tuple[Any, str, list[str]]:

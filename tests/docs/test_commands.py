@@ -66,7 +66,7 @@ def shortened(words: list[str]) -> list[str]:
 def runnable(page: Path) -> list[list[str]]:
     found = []
     for block in blocks(page):
-        if block.code.startswith("torchrun"):
+        if block.not_run or block.code.startswith("torchrun"):
             continue  # nor what goes on with its runs; tests/distributed starts several processes
         for line in commands(block):
             words = [word.replace(ELSEWHERE, "") for word in line]

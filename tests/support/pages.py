@@ -57,6 +57,16 @@ def commands(block: Block) -> list[list[str]]:
     ]
 
 
+def other_lines(block: Block) -> list[str]:
+    """The lines of a block of commands that are none of fusedlm's."""
+    if block.language:
+        return []
+    lines = block.code.replace("\\\n", " ").splitlines()
+    return [
+        line for line in lines if line and not line.startswith("#") and not _COMMAND.match(line)
+    ]
+
+
 def inline_commands(page: Path) -> list[list[str]]:
     """Those in the sentences: `fusedlm train --resume`."""
     text = re.sub(

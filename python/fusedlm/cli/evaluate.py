@@ -77,11 +77,11 @@ def evaluate(
         loaded, tokenizer, data, batch=batch, stride=stride, progress=not (quiet or as_json)
     )
     save_result(out, {"model": str(model), "text": text, **result})
+    part = "" if validation is None else f", the last {validation:.0%}"
+    add_test(folder, Path(text).name + part, result)
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_positions(result["by_position"], plot)
-    part = "" if validation is None else f", the last {validation:.0%}"
-    add_test(folder, Path(text).name + part, result)
     if as_json:
         typer.echo(json.dumps(result))
         return

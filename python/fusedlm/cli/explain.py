@@ -136,8 +136,8 @@ def explain(
     written = []
     for file, write in (
         (html, lambda path: write_page(shown, path, view)),
-        (plot, lambda path: plot_attention(shown, path)),
         (json, shown.save),
+        (plot, lambda path: plot_attention(shown, path)),  # last: pictures have limits
     ):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)

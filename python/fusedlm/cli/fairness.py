@@ -64,15 +64,15 @@ def fairness(
     )
     table["left_out"] = missing
     save_result(out, table)
+    if as_json:
+        typer.echo(json.dumps(table, ensure_ascii=False))
+    else:
+        typer.echo(fairness_report(table), nl=False)
+        if missing:
+            typer.echo(f"- {missing:,} lines without one of the three keys are left out")
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_fairness(table, plot)
-    if as_json:
-        typer.echo(json.dumps(table, ensure_ascii=False))
-        return
-    typer.echo(fairness_report(table), nl=False)
-    if missing:
-        typer.echo(f"- {missing:,} lines without one of the three keys are left out")
 
 
 def _read(

@@ -122,7 +122,7 @@ def preprocess(
 
     from fusedlm.data.preprocess import ReadSettings, Settings
     from fusedlm.data.preprocess import preprocess as carry_out
-    from fusedlm.data.preprocess.inputs import find_files
+    from fusedlm.data.preprocess.inputs import find_files, size_of
     from fusedlm.data.preprocess.masking import KINDS
 
     settings = Settings(
@@ -136,7 +136,7 @@ def preprocess(
         drop_fields=_list(drop_field), one_a_line=one_a_line, strict=strict, workers=workers,
     )  # fmt: skip
     started = time.monotonic()
-    total = sum(file.stat().st_size for file in find_files(inputs))
+    total = sum(map(size_of, find_files(inputs)))
     with tqdm(total=total, unit="B", unit_scale=True, disable=quiet or None) as bar:
         report = carry_out(inputs, out, settings, progress=bar.update)
     if not quiet:

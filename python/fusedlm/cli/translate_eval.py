@@ -62,6 +62,7 @@ class Results:
                     yield f"{name:10}{row[name]}"
 
     def write(self, folder: Path) -> None:
+        from fusedlm.figures import drawn
         from fusedlm.models.files import write_json, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class Results:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows]
         write_text(folder / "translations.jsonl", "".join(lines))
         if any("similarity" in row for row in self.rows):
-            _plot(self.rows, folder / "scores.png")
+            drawn(lambda path: _plot(self.rows, path), folder / "scores.png")
 
 
 def measure(

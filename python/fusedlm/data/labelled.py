@@ -6,9 +6,11 @@ another form altogether is an error.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import importlib.util
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,11 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from .csv_rows import CsvRows
 from .json_lines import parsed
 
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = ("folder", *dict.fromkeys(SUFFIXES.values()))
 _UNLABELLED = "unsup"  # the folder of aclImdb whose reviews nobody judged
+_OPEN_QUOTE = (
+    "a quote opens a field and none closes it (quotes inside a quoted field are doubled in CSV)"
+)
 
 
 @dataclass
@@ -187,17 +193,26 @@ def is_text(value: str) -> bool:
     return True
 
 
+def refuse_utf16(start: bytes, name: str | os.PathLike[str]) -> None:
+    """ValueError where a file begins as UTF-16 does, which spreadsheets write."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{name} is UTF-16, expected UTF-8; convert it, say with iconv")
+
+
 def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        assert isinstance(file.buffer, io.BufferedReader)
+        refuse_utf16(file.buffer.peek(2), path)
         yield from (_json_rows if format == "jsonl" else _table_rows)(path, file, format, columns)
 
 
 def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:
-    # Fields may be as long as the file. Tabs need no quotes, and quotes in such files are text.
+    # Fields may be as long as the file.
     csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size + 1))
-    tabs = format == "tsv"
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
-    header = next(reader, [])
+    rows = CsvRows(path, file, tabs=format == "tsv")
+    header = next(rows, [])
+    if isinstance(header, csv.Error):
+        raise ValueError(f"{path}: line 1 is not CSV ({header})")
     group = () if columns.group is None else (columns.group,)
     wanted = (columns.text, columns.label, *group, *columns.where)
     first: list[list[str]] = []
@@ -206,17 +221,14 @@ def _table_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iter
     for name in wanted:
         if name not in header:
             raise ValueError(f"{path}: no column {name!r}; there are {', '.join(header)}")
-    try:
-        for row in (*first, *reader) if first else reader:
-            place = f"{path.name}:{reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                yield _Row(place, bad=f"not {len(header)} columns as in the first line")
-                continue
+    for row in (*first, *rows) if first else rows:
+        place = f"{path.name}:{rows.line}"
+        if isinstance(row, csv.Error):
+            yield _Row(place, bad=_OPEN_QUOTE)
+        elif row and len(row) != len(header):
+            yield _Row(place, bad=f"not {len(header)} columns as in the first line")
+        elif row:
             yield from _chosen(place, dict(zip(header, row, strict=True)), columns)
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}") from error
 
 
 def _json_rows(path: Path, file: TextIO, format: str, columns: Columns) -> Iterator[_Row]:

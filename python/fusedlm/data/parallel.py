@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
@@ -18,7 +17,7 @@ from fusedlm.models.files import write_text
 
 from . import catalogues
 from .json_lines import parsed
-from .labelled import Skipped, is_text
+from .labelled import Skipped, is_text, refuse_utf16
 
 Pair = tuple[str, str]
 
@@ -99,8 +98,8 @@ def read_lines(path: Path) -> Iterator[str | None]:
 def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str | None]:
     """`read_lines` of a file that is open already, which errors call `name`."""
     for number, line in enumerate(lines):
-        if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError(f"{name} is UTF-16, expected UTF-8; convert it, say with iconv")
+        if number == 0:
+            refuse_utf16(line, name)
         try:
             yield line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .labelled import Skipped, is_text, sides
+from .labelled import Skipped, is_text, refuse_utf16, sides
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -90,6 +91,8 @@ def _sentences(path: Path, tag: int) -> Iterator[tuple[str, list[str]]]:
     lines: list[str] = []
     first = 1
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        assert isinstance(file.buffer, io.BufferedReader)
+        refuse_utf16(file.buffer.peek(2), path)
         for number, line in enumerate((*file, ""), 1):
             line = line.rstrip("\n")
             blank = not line.strip() or line.startswith("-DOCSTART-")

@@ -6,13 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlm.figures import new_figure, save_figure
+from fusedlm.figures import font_for, new_figure, save_figure
 
 from .fairness import RATES
+
+if TYPE_CHECKING:
+    from matplotlib.font_manager import FontProperties
 
 _NUMBERED = 20  # classes up to which every cell of the matrix shows its count
 
@@ -20,7 +23,10 @@ _NUMBERED = 20  # classes up to which every cell of the matrix shows its count
 def plot_confusion(
     confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]
 ) -> Path:
-    """A PNG of the matrix: truth down, prediction across, shaded by the share of each true class."""
+    """A PNG of the matrix: truth down, prediction across, shaded by the share of each true class.
+
+    A class whose name no font of the machine can write stands there as its number, from 0.
+    """
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(12.0, 3.5 + 0.45 * len(labels))
@@ -28,9 +34,9 @@ def plot_confusion(
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(labels))
-    shown = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
-    axes.set_xticks(places, shown, rotation=45, ha="right")
-    axes.set_yticks(places, shown)
+    font, shown = _written(labels)
+    axes.set_xticks(places, shown, rotation=45, ha="right", fontproperties=font)
+    axes.set_yticks(places, shown, fontproperties=font)
     axes.set(xlabel="predicted", ylabel="truth")
     if len(labels) <= _NUMBERED:
         for row in places:
@@ -72,8 +78,12 @@ def plot_calibration(
 
 
 def plot_fairness(table: dict[str, Any], path: str | os.PathLike[str]) -> Path:
-    """A PNG of a `fairness_table`: each rate of each group with its 95 % interval."""
+    """A PNG of a `fairness_table`: each rate of each group with its 95 % interval.
+
+    A group whose name no font of the machine can write stands there as its number, from 0.
+    """
     names = list(table["groups"])
+    font, shown = _written(names)
     figure = new_figure(11, 1.8 + 0.35 * len(names))
     places = range(len(names))
     for axes, (rate, title) in zip(
@@ -87,9 +97,19 @@ def plot_fairness(table: dict[str, Any], path: str | os.PathLike[str]) -> Path:
                 axes.plot(found["value"], place, "o", color="tab:blue")
         axes.set(title=title, xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
-        axes.set_yticks(places, [name if len(name) <= 24 else name[:23] + "…" for name in names])
-    figure.supxlabel(f"positive class: {table['positive']}; lines are 95 % intervals", fontsize=9)
+        axes.set_yticks(places, shown, fontproperties=font)
+    lines = "lines are 95 % intervals"
+    below = f"positive class: {table['positive']}; {lines}"
+    font, drawn = font_for([below])
+    figure.supxlabel(below if drawn(0, below) == below else lines, fontproperties=font, fontsize=9)
     return save_figure(figure, path)
+
+
+def _written(names: Sequence[str]) -> tuple[FontProperties, list[str]]:
+    """The names as they are drawn, long ones cut off, and the font for them."""
+    short = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    font, drawn = font_for(short)
+    return font, [drawn(number, name) for number, name in enumerate(short)]
 
 
 def plot_positions(parts: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusedlm.figures import drawn
 from fusedlm.models.files import write_json
 from fusedlm.models.folder import atomic_folder
 
@@ -17,18 +19,28 @@ def write_report(folder: str | os.PathLike[str], report: dict[str, Any], *, titl
     """Writes `report` into `folder`, which it replaces at once.
 
     `report` is what `classification_report` or `entity_report` found; "errors" (of `worst_errors`),
-    "fairness" (a `fairness_table`) and "left_out" (lines) are shown where they are in it.
+    "fairness" (a `fairness_table`), "unknown_tags" (how often each) and "left_out" (lines) are shown where
+    they are in it. A plot that cannot be drawn is left out, with a warning.
     """
     with atomic_folder(folder, marker="report.json") as new:
         write_json(new / "report.json", report)
-        plots = {}
+        plots: dict[str, tuple[str, Callable[[Path], Path]]] = {}
         if "confusion" in report:
-            plots = {"confusion.png": "Confusion matrix", "calibration.png": "Calibration"}
-            plot_confusion(report["confusion"], report["labels"], new / "confusion.png")
-            plot_calibration(report["calibration"], report["ece"], new / "calibration.png")
+            plots["confusion.png"] = (
+                "Confusion matrix",
+                lambda path: plot_confusion(report["confusion"], report["labels"], path),
+            )
+            plots["calibration.png"] = (
+                "Calibration",
+                lambda path: plot_calibration(report["calibration"], report["ece"], path),
+            )
         if "fairness" in report:
-            plot_fairness(report["fairness"], new / "fairness.png")
-        (new / "report.md").write_text(_markdown(report, title, plots), encoding="utf-8")
+            plots["fairness.png"] = (
+                "Rates of groups",
+                lambda path: plot_fairness(report["fairness"], path),
+            )
+        shown = {file: name for file, (name, plot) in plots.items() if drawn(plot, new / file)}
+        (new / "report.md").write_text(_markdown(report, title, shown), encoding="utf-8")
     return Path(folder)
 
 
@@ -36,7 +48,11 @@ def summary(report: dict[str, Any]) -> str:
     """The main numbers in a few lines, for a terminal."""
     if "kinds" in report:
         rows = {"all entities": report, **report["kinds"]}
-        return f"tag accuracy {report['tag_accuracy']:.2%}\n\n{_table(rows)}"
+        lines = [f"tag accuracy {report['tag_accuracy']:.2%}"]
+        if unknown := report.get("unknown_tags"):
+            tags = ", ".join(f"{tag} ({count:,})" for tag, count in unknown.items())
+            lines.append(f"tags that the model does not know, each an error: {tags}")
+        return "\n".join(lines) + f"\n\n{_table(rows)}"
     head = (
         f"accuracy {report['accuracy']:.2%} of {report['examples']:,} texts, macro F1"
         f" {report['macro_f1']:.4f}, loss {report['loss']:.4f}, ECE {report['ece']:.4f}"
@@ -70,10 +86,11 @@ def _confusion(report: dict[str, Any]) -> str:
 
 def _markdown(report: dict[str, Any], title: str, plots: dict[str, str]) -> str:
     parts = [f"# {title}", f"```\n{summary(report)}\n```"]
-    parts += [f"## {name}\n\n![{name}]({file})" for file, name in plots.items()]
+    images = {file: f"![{name}]({file})" for file, name in plots.items()}
+    rates = images.pop("fairness.png", "")  # which stand below their table
+    parts += [f"## {plots[file]}\n\n{image}" for file, image in images.items()]
     if "fairness" in report:
-        table = fairness_report(report["fairness"])
-        parts.append(f"## Groups\n\n{table}\n![Rates of groups](fairness.png)")
+        parts.append(f"## Groups\n\n{fairness_report(report['fairness'])}\n{rates}".rstrip())
     if report.get("left_out"):
         parts.append("## Left out\n\n" + "\n".join(f"- {line}" for line in report["left_out"]))
     if report.get("errors"):

@@ -8,6 +8,7 @@ from importlib import resources
 import torch
 
 from fusedlm.data import Tokenizer, train_chars
+from fusedlm.data.labelled import is_text
 from fusedlm.models import Decoder, ModelConfig
 from fusedlm.train import TrainConfig
 from fusedlm.train.loop import make_optimizer
@@ -36,6 +37,8 @@ def lesson_model(
         raise ValueError(f"lesson_model: steps is {steps!r}, expected an integer of at least 0")
     if not text.strip():
         raise ValueError("lesson_model: text is empty, expected a sentence")
+    if not is_text(text):
+        raise ValueError("lesson_model: text holds bytes that are not UTF-8, expected Unicode")
     learned = sentences()
     tokenizer = train_chars([*learned, text])
     rows = [[*tokenizer.encode(sentence), tokenizer.eos_id] for sentence in learned]

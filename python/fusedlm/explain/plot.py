@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from fusedlm.figures import new_figure, save_figure
+from fusedlm.figures import font_for, new_figure, save_figure
 
 from .sentence import Walk
 
@@ -21,8 +19,6 @@ _MOST_LABELS, _MOST_LABELLED = 16, 32  # a side; maps that have them
 
 def plot_attention(walk: Walk, path: str | os.PathLike[str]) -> Path:
     """Writes a PNG: a row of maps for each layer, a map for each head, rows look at columns."""
-    from matplotlib import font_manager
-
     rows = _rows(walk)
     heads = walk.weights.shape[1]
     if len(rows) * heads > _MOST_MAPS:
@@ -33,7 +29,7 @@ def plot_attention(walk: Walk, path: str | os.PathLike[str]) -> Path:
     labelled = longest <= _MOST_LABELS and len(rows) * heads <= _MOST_LABELLED
     side = max(1.1, min(3.2, 0.35 * longest + 0.8)) if labelled else 1.1
     figure = new_figure(side * heads + 1.2, side * len(rows) + 0.9)
-    font, drawn = _font_for([label for row in rows for label in row.looking], font_manager)
+    font, drawn = font_for([label for row in rows for label in row.looking])
     grid = figure.subplots(len(rows), heads, squeeze=False)
     for number, row in enumerate(rows):
         for head in range(heads):
@@ -93,26 +89,3 @@ def _rows(walk: Walk) -> list[_Row]:
         found.append(row(f"target, layer {n}", "maps", n, own, own))
         found.append(row(f"target at source, {n}", "cross_maps", n, own, read))
     return found
-
-
-def _font_for(labels: list[str], font_manager: Any) -> tuple[Any, Callable[[int, str], str]]:
-    """A font of this machine that has the most characters, and how a label is drawn with it: by its
-    position where the font lacks some of it."""
-    needed = {ord(c) for c in "".join(labels)}
-
-    def lacks(file: str) -> set[int]:
-        try:
-            return needed - set(font_manager.get_font(file).get_charmap())
-        except (OSError, RuntimeError):  # not a font that matplotlib can read
-            return needed
-
-    best = font_manager.findfont(font_manager.FontProperties())
-    if missing := lacks(best):
-        others = sorted(font_manager.findSystemFonts())
-        best = min([best, *others], key=lambda file: len(lacks(file)))
-        missing = lacks(best)
-
-    def drawn(t: int, label: str) -> str:
-        return f"({t})" if missing & set(map(ord, label)) else label
-
-    return font_manager.FontProperties(fname=best), drawn

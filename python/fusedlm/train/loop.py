@@ -19,6 +19,7 @@ from torch import nn
 
 from fusedlm import _interrupt, _sharded
 from fusedlm._sharded import rank
+from fusedlm.figures import drawn
 from fusedlm.optim import AdamW
 
 from . import parallel
@@ -204,7 +205,7 @@ def _fit(
     curve = out / "curve.png"
     if rank() == 0:
         lines = read_metrics(out / "metrics.jsonl")
-        plot_curve(lines, curve, baselines=baselines, unit=task.loss_unit)
+        drawn(lambda path: plot_curve(lines, path, baselines=baselines, unit=task.loss_unit), curve)
     parallel.any_of(False)  # nobody goes on before everything is written
     return TrainResult(
         step=at.step,

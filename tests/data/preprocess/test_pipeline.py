@@ -225,19 +225,47 @@ def test_an_older_result_survives_a_run_that_fails(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("fails", ["plot_report", "write_json"])
-def test_a_report_that_cannot_be_written_leaves_the_older_result(tmp_path, monkeypatch, fails):
+def test_a_report_that_cannot_be_written_leaves_the_older_result(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("new\n")
     (tmp_path / "out.txt").write_text("old\n")
 
     def full(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(pipeline, fails, full)
+    monkeypatch.setattr(pipeline, "write_json", full)
     with pytest.raises(OSError, match="the disk is full"):
         preprocess([tmp_path / "a.txt"], tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_text() == "old\n"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.txt", "out.txt"]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_neither_rows_nor_report(raw, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(pipeline, "plot_report", fails)
+    with pytest.warns(UserWarning, match="out.png is not drawn: RuntimeError: no such font"):
+        report, rows = run(raw, Settings())
+    written = json.loads((raw.parent / "clean" / "out.report.json").read_text())
+    assert written["rows_kept"] == report["rows_kept"] == len(rows) == 499
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_file_that_goes_while_others_are_read_is_a_bad_row(tmp_path, when):
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for file in files:
+        file.write_text(f"{file.name} has a line\n" * 100)
+    read = []
+
+    def progress(count):  # also told of the first row, when the file is open
+        read.append(count)
+        files[when].unlink(missing_ok=True)
+
+    report = preprocess(files, tmp_path / "out.txt", Settings(duplicates="keep"), progress=progress)
+    assert report["rows_kept"] == (200, 100)[when]
+    assert report["bytes"] == 2 * 100 * len("a.txt has a line\n")
+    bad = report["bad_rows"]
+    assert not bad if when == 0 else "No such file" in bad["unreadable file"]["examples"][0]["what"]
 
 
 def test_a_step_that_fails_makes_a_bad_row_of_one_row(raw, monkeypatch):

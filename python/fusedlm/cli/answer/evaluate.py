@@ -92,6 +92,7 @@ def evaluate(
 
 def _write(out: Path, report: dict[str, Any], answers: list[dict[str, Any]]) -> None:
     from fusedlm.evaluation.answers import plot_threshold
+    from fusedlm.figures import drawn
     from fusedlm.models.files import write_json
     from fusedlm.models.folder import atomic_folder
 
@@ -99,4 +100,4 @@ def _write(out: Path, report: dict[str, Any], answers: list[dict[str, Any]]) -> 
         write_json(new / "report.json", report)
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
         (new / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
-        plot_threshold(report, new / "threshold.png")
+        drawn(lambda path: plot_threshold(report, path), new / "threshold.png")

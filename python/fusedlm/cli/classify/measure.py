@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,4 +73,7 @@ def _tags(model: Any, tokenizer: Any, data: Tagged, errors: int, progress: Any) 
 
     found = tag_words(model, tokenizer, data.sentences, progress=progress)
     wrong = wrong_sentences(data.sentences, data.tags, found, errors)
-    return {**entity_report(data.tags, found), "errors": wrong}
+    report = {**entity_report(data.tags, found), "errors": wrong}
+    known = set(model.config.labels)
+    unknown = Counter(tag for tags in data.tags for tag in tags if tag not in known)
+    return {**report, "unknown_tags": dict(sorted(unknown.items()))} if unknown else report

@@ -64,6 +64,14 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return files
 
 
+def size_of(file: Path) -> int:
+    """In bytes; 0 for a file that has gone since it was listed, which reading it will tell."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def shown(name: str | os.PathLike[str]) -> str:
     """The name of a file or a column as UTF-8 can write it, which names need not be."""
     return str(name).encode("utf-8", "backslashreplace").decode()
@@ -78,7 +86,7 @@ def read_rows(
 ) -> Iterator[Row | Bad]:
     """All rows, file after file. progress(n) is told that n more bytes were read from the disk."""
     for file in files:
-        done = 0
+        done, size = 0, size_of(file)
         try:
             with open(file, "rb") as raw:
                 for number, item in enumerate(_rows_of(file, raw, settings)):
@@ -90,7 +98,7 @@ def read_rows(
         except (OSError, EOFError, zlib.error) as error:  # a bad disk, a gz file cut short
             yield Bad(shown(file), 0, "unreadable file", f"reading it failed: {error}")
         if progress is not None:
-            progress(file.stat().st_size - done)
+            progress(size - done)
 
 
 def _rows_of(file: Path, raw: io.BufferedReader, settings: ReadSettings) -> Iterator[Row | Bad]:

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fusedlm.figures import drawn
 from fusedlm.models.files import write_json
 
 from .duplicates import ExactDuplicates, NearDuplicates
-from .inputs import TEXT, find_files, kind_of, read_rows, shown
+from .inputs import TEXT, find_files, kind_of, read_rows, shown, size_of
 from .outputs import Writer, output_kind, side_file, writing
 from .plot import plot_report
 from .rows import Bad, Row, Tally
@@ -44,6 +45,7 @@ def preprocess(
     files = find_files(inputs)
     _must_be_apart(out, inputs, files)
     run = _Run(settings)
+    size = sum(map(size_of, files))
     with writing(out, settings.read.field, _one_a_line(settings, files)) as writer:
         rows = run.watch(read_rows(files, settings.read, progress))
         with contextlib.closing(carry_out(rows, settings)) as chunks:  # ends the workers, too
@@ -53,13 +55,13 @@ def preprocess(
         report = {
             "inputs": [shown(path) for path in inputs],
             "files": len(files),
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": size,
             "output": shown(out),
             "settings": {k: v for k, v in asdict(settings).items() if k != "workers"},
             **run.as_json(),
         }
-        plot_report(report, side_file(out, ".png"))
         write_json(side_file(out, ".report.json"), report)
+        drawn(lambda path: plot_report(report, path), side_file(out, ".png"))
     return report
 
 
