@@ -46,7 +46,7 @@ def font_for(labels: Iterable[str]) -> tuple[FontProperties, Callable[[int, str]
         except (OSError, RuntimeError):  # not a font that matplotlib can read
             return needed
 
-    best = font_manager.findfont(font_manager.FontProperties())
+    best = str(font_manager.findfont(font_manager.FontProperties()))
     if missing := lacks(best):
         others = sorted(font_manager.findSystemFonts())
         best = min([best, *others], key=lambda file: len(lacks(file)))

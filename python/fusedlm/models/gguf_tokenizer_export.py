@@ -88,7 +88,7 @@ def _sentence_piece(
             types[index] = BYTE
     scores = [0.0] * len(tokens)
     places = {token: index for index, token in enumerate(tokens)}
-    rank = 0
+    rank = 0.0
     for merge in model["merges"]:
         joined = places["".join(_pair(merge))]
         if not scores[joined]:
