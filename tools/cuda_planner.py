@@ -201,7 +201,9 @@ INTRODUCTION = """# What a GPU could do at best
 Written by `tools/cuda_planner.py`: the least time of each kernel of a training step in bfloat16
 (moments float32) and, norms and the like left out, of generating a token, from its bytes and FLOPs and
 the peaks of the data sheets. Nothing here is measured. The first run on a GPU is to be compared with it.
-No kernel reaches its bound, and a launch takes a few microseconds whatever it does.
+No kernel reaches its bound, and a launch takes a few microseconds whatever it does. Attention's backward is
+counted with the five products that it needs; its two kernels do seven, since both compute scores and
+slopes, so the least that these two can take is 1.4 times its line.
 
 | | bfloat16 products | float32 | memory |
 | --- | --: | --: | --: |
