@@ -52,10 +52,10 @@ def font_for(labels: Iterable[str]) -> tuple[FontProperties, Callable[[int, str]
         best = min([best, *others], key=lambda file: len(lacks(file)))
         missing = lacks(best)
 
-    def drawn(number: int, label: str) -> str:
+    def written(number: int, label: str) -> str:
         return f"({number})" if missing & set(map(ord, label)) else label
 
-    return font_manager.FontProperties(fname=best), drawn
+    return font_manager.FontProperties(fname=best), written
 
 
 def drawn(plot: Callable[[Path], object], path: Path) -> bool:

@@ -199,10 +199,16 @@ def refuse_utf16(start: bytes, name: str | os.PathLike[str]) -> None:
         raise ValueError(f"{name} is UTF-16, expected UTF-8; convert it, say with iconv")
 
 
+def refuse_utf16_file(file: TextIO, name: str | os.PathLike[str]) -> None:
+    """`refuse_utf16` of a file that is open as text, of which nothing is read; a pipe passes."""
+    buffer = getattr(file, "buffer", None)
+    if isinstance(buffer, io.BufferedReader):
+        refuse_utf16(buffer.peek(2), name)
+
+
 def _rows(path: Path, format: str, columns: Columns) -> Iterator[_Row]:
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        assert isinstance(file.buffer, io.BufferedReader)
-        refuse_utf16(file.buffer.peek(2), path)
+        refuse_utf16_file(file, path)
         yield from (_json_rows if format == "jsonl" else _table_rows)(path, file, format, columns)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .labelled import Skipped, is_text, refuse_utf16, sides
+from .labelled import Skipped, is_text, refuse_utf16_file, sides
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -91,8 +90,7 @@ def _sentences(path: Path, tag: int) -> Iterator[tuple[str, list[str]]]:
     lines: list[str] = []
     first = 1
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        assert isinstance(file.buffer, io.BufferedReader)
-        refuse_utf16(file.buffer.peek(2), path)
+        refuse_utf16_file(file, path)
         for number, line in enumerate((*file, ""), 1):
             line = line.rstrip("\n")
             blank = not line.strip() or line.startswith("-DOCSTART-")

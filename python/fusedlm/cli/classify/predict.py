@@ -101,7 +101,7 @@ def _given(texts: list[str], key: str) -> Iterator[_Placed]:
 
 def _rows(file: Path, key: str) -> Iterator[_Placed]:
     from fusedlm.data.json_lines import is_unicode, parsed
-    from fusedlm.data.labelled import refuse_utf16
+    from fusedlm.data.labelled import refuse_utf16_file
 
     stdin = str(file) == "-"
     if not stdin and not file.is_file():
@@ -111,8 +111,7 @@ def _rows(file: Path, key: str) -> Iterator[_Placed]:
     else:
         opened = open(file, encoding="utf-8-sig", errors="replace")
     with opened as lines:
-        if isinstance(lines.buffer, io.BufferedReader):
-            refuse_utf16(lines.buffer.peek(2), file)
+        refuse_utf16_file(lines, file)
         for number, line in enumerate(lines, 1):
             place = f"{file}:{number}"
             if file.suffix.lower() not in (".jsonl", ".ndjson"):
