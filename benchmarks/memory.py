@@ -61,18 +61,9 @@ def head_peak(dtype: str, peer: str) -> float:
 
 def training_peak(shape: str, dtype: str, peer: str) -> float:
     """GB from the model on; "recompute" is ours with activations computed again."""
-    recompute = "; model.recompute = True" if peer == "recompute" else ""
-    if peer == "eager":
-        last = "step = candidates(s, dtype, ('eager',))['eager']"
-    else:
-        last = (
-            f"model = ours(s, dtype){recompute};"
-            " step = step_of(model, AdamW(model.parameters(), max_grad_norm=1.0), s)"
-        )
     return peak_of(
-        "import torch\nfrom benchmarks.training import SHAPES, candidates, ours, step_of\n"
-        "from fusedlm.optim import AdamW\n"
-        f"s, dtype = SHAPES[{shape!r}], torch.{dtype}\n{last}",
+        "import torch\nfrom benchmarks.training import SHAPES, candidates\n"
+        f"step = candidates(SHAPES[{shape!r}], torch.{dtype}, ({peer!r},))[{peer!r}]",
         from_the_model_on=True,
     )
 

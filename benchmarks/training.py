@@ -81,8 +81,9 @@ def candidates(
 ) -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
     for name in names:
-        if name == "ours":
+        if name in ("ours", "recompute"):
             model = ours(s, dtype)
+            model.recompute = name == "recompute"
             found[name] = step_of(model, AdamW(model.parameters(), max_grad_norm=1.0), s)
             continue
         torch.manual_seed(0)
