@@ -11,10 +11,6 @@
 namespace fusedlm {
 namespace {
 
-// What a file may claim. Far beyond any decoder there is, and small enough that no product of two
-// overflows and that a list of layers is no giant allocation.
-constexpr index_t kMostLayers = 4096, kMostSize = index_t{1} << 28;
-
 std::string joined(const std::vector<std::string>& list) {
   std::string text;
   for (const std::string& item : list) text += (text.empty() ? "" : ", ") + item;

@@ -12,6 +12,10 @@
 
 namespace fusedlm {
 
+// What a file may claim. Far beyond any decoder there is, and small enough that no product of two
+// overflows and that a list of layers is no giant allocation.
+inline constexpr index_t kMostLayers = 4096, kMostSize = index_t{1} << 28;
+
 enum class Presence : uint8_t { never, always, if_stored };
 inline Presence always_if(bool there) { return there ? Presence::always : Presence::never; }
 

@@ -85,10 +85,8 @@ class GgufSource {
     return values.front();
   }
 
-  static constexpr index_t kAnyVocabulary = index_t{1} << 28;  // what check_config lets pass
-
   /// Rows of the embedding. Where that is missing, which the builder tells with all other tensors that
-  /// are, of what else has as many.
+  /// are, of what else has as many, or any size that check_config lets pass.
   index_t vocabulary() const {
     const auto& tensors = file_.tensors().tensors;
     for (const char* name : {"token_embd.weight", "output.weight"}) {
@@ -100,7 +98,7 @@ class GgufSource {
       if (const auto* array = std::get_if<GgufArray>(&tokens->second))
         return std::max<index_t>(1, static_cast<index_t>(array->count));
     }
-    return kAnyVocabulary;
+    return kMostSize;
   }
 
   void read_shape() {
@@ -108,7 +106,7 @@ class GgufSource {
     c.family = arch_;
     c.vocab_size = vocabulary();
     c.context = size("context_length");
-    c.layers = file_.integer(key("block_count"), 1, 4096);
+    c.layers = file_.integer(key("block_count"), 1, kMostLayers);
     c.width = size("embedding_length");
     c.ffn_width = same_in_all_layers("feed_forward_length", 4 * c.width);
     c.heads = same_in_all_layers("attention.head_count", 0);
