@@ -31,11 +31,40 @@ void for_rows_of_x(const TensorView& x, Fn&& fn) {
   }
 }
 
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+template <XForm form>
+const void* steps_of(const TensorView& x, index_t step_count, Context& ctx) {
+  const index_t K = x.shape[1];
+  auto* steps = ctx.workspace().take<XStep<form>>(x.shape[0] * step_count);
+  switch_float(x.dtype, [&](auto type) {
+    for_rows_of_x(x, [&](index_t m) {
+      const auto* from = x.row<decltype(type)>(m);
+      for (index_t i = 0; i < step_count; ++i) {
+        quantize_step(from + i * kStepWeights, min_of(kStepWeights, K - i * kStepWeights),
+                      steps[m * step_count + i]);
+      }
+    });
+  });
+  return steps;
+}
+#endif
+
 RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
   RowsOfX rows{.M = a.x.shape[0], .K = a.x.shape[1]};
-  bool integers = false, floats = false;
+  bool floats = false;
   for (int i = 0; i < a.count; ++i) {
-    (multiplies_integers(a.weights[i].format) ? integers : floats) = true;
+    switch_format(a.weights[i].format, [&](auto format) {
+      constexpr WeightFormat kFormat = decltype(format)::value;
+      if constexpr (!multiplies_integers(kFormat)) {
+        floats = true;
+      } else {
+#if defined(FUSEDLM_HAS_INTEGER_DOTS)
+        rows.step_count = ceil_div(rows.K, kStepWeights);
+        const void*& steps = rows.steps[static_cast<int>(x_form(kFormat))];
+        if (!steps) steps = steps_of<x_form(kFormat)>(a.x, rows.step_count, ctx);
+#endif
+      }
+    });
   }
   if (floats && a.x.dtype == DType::float32) {
     rows.floats = a.x.as<float>();
@@ -47,23 +76,6 @@ RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
     rows.floats = to;
     rows.float_stride = rows.K;
   }
-#if defined(FUSEDLM_HAS_INTEGER_DOTS)
-  if (integers) {
-    rows.step_count = ceil_div(rows.K, kStepWeights);
-    auto* steps = ctx.workspace().take<XStep>(rows.M * rows.step_count);
-    switch_float(a.x.dtype, [&](auto type) {
-      for_rows_of_x(a.x, [&](index_t m) {
-        const auto* from = a.x.row<decltype(type)>(m);
-        for (index_t i = 0; i < rows.step_count; ++i) {
-          quantize_step(from + i * kStepWeights, min_of(kStepWeights, rows.K - i * kStepWeights),
-                        steps[m * rows.step_count + i]);
-        }
-      });
-    });
-    rows.steps = steps;
-  }
-#endif
-  (void)integers;
   return rows;
 }
 

@@ -15,7 +15,7 @@ struct RowsOfX {
   const float* floats = nullptr;  // [M, K], float_stride apart
   index_t float_stride = 0;
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
-  const XStep* steps = nullptr;  // [M, step_count]
+  const void* steps[kXForms] = {};  // of each form, [M, step_count]
   index_t step_count = 0;
 #endif
 };
@@ -32,19 +32,29 @@ namespace detail {
 
 // Two sums for each row of x must fit the registers, beside two vectors of weights.
 constexpr index_t kTogether = Vec::size == 16 ? 8 : 4;
-// How far ahead of the multiplication weights are fetched: beyond what the machine's own prefetching,
-// which stops at pages of 4 KiB, has under way, and far enough for a memory that gives a core 40 bytes a
-// nanosecond. Half of L1 would be too much: x lies there.
-constexpr index_t kAhead = 8192;
 
-FUSEDLM_VEC void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// Two vectors of weights. Those of 16 bits come from one access to their line: two halves of it, on
+// some cores, keep the prefetching of lines from running ahead (Zen 4: 20 instead of 33 GB/s).
+template <class T>
+FUSEDLM_VEC void load_two(const T* w, Vec& first, Vec& second) {
+#if defined(FUSEDLM_VEC_AVX512)
+  if constexpr (sizeof(T) == 2) {
+    const __m512i line = _mm512_loadu_si512(w);
+    first = Vec::widened<T>(_mm512_castsi512_si256(line));
+    second = Vec::widened<T>(_mm512_extracti64x4_epi64(line, 1));
+    return;
+  }
+#endif
+  first = Vec::load(w), second = Vec::load(w + Vec::size);
+}
 
 template <class T, int rows>
 FUSEDLM_VEC void add_products(Vec (&sums)[rows][2], const T* w, const float* x, index_t stride,
                               index_t count) {
   index_t c = 0;
   for (; c + 2 * Vec::size <= count; c += 2 * Vec::size) {
-    const Vec w0 = Vec::load(w + c), w1 = Vec::load(w + c + Vec::size);
+    Vec w0, w1;
+    load_two(w + c, w0, w1);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) {
       sums[m][0] = fma(w0, Vec::load(x + m * stride + c), sums[m][0]);
@@ -68,15 +78,7 @@ FUSEDLM_VEC void float_products(const uint8_t* row, float row_scale, const float
   Vec sums[rows][2];
   if constexpr (!has_blocks(format) && format != WeightFormat::int8) {
     using T = typename ElementOf<format>::type;
-    constexpr index_t kLine = 64 / sizeof(T), kPiece = 4 * kLine;
-    index_t c = 0;
-    for (; c + kPiece <= K; c += kPiece) {
-      for (index_t line = 0; line < kPiece; line += kLine) {
-        fetch(row + kAhead + (c + line) * sizeof(T));
-      }
-      add_products<T, rows>(sums, reinterpret_cast<const T*>(row) + c, x + c, stride, kPiece);
-    }
-    add_products<T, rows>(sums, reinterpret_cast<const T*>(row) + c, x + c, stride, K - c);
+    add_products<T, rows>(sums, reinterpret_cast<const T*>(row), x, stride, K);
   } else {
     constexpr index_t kPiece = 256;
     alignas(64) float piece[kPiece];
@@ -91,13 +93,12 @@ FUSEDLM_VEC void float_products(const uint8_t* row, float row_scale, const float
 
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
 template <WeightFormat format, int rows>
-FUSEDLM_VEC void integer_products(const uint8_t* row, float row_scale, const XStep* x,
+FUSEDLM_VEC void integer_products(const uint8_t* row, float row_scale, const XStepFor<format>* x,
                                   index_t step_count, index_t K, float* out, index_t out_stride) {
   Vec sums[rows];
   WeightStep<format> step;
-  const index_t bytes = row_bytes_of<format>(kStepWeights), whole = K / kStepWeights;
+  const index_t whole = K / kStepWeights;
   for (index_t i = 0; i < whole; ++i) {
-    for (index_t line = 0; line < bytes; line += 64) fetch(row + i * bytes + kAhead + line);
     step.load(row, i);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; ++m) sums[m] = step.add(sums[m], x[m * step_count + i]);
@@ -127,8 +128,10 @@ void multiply_rows(const Weight& w, index_t first, index_t count, const RowsOfX&
       float* out = sums + m * stride + r;
       if constexpr (multiplies_integers(format)) {
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
-        detail::integer_products<format, rows()>(row, scale, x.steps + m * x.step_count,
-                                                 x.step_count, x.K, out, stride);
+        const auto* steps =
+            static_cast<const XStepFor<format>*>(x.steps[static_cast<int>(x_form(format))]);
+        detail::integer_products<format, rows()>(row, scale, steps + m * x.step_count, x.step_count,
+                                                 x.K, out, stride);
 #endif
       } else {
         detail::float_products<format, rows()>(row, scale, x.floats + m * x.float_stride,

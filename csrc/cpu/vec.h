@@ -78,12 +78,20 @@ struct Vec {
   FUSEDLM_VEC Vec(__m512 x) : v(x) {}
   FUSEDLM_VEC Vec(float x) : v(_mm512_set1_ps(x)) {}
   FUSEDLM_VEC static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  /// 16 elements of two bytes as float32.
+  template <class T>
+  FUSEDLM_VEC static Vec widened(__m256i bits) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    } else {
+      return _mm512_cvtph_ps(bits);
+    }
+  }
   FUSEDLM_VEC static Vec load(const bfloat16* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return widened<bfloat16>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   FUSEDLM_VEC static Vec load(const float16* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return widened<float16>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   FUSEDLM_VEC static __mmask16 mask(index_t n) { return static_cast<__mmask16>((1u << n) - 1); }
   // The first n < size elements, the rest 0; nothing behind them is read or written.
@@ -91,11 +99,10 @@ struct Vec {
     return _mm512_maskz_loadu_ps(mask(n), p);
   }
   FUSEDLM_VEC static Vec load(const bfloat16* p, index_t n) {
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(n), p)), 16));
+    return widened<bfloat16>(_mm256_maskz_loadu_epi16(mask(n), p));
   }
   FUSEDLM_VEC static Vec load(const float16* p, index_t n) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p));
+    return widened<float16>(_mm256_maskz_loadu_epi16(mask(n), p));
   }
   FUSEDLM_VEC void store(float* p) const { _mm512_storeu_ps(p, v); }
   FUSEDLM_VEC void store(float* p, index_t n) const { _mm512_mask_storeu_ps(p, mask(n), v); }
