@@ -3,8 +3,8 @@
 // bytes summed in 32 bits). 128 weights make a step: four groups of 32, each with a scale. The first 16
 // weights of all groups fill one vector, the last 16 another, so that four lanes of the sums belong to a
 // group, and one conversion and one multiply-add by scale(weights) * scale(x) finish a step. Nibbles lie
-// in that order in the file already. Weights are unsigned q + offset; `offset` times the sum of x is
-// taken off again, exactly.
+// in that order in the file already. Weights are unsigned, scale * (q - offset) or scale * q + minimum; what
+// that adds to a group's scaled sum is the same for all its lanes, and is added up in four lanes apart.
 
 #include "cpu/weight_blocks.h"
 
@@ -15,48 +15,52 @@ namespace fusedlm::cpu::FUSEDLM_ISA {
 
 constexpr index_t kStepWeights = 128;
 
-/// How a format takes off what makes its weights unsigned, and what a step of x brings for that.
-enum class XForm { less_128, less_8, less_32_by_halves, minimum };
-constexpr int kXForms = 4;
-constexpr XForm x_form(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::q4_0:
-      return XForm::less_8;
-    case WeightFormat::q6_k:
-      return XForm::less_32_by_halves;
-    case WeightFormat::q4_1:
-    case WeightFormat::q4_k:
-      return XForm::minimum;
-    default:
-      return XForm::less_128;
+/// Rows of x, rounded to 8 bits in groups of 32, step by step; elements behind the last are 0. Each row of
+/// weights reads a row of x again: it lies close together and without gaps, or the prefetching of weights
+/// suffers (Zen 4 reads int8 half as fast with scales as they are needed, four times in a row).
+struct RoundedRows {
+  index_t steps = 0;        // of a row
+  int8_t* bytes = nullptr;  // of a step, of each group the first 16, then the others
+  // A step whose elements are large next to those of the row is in 16 bits: bytes + fine / 256. There the
+  // error would be large, and a few such steps are most of it.
+  int8_t* fine = nullptr;
+  bool* is_fine = nullptr;  // of each step
+  // Of each group: its scale, and that times the sum of its bytes, of the first 16 and of the others.
+  float *scales = nullptr, *sums = nullptr, *first_sums = nullptr, *second_sums = nullptr;
+  float* offsets = nullptr;  // of each row, 128 times its sum
+};
+
+/// A step of a row of x.
+struct XStep {
+  const RoundedRows& x;
+  index_t at;
+  FUSEDLM_VEC __m128 groups(const float* from) const { return _mm_load_ps(from + at * 4); }
+
+  /// Sum over q and elements of x in `half` 0 (of each group the first 16) or 1, from `sums` on.
+  FUSEDLM_VEC __m512i coarse(__m512i sums, __m512i q, int half) const {
+    return dot(sums, q, x.bytes, half);
   }
-}
+  FUSEDLM_VEC __m512i fine(__m512i sums, __m512i q, int half) const {
+    return dot(sums, q, x.fine, half);
+  }
+  FUSEDLM_VEC bool is_fine() const { return x.is_fine[at]; }
 
-/// 128 elements of x, rounded to 8 bits in groups of 32; elements behind the last are 0. Small, since each
-/// row of weights reads it again: with six lines a step instead of four, Zen 4 reads weights half as fast.
-struct alignas(64) XBytes {
-  int8_t first[64], second[64];  // of each group 16 elements
-  float scale[16];               // of each group, four times
+ private:
+  FUSEDLM_VEC __m512i dot(__m512i sums, __m512i q, const int8_t* bytes, int half) const {
+    return _mm512_dpbusd_epi32(sums, q, _mm512_load_si512(bytes + at * kStepWeights + 64 * half));
+  }
 };
-template <XForm form>
-struct XStep : XBytes {
-  // - offset * the sum of a lane's bytes: where the sum of products starts.
-  int32_t less[16];
-};
-template <>
-struct XStep<XForm::less_32_by_halves> : XBytes {
-  int32_t less_first[16], less_second[16];  // the two vectors have scales of their own
-};
-template <>
-struct XStep<XForm::minimum> : XBytes {
-  float scaled_sum[16];  // scale * the sum of a lane's bytes
-};
-template <WeightFormat format>
-using XStepFor = XStep<x_form(format)>;
 
-/// A group of 32 elements rounded to 8 bits.
+/// Sums of a row: lane by lane, and those of whole groups.
+struct RowSums {
+  Vec lanes;
+  __m128 groups = _mm_setzero_ps();
+  FUSEDLM_VEC Vec all() const { return lanes + Vec(_mm512_zextps128_ps512(groups)); }
+};
+
+/// A group of 32 elements rounded to 8 bits, and what is left of each, in 256ths.
 struct QuantizedGroup {
-  __m128i first, second;
+  __m128i first, second, fine_first, fine_second;
   float scale;
 };
 /// x [count], at most 32; what is missing is 0. Where x is not finite, neither is the scale, and with it
@@ -77,37 +81,49 @@ FUSEDLM_VEC QuantizedGroup quantize_group(const T* x, index_t count) {
   const bool tiny = !(largest > 1e-30f);  // whose reciprocal might overflow
   const float scale = !finite ? NAN : tiny ? 0.0f : largest * (1.0f / 127.0f);
   const Vec inverse(tiny || !finite ? 0.0f : 127.0f / largest);
-  const auto bytes = [&](Vec v) {
-    return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((v * inverse).v));
-  };
-  return {bytes(a), bytes(b), scale};
+  const auto bytes = [](Vec v) { return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v.v)); };
+  const Vec u = a * inverse, v = b * inverse, parts(256.0f);
+  return {bytes(u), bytes(v), bytes((u - round(u)) * parts), bytes((v - round(v)) * parts), scale};
 }
 
-/// x [count], at most 128.
-template <XForm form, class T>
-FUSEDLM_VEC void quantize_step(const T* x, index_t count, XStep<form>& out) {
+FUSEDLM_VEC int sum_of_bytes(__m128i bytes) {
+  const __m128i sums = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
+  const __m128i pairs = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
+}
+
+/// x [count], at most 128, as step `at`; `large`: from what element on it is in 16 bits.
+template <class T>
+FUSEDLM_VEC void quantize_step(const T* x, index_t count, float large, const RoundedRows& out,
+                               index_t at) {
+  const auto store = [&](int8_t* to, index_t g, __m128i first, __m128i second) {
+    to += at * kStepWeights + 16 * g;
+    _mm_store_si128(reinterpret_cast<__m128i*>(to), first);
+    _mm_store_si128(reinterpret_cast<__m128i*>(to + 64), second);
+  };
+  QuantizedGroup groups[4];
+  bool fine = false;
   for (index_t g = 0; g < 4; ++g) {
-    const QuantizedGroup q = quantize_group(x + 32 * g, max_of(0, min_of(32, count - 32 * g)));
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.first + 16 * g), q.first);
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.second + 16 * g), q.second);
-    _mm_store_ps(out.scale + 4 * g, _mm_set1_ps(q.scale));
+    groups[g] = quantize_group(x + 32 * g, max_of(0, min_of(32, count - 32 * g)));
+    fine = fine || groups[g].scale * 127.0f > large;
   }
-  const __m512i zero = _mm512_setzero_si512();
-  const auto add_sums = [](__m512i sums, const int8_t* bytes) {
-    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_load_si512(bytes));
-  };
-  const auto store_less = [&](int32_t* to, __m512i sums, int shift) {
-    _mm512_store_si512(
-        to, _mm512_sub_epi32(zero, _mm512_slli_epi32(sums, static_cast<unsigned>(shift))));
-  };
-  const __m512i first_sum = add_sums(zero, out.first), sum = add_sums(first_sum, out.second);
-  if constexpr (form == XForm::minimum) {
-    (Vec(_mm512_cvtepi32_ps(sum)) * Vec::load(out.scale)).store(out.scaled_sum);
-  } else if constexpr (form == XForm::less_32_by_halves) {
-    store_less(out.less_first, first_sum, 5);
-    store_less(out.less_second, _mm512_sub_epi32(sum, first_sum), 5);
-  } else {
-    store_less(out.less, sum, form == XForm::less_128 ? 7 : 3);
+  out.is_fine[at] = fine;
+  for (index_t g = 0; g < 4; ++g) {
+    const QuantizedGroup& q = groups[g];
+    store(out.bytes, g, q.first, q.second);
+    int first = sum_of_bytes(q.first), second = sum_of_bytes(q.second);
+    float scale = q.scale;
+    if (fine) {
+      store(out.fine, g, q.fine_first, q.fine_second);
+      first = 256 * first + sum_of_bytes(q.fine_first);
+      second = 256 * second + sum_of_bytes(q.fine_second);
+      scale *= 1.0f / 256.0f;
+    }
+    const index_t group = at * 4 + g;
+    out.scales[group] = scale;
+    out.first_sums[group] = scale * static_cast<float>(first);
+    out.second_sums[group] = scale * static_cast<float>(second);
+    out.sums[group] = scale * static_cast<float>(first + second);
   }
 }
 
@@ -128,30 +144,62 @@ constexpr ByteOrder order_of_parts(int stride, int offset, int second) {
   }
   return order;
 }
-/// The float16 at the head of each of four blocks, four times; then that behind it.
+/// The float16 at the head of each of four blocks, then those behind them.
 constexpr ByteOrder order_of_halves(int stride, int second) {
   ByteOrder order{};
-  for (int i = 0; i < 64; ++i) {
-    const int from = i % 32 / 8 * stride + i / 32 * 2 + i % 2;
+  for (int i = 0; i < 16; ++i) {
+    const int from = i % 8 / 2 * stride + i / 8 * 2 + i % 2;
     order.at[i] = static_cast<uint8_t>(from < 64 ? from : 64 + from - second);
   }
   return order;
 }
 
-/// 64 bytes at p + offset, of which only those before p + bytes are read.
+/// Which of the 64 bytes at an offset lie within the last step of a row; made once for all rows.
+class LastBytes {
+ public:
+  explicit LastBytes(index_t bytes) {
+    for (int i = 0; i < kOffsets; ++i) {
+      const index_t n = max_of(0, min_of(64, bytes - kOffset[i]));
+      masks_[i] = n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+    }
+  }
+  FUSEDLM_VEC __mmask64 at(index_t offset) const {
+    for (int i = 0; i < kOffsets; ++i) {
+      if (kOffset[i] == offset) return masks_[i];
+    }
+    __builtin_unreachable();
+  }
+
+ private:
+  static constexpr int kOffsets = 5;
+  static constexpr index_t kOffset[kOffsets] = {0, 8, 16, 64, 72};
+  __mmask64 masks_[kOffsets];
+};
 FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset) {
   return _mm512_loadu_si512(p + offset);
 }
-FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset, index_t bytes) {
-  const index_t n = max_of(0, min_of(64, bytes - offset));
-  return _mm512_maskz_loadu_epi8(n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1, p + offset);
+FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset, const LastBytes& last) {
+  return _mm512_maskz_loadu_epi8(last.at(offset), p + offset);
 }
 
 FUSEDLM_VEC __m512i low_nibbles(__m512i bytes) {
   return _mm512_and_si512(bytes, _mm512_set1_epi8(15));
 }
 FUSEDLM_VEC __m512i high_nibbles(__m512i bytes) { return low_nibbles(_mm512_srli_epi16(bytes, 4)); }
-FUSEDLM_VEC Vec halves_to_float(__m256i halves) { return _mm512_cvtph_ps(halves); }
+/// The first 8 float16 of a vector, in two parts.
+struct Halves {
+  __m128 first, second;
+  FUSEDLM_VEC explicit Halves(__m512i halves) {
+    const __m256 floats = _mm256_cvtph_ps(_mm512_castsi512_si128(halves));
+    first = _mm256_castps256_ps128(floats);
+    second = _mm256_extractf128_ps(floats, 1);
+  }
+};
+/// Each of four numbers in four lanes.
+FUSEDLM_VEC Vec spread(__m128 x) {
+  const __m512i order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return _mm512_permutexvar_ps(order, _mm512_castps128_ps512(x));
+}
 
 // 128-bit quarters of two vectors, in pairs of 64 bits: even quarters of a, then of b; odd ones.
 constexpr int64_t kEvenQuarters[8] = {0, 1, 4, 5, 8, 9, 12, 13};
@@ -163,39 +211,30 @@ FUSEDLM_VEC __m512i quarters_by(const int64_t (&order)[8], __m512i a, __m512i b)
   return _mm512_permutex2var_epi64(a, _mm512_loadu_si512(order), b);
 }
 
-// start + the sum over both vectors of q * x, lane by lane, for unsigned q.
-FUSEDLM_VEC __m512i dot(__m512i start, __m512i first, __m512i second, const XBytes& x) {
-  const __m512i sum = _mm512_dpbusd_epi32(start, first, _mm512_load_si512(x.first));
-  return _mm512_dpbusd_epi32(sum, second, _mm512_load_si512(x.second));
+// Sum over both vectors of q * x, lane by lane, for unsigned q.
+FUSEDLM_VEC __m512i dot(__m512i first, __m512i second, const XStep& x) {
+  const __m512i sums = x.coarse(x.coarse(_mm512_setzero_si512(), first, 0), second, 1);
+  if (!x.is_fine()) return sums;
+  return x.fine(x.fine(_mm512_slli_epi32(sums, 8), first, 0), second, 1);
 }
-FUSEDLM_VEC Vec add_scaled(Vec acc, __m512i dots, Vec scale) {
-  return fma(Vec(_mm512_cvtepi32_ps(dots)), scale, acc);
+FUSEDLM_VEC Vec add_scaled(Vec sums, __m512i dots, Vec scale) {
+  return fma(Vec(_mm512_cvtepi32_ps(dots)), scale, sums);
 }
 
-/// Weights scale * (q - offset), q unsigned.
-template <XForm form>
-struct Centred {
-  __m512i first, second;
-  Vec scale;
-  FUSEDLM_VEC Vec add(Vec acc, const XStep<form>& x) const {
-    return add_scaled(acc, dot(_mm512_load_si512(x.less), first, second, x),
-                      scale * Vec::load(x.scale));
-  }
-};
-/// Weights scale * q + minimum.
+/// Weights scale * q + minimum, q unsigned, of four groups.
 struct WithMinimum {
   __m512i first, second;
-  Vec scale, minimum;
-  FUSEDLM_VEC Vec add(Vec acc, const XStep<XForm::minimum>& x) const {
-    const Vec sum =
-        add_scaled(acc, dot(_mm512_setzero_si512(), first, second, x), scale * Vec::load(x.scale));
-    return fma(minimum, Vec::load(x.scaled_sum), sum);
+  __m128 scale, minimum;
+  FUSEDLM_VEC void add(RowSums& sums, const XStep& x) const {
+    const Vec by = spread(_mm_mul_ps(scale, x.groups(x.x.scales)));
+    sums.lanes = add_scaled(sums.lanes, dot(first, second, x), by);
+    sums.groups = _mm_fmadd_ps(minimum, x.groups(x.x.sums), sums.groups);
   }
 };
 
 }  // namespace detail
 
-/// Step `i` of a row: `load` reads it, or, given `count` weights, so many of it; `add` adds its product
+/// Step `i` of a row: `load` reads it, or, given `last`, its bytes that are there; `add` adds its product
 /// with x to the sums.
 template <WeightFormat format>
 struct WeightStep;
@@ -203,75 +242,74 @@ struct WeightStep;
 template <>
 struct WeightStep<WeightFormat::int8> {
   __m512i first, second;
-  template <class... Count>
-  FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
+  template <class... Last>
+  FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     const uint8_t* p = row + i * kStepWeights;
     const __m512i sign = _mm512_set1_epi8(-128);
-    const __m512i a = _mm512_xor_si512(detail::bytes_at(p, 0, count...), sign),
-                  b = _mm512_xor_si512(detail::bytes_at(p, 64, count...), sign);
+    const __m512i a = _mm512_xor_si512(detail::bytes_at(p, 0, last...), sign),
+                  b = _mm512_xor_si512(detail::bytes_at(p, 64, last...), sign);
     first = detail::quarters_by(detail::kEvenQuarters, a, b);
     second = detail::quarters_by(detail::kOddQuarters, a, b);
   }
-  FUSEDLM_VEC Vec add(Vec acc, const XStepFor<WeightFormat::int8>& x) const {
-    return detail::add_scaled(acc, detail::dot(_mm512_load_si512(x.less), first, second, x),
-                              Vec::load(x.scale));
+  /// 128 times the sum of x is still to be taken off: that is the same for all rows.
+  FUSEDLM_VEC void add(RowSums& sums, const XStep& x) const {
+    sums.lanes = detail::add_scaled(sums.lanes, detail::dot(first, second, x),
+                                    detail::spread(x.groups(x.x.scales)));
   }
 };
 
 template <>
-struct WeightStep<WeightFormat::q8_0> : detail::Centred<XForm::less_128> {
-  template <class... Count>
-  FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
+struct WeightStep<WeightFormat::q8_0> : detail::WithMinimum {
+  template <class... Last>
+  FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 34;
     static constexpr detail::ByteOrder kFirst = detail::order_of_parts(kBytes, 2, 64),
                                        kSecond = detail::order_of_parts(kBytes, 18 - 8, 64),
                                        kScale = detail::order_of_halves(kBytes, 64);
     const uint8_t* p = row + i * 4 * kBytes;
     const __m512i sign = _mm512_set1_epi8(-128);
-    const __m512i a = detail::bytes_at(p, 0, count / 32 * kBytes...),
-                  b = detail::bytes_at(p, 64, count / 32 * kBytes...),
-                  c = detail::bytes_at(p, 8, count / 32 * kBytes...),
-                  d = detail::bytes_at(p, 72, count / 32 * kBytes...);
+    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 64, last...),
+                  c = detail::bytes_at(p, 8, last...), d = detail::bytes_at(p, 72, last...);
     first = _mm512_xor_si512(detail::bytes_by(kFirst, a, b), sign);
     second = _mm512_xor_si512(detail::bytes_by(kSecond, c, d), sign);
-    scale = detail::halves_to_float(_mm512_castsi512_si256(detail::bytes_by(kScale, a, b)));
+    scale = detail::Halves(detail::bytes_by(kScale, a, b)).first;
+    minimum = _mm_mul_ps(scale, _mm_set1_ps(-128.0f));
   }
 };
 
 template <>
-struct WeightStep<WeightFormat::q4_0> : detail::Centred<XForm::less_8> {
-  template <class... Count>
-  FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
+struct WeightStep<WeightFormat::q4_0> : detail::WithMinimum {
+  template <class... Last>
+  FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 18;
     static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 2, 8),
                                        kScale = detail::order_of_halves(kBytes, 8);
     const uint8_t* p = row + i * 4 * kBytes;
-    const __m512i a = detail::bytes_at(p, 0, count / 32 * kBytes...),
-                  b = detail::bytes_at(p, 8, count / 32 * kBytes...);
+    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 8, last...);
     const __m512i nibbles = detail::bytes_by(kNibbles, a, b);
     first = detail::low_nibbles(nibbles);
     second = detail::high_nibbles(nibbles);
-    scale = detail::halves_to_float(_mm512_castsi512_si256(detail::bytes_by(kScale, a, b)));
+    scale = detail::Halves(detail::bytes_by(kScale, a, b)).first;
+    minimum = _mm_mul_ps(scale, _mm_set1_ps(-8.0f));
   }
 };
 
 template <>
 struct WeightStep<WeightFormat::q4_1> : detail::WithMinimum {
-  template <class... Count>
-  FUSEDLM_VEC void load(const uint8_t* row, index_t i, Count... count) {
+  template <class... Last>
+  FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 20;
     static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 4, 16),
                                        kScales = detail::order_of_halves(kBytes, 16);
     const uint8_t* p = row + i * 4 * kBytes;
-    const __m512i a = detail::bytes_at(p, 0, count / 32 * kBytes...),
-                  b = detail::bytes_at(p, 16, count / 32 * kBytes...);
+    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 16, last...);
     const __m512i nibbles = detail::bytes_by(kNibbles, a, b);
     first = detail::low_nibbles(nibbles);
     second = detail::high_nibbles(nibbles);
     // The last float16 of four blocks ends at byte 64: they are all in a.
-    const __m512i halves = _mm512_permutexvar_epi8(_mm512_load_si512(kScales.at), a);
-    scale = detail::halves_to_float(_mm512_castsi512_si256(halves));
-    minimum = detail::halves_to_float(_mm512_extracti64x4_epi64(halves, 1));
+    const detail::Halves halves(_mm512_permutexvar_epi8(_mm512_load_si512(kScales.at), a));
+    scale = halves.first;
+    minimum = halves.second;
   }
 };
 
@@ -287,15 +325,11 @@ struct WeightStep<WeightFormat::q4_k> : detail::WithMinimum {
     second = detail::quarters_by(detail::kOddInTurn, low, high);
     uint32_t words[4];
     B::unpack_scales(p, words);
-    // Byte g of a word, four times.
-    const auto spread = [](uint32_t word) {
-      const __m512i shifts =
-          _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
-      const __m512i bytes = _mm512_srlv_epi32(_mm512_set1_epi32(static_cast<int>(word)), shifts);
-      return Vec(_mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(255))));
+    const auto floats = [](uint32_t word) {
+      return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(static_cast<int>(word))));
     };
-    scale = Vec(half_at(p)) * spread(words[half]);
-    minimum = Vec(-half_at(p + 2)) * spread(words[2 + half]);  // the format takes it off
+    scale = _mm_mul_ps(_mm_set1_ps(half_at(p)), floats(words[half]));
+    minimum = _mm_mul_ps(_mm_set1_ps(-half_at(p + 2)), floats(words[2 + half]));  // is taken off
   }
 };
 
@@ -303,7 +337,7 @@ template <>
 struct WeightStep<WeightFormat::q6_k> {
   using B = Block<WeightFormat::q6_k>;
   __m512i first, second;
-  Vec first_scale, second_scale;  // groups of 16: the two vectors have scales of their own
+  __m128 first_scale, second_scale;  // groups of 16: the two vectors have scales of their own
   FUSEDLM_VEC void load(const uint8_t* row, index_t i) {
     const uint8_t* p = row + i / 2 * B::kBytes;
     const index_t half = i % 2;
@@ -323,22 +357,25 @@ struct WeightStep<WeightFormat::q6_k> {
     second = detail::quarters_by(detail::kOddQuarters, q0, q1);
     const __m128i scales =
         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + B::kScales + 8 * half));
-    const __m128i even = _mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
-    const auto spread = [&](__m128i order) {
-      return Vec(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_shuffle_epi8(scales, order))));
+    const __m128 scale = _mm_set1_ps(half_at(p + B::kScale));
+    const auto floats = [&](__m128i order) {
+      return _mm_mul_ps(scale, _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_shuffle_epi8(scales, order))));
     };
-    const Vec scale(half_at(p + B::kScale));
-    first_scale = scale * spread(even);
-    second_scale = scale * spread(_mm_add_epi8(even, _mm_set1_epi8(1)));
+    const __m128i even = _mm_cvtsi32_si128(0x06040200);
+    first_scale = floats(even);
+    second_scale = floats(_mm_add_epi8(even, _mm_set1_epi8(1)));
   }
-  FUSEDLM_VEC Vec add(Vec acc, const XStepFor<WeightFormat::q6_k>& x) const {
-    const __m512i a = _mm512_dpbusd_epi32(_mm512_load_si512(x.less_first), first,
-                                          _mm512_load_si512(x.first)),
-                  b = _mm512_dpbusd_epi32(_mm512_load_si512(x.less_second), second,
-                                          _mm512_load_si512(x.second));
-    const Vec scale = Vec::load(x.scale);
-    acc = detail::add_scaled(acc, a, first_scale * scale);
-    return detail::add_scaled(acc, b, second_scale * scale);
+  FUSEDLM_VEC void add(RowSums& sums, const XStep& x) const {
+    const auto add_half = [&](__m512i q, __m128 scale, int half, const float* part) {
+      __m512i dots = x.coarse(_mm512_setzero_si512(), q, half);
+      if (x.is_fine()) dots = x.fine(_mm512_slli_epi32(dots, 8), q, half);
+      const Vec by = detail::spread(_mm_mul_ps(scale, x.groups(x.x.scales)));
+      sums.lanes = detail::add_scaled(sums.lanes, dots, by);
+      const __m128 less = _mm_mul_ps(scale, _mm_set1_ps(-32.0f));
+      sums.groups = _mm_fmadd_ps(less, x.groups(part), sums.groups);
+    };
+    add_half(first, first_scale, 0, x.x.first_sums);
+    add_half(second, second_scale, 1, x.x.second_sums);
   }
 };
 

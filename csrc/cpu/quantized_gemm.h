@@ -165,12 +165,6 @@ void multiply_groups(const XGroup* x, const uint32_t* w, index_t groups, float* 
 // Rows [first, first + count) of x, as far as there are so many, as one panel.
 template <class T>
 void quantize_panel(const TensorView& x, index_t first, index_t groups, XGroup* out) {
-  const __m128i ones = _mm_set1_epi8(1);
-  const auto sum_of = [&](__m128i bytes) {
-    __m128i sum = _mm_dpbusd_epi32(_mm_setzero_si128(), ones, bytes);
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
-  };
   const index_t K = x.shape[1];
   for (index_t m = 0; m < kRowsOfTile; ++m) {
     const bool exists = first + m < x.shape[0];
@@ -183,7 +177,7 @@ void quantize_panel(const TensorView& x, index_t first, index_t groups, XGroup* 
       _mm_store_si128(reinterpret_cast<__m128i*>(lanes + 4), q.second);
 #pragma GCC unroll 8
       for (index_t i = 0; i < kGroupLanes; ++i) out[g].lanes[i][m] = lanes[i];
-      const int32_t sum0 = sum_of(q.first), sum1 = sum_of(q.second);
+      const int32_t sum0 = sum_of_bytes(q.first), sum1 = sum_of_bytes(q.second);
       out[g].scale[m] = q.scale;
       out[g].scaled_sum[m] = q.scale * static_cast<float>(sum0 + sum1);
       out[g].less[0][m] = -sum0, out[g].less[1][m] = -sum1;

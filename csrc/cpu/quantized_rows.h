@@ -15,8 +15,7 @@ struct RowsOfX {
   const float* floats = nullptr;  // [M, K], float_stride apart
   index_t float_stride = 0;
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
-  const void* steps[kXForms] = {};  // of each form, [M, step_count]
-  index_t step_count = 0;
+  RoundedRows rounded;
 #endif
 };
 
@@ -72,70 +71,119 @@ FUSEDLM_VEC void add_products(Vec (&sums)[rows][2], const T* w, const float* x, 
   }
 }
 
-template <WeightFormat format, int rows>
-FUSEDLM_VEC void float_products(const uint8_t* row, float row_scale, const float* x, index_t stride,
-                                index_t K, float* out, index_t out_stride) {
-  Vec sums[rows][2];
-  if constexpr (!has_blocks(format) && format != WeightFormat::int8) {
-    using T = typename ElementOf<format>::type;
-    add_products<T, rows>(sums, reinterpret_cast<const T*>(row), x, stride, K);
-  } else {
-    constexpr index_t kPiece = 256;
-    alignas(64) float piece[kPiece];
-    for (index_t c = 0; c < K; c += kPiece) {
-      const index_t count = min_of(kPiece, K - c);
-      dequantize_part<format>(row, row_scale, c, count, piece);
-      add_products<float, rows>(sums, piece, x + c, stride, count);
+// One row of weights times rows of x, lane by lane; and what is left to do with a sum of the lanes.
+template <WeightFormat format>
+struct FloatRow {
+  index_t K, stride;
+  const float *x, *scales;
+
+  FloatRow(const Weight& w, const RowsOfX& rows)
+      : K(rows.K), stride(rows.float_stride), x(rows.floats), scales(w.scales) {}
+
+  template <int rows>
+  FUSEDLM_VEC void multiply(const uint8_t* row, index_t r, index_t m, Vec (&out)[rows]) const {
+    Vec sums[rows][2];
+    const float* from = x + m * stride;
+    if constexpr (!has_blocks(format) && format != WeightFormat::int8) {
+      using T = typename ElementOf<format>::type;
+      add_products<T, rows>(sums, reinterpret_cast<const T*>(row), from, stride, K);
+    } else {
+      constexpr index_t kPiece = 256;
+      alignas(64) float piece[kPiece];
+      const float scale = format == WeightFormat::int8 ? scales[r] : 1.0f;
+      for (index_t c = 0; c < K; c += kPiece) {
+        const index_t count = min_of(kPiece, K - c);
+        dequantize_part<format>(row, scale, c, count, piece);
+        add_products<float, rows>(sums, piece, from + c, stride, count);
+      }
     }
+    for (int i = 0; i < rows; ++i) out[i] = sums[i][0] + sums[i][1];
   }
-  for (int m = 0; m < rows; ++m) out[m * out_stride] = reduce_sum(sums[m][0] + sums[m][1]);
-}
+  template <class... N>
+  FUSEDLM_VEC Vec finish(Vec sums, index_t, index_t, N...) const {
+    return sums;
+  }
+};
 
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
-template <WeightFormat format, int rows>
-FUSEDLM_VEC void integer_products(const uint8_t* row, float row_scale, const XStepFor<format>* x,
-                                  index_t step_count, index_t K, float* out, index_t out_stride) {
-  Vec sums[rows];
-  WeightStep<format> step;
-  const index_t whole = K / kStepWeights;
-  for (index_t i = 0; i < whole; ++i) {
-    step.load(row, i);
+template <WeightFormat format>
+struct IntegerRow {
+  index_t whole, left;
+  const RoundedRows& x;
+  const float* scales;
+  LastBytes last;
+
+  IntegerRow(const Weight& w, const RowsOfX& rows)
+      : whole(rows.K / kStepWeights),
+        left(rows.K % kStepWeights),
+        x(rows.rounded),
+        scales(w.scales),
+        last(row_bytes_of<format>(left)) {}
+
+  template <int rows>
+  FUSEDLM_VEC void multiply(const uint8_t* row, index_t, index_t m, Vec (&out)[rows]) const {
+    RowSums sums[rows];
+    WeightStep<format> step;
+    const index_t from = m * x.steps;
+    for (index_t i = 0; i < whole; ++i) {
+      step.load(row, i);
 #pragma GCC unroll 8
-    for (int m = 0; m < rows; ++m) sums[m] = step.add(sums[m], x[m * step_count + i]);
-  }
-  if constexpr (format != WeightFormat::q4_k && format != WeightFormat::q6_k) {
-    if (const index_t left = K % kStepWeights) {
-      step.load(row, whole, left);
-#pragma GCC unroll 8
-      for (int m = 0; m < rows; ++m) sums[m] = step.add(sums[m], x[m * step_count + whole]);
+      for (int n = 0; n < rows; ++n) step.add(sums[n], {x, from + n * x.steps + i});
     }
+    if constexpr (format != WeightFormat::q4_k && format != WeightFormat::q6_k) {
+      if (left) {
+        step.load(row, whole, last);
+#pragma GCC unroll 8
+        for (int n = 0; n < rows; ++n) step.add(sums[n], {x, from + n * x.steps + whole});
+      }
+    }
+    for (int n = 0; n < rows; ++n) out[n] = sums[n].all();
   }
-  for (int m = 0; m < rows; ++m) out[m * out_stride] = reduce_sum(sums[m]) * row_scale;
-}
+  template <class... N>
+  FUSEDLM_VEC Vec finish(Vec sums, index_t r, index_t m, N... n) const {
+    if constexpr (format != WeightFormat::int8) return sums;
+    return (sums - Vec(x.offsets[m])) * Vec::load(scales + r, n...);
+  }
+};
+template <WeightFormat format>
+using RowFor =
+    std::conditional_t<multiplies_integers(format), IntegerRow<format>, FloatRow<format>>;
+#else
+template <WeightFormat format>
+using RowFor = FloatRow<format>;
 #endif
 
 }  // namespace detail
 
-/// sums[m * stride + r] = weight row first + r times row m of x, for r in [0, count).
+/// sums[m * stride + r] = weight row first + r times row m of x, for r in [0, count). Of one row of x, `sums`
+/// has room for whole vectors.
 template <WeightFormat format>
 void multiply_rows(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums,
                    index_t stride) {
+  const detail::RowFor<format> products(w, x);
   const index_t bytes = row_bytes(format, w.cols);
+  if (x.M == 1) {
+    // The sums of many rows of weights over their lanes at once: the same bits as one by one.
+    for (index_t r = 0; r < count; r += Vec::size) {
+      const index_t some = min_of(Vec::size, count - r);
+      Vec lanes[Vec::size];
+      for (index_t i = 0; i < some; ++i) {
+        Vec sum[1];
+        products.multiply(row_of(w, first + r + i, bytes), first + r + i, 0, sum);
+        lanes[i] = sum[0];
+      }
+      products.finish(reduce_sums(lanes), first + r, 0, some).store(sums + r);
+    }
+    return;
+  }
   for (index_t r = 0; r < count; ++r) {
     const uint8_t* row = row_of(w, first + r, bytes);
-    const float scale = format == WeightFormat::int8 ? w.scales[first + r] : 1.0f;
     const auto some = [&](auto rows, index_t m) {
-      float* out = sums + m * stride + r;
-      if constexpr (multiplies_integers(format)) {
-#if defined(FUSEDLM_HAS_INTEGER_DOTS)
-        const auto* steps =
-            static_cast<const XStepFor<format>*>(x.steps[static_cast<int>(x_form(format))]);
-        detail::integer_products<format, rows()>(row, scale, steps + m * x.step_count, x.step_count,
-                                                 x.K, out, stride);
-#endif
-      } else {
-        detail::float_products<format, rows()>(row, scale, x.floats + m * x.float_stride,
-                                               x.float_stride, x.K, out, stride);
+      Vec lanes[rows()];
+      products.multiply(row, first + r, m, lanes);
+      for (int i = 0; i < rows(); ++i) {
+        products.finish(Vec(reduce_sum(lanes[i])), first + r, m + i, 1)
+            .store(sums + (m + i) * stride + r, 1);
       }
     };
     index_t m = 0;

@@ -308,29 +308,31 @@ constexpr int kRegisters = 32;
 constexpr int kRegisters = 16;
 #endif
 
-/// Lane i = the sum of v[i].
+/// Lane i = reduce_sum(v[i]), the same bits.
 FUSEDLM_VEC Vec reduce_sums(const Vec (&v)[Vec::size]) {
 #if defined(FUSEDLM_VEC_AVX512)
-  // Sums of neighbours, pair by pair, until each vector's sum stands in a lane of its own.
-  __m512 pairs[8], fours[4], halves[2];
+  // As reduce_sum adds: halves, quarters, then within a quarter; two vectors at a time become one.
+  __m512 halves[8], quarters[4], pairs[2];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m512 a = v[2 * i].v, b = v[2 * i + 1].v;
-    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    // Which vectors, so that at the end lane n belongs to v[n].
+    const int first = i / 2 + i % 2 * 8;
+    const __m512 a = v[first].v, b = v[first + 4].v;
+    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
-    fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                             _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    const __m512 a = halves[2 * i], b = halves[2 * i + 1];
+    quarters[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   }
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    const __m512 a = fours[2 * i], b = fours[2 * i + 1];
-    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512d a = _mm512_castps_pd(quarters[2 * i]), b = _mm512_castps_pd(quarters[2 * i + 1]);
+    pairs[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
   }
-  return _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
-                       _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88),
+                       _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd));
 #else
   float sums[Vec::size];
   for (int i = 0; i < Vec::size; ++i) sums[i] = reduce_sum(v[i]);
