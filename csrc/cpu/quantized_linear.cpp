@@ -5,6 +5,9 @@
 
 #include "fusedlm/quantized_linear.h"
 
+#include <chrono>
+
+#include "core/read_ahead.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_views.h"
 #include "cpu/quantized_gemm.h"
@@ -145,8 +148,16 @@ void block_of_outputs(const QuantizedLinear& a, const RowsOfX& x, int i, index_t
   });
 }
 
+// Less is no measure of memory.
+constexpr index_t kTrialBytes = index_t{512} << 10;
+ReadAhead read_ahead;
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 void few_rows(const QuantizedLinear& a, Context& ctx) {
-  const RowsOfX x = prepare(a, ctx);
+  RowsOfX x = prepare(a, ctx);
   const int segments = a.gated ? 1 : a.count;
   index_t bytes[QuantizedLinear::kMostWeights] = {}, total = 0;  // of an output; of all
   for (int i = 0; i < segments; ++i) {
@@ -154,6 +165,9 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
     if (a.gated) bytes[i] += row_bytes(a.weights[1].format, x.K);
     total += bytes[i] * a.weights[i].rows;
   }
+  const auto call = x.M == 1 && total >= kTrialBytes ? read_ahead.next() : ReadAhead::Call{};
+  x.ahead = call.ahead;
+  const double start_time = call.trial < 0 ? 0.0 : seconds();
   const index_t tasks =
       total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
   parallel_for_neighbours(tasks, [&](index_t task) {
@@ -172,6 +186,10 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
       column += rows;
     }
   });
+  if (call.trial >= 0) {
+    read_ahead.done(call,
+                    static_cast<float>((seconds() - start_time) / static_cast<double>(total)));
+  }
 }
 
 // y's columns [column, column + rows of w): the product as the packed multiply does it.

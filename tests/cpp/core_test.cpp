@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "core/parallel.h"
+#include "core/read_ahead.h"
 #include "core/team.h"
 #include "fusedlm/rms_norm.h"
 #include "support.h"
@@ -285,4 +286,44 @@ TEST(Team, PassesAnExceptionOnAndIsOver) {
 }
 
 }  // namespace
+
+// Whether `ReadAhead` asks ahead after trials in which that takes `ahead` a byte, and `plain` otherwise; every
+// `slow`th call is held up.
+bool asks_ahead(float ahead, float plain, int slow = 1000) {
+  ReadAhead read_ahead;
+  for (int i = 0; i < ReadAhead::kTrials; ++i) {
+    const auto call = read_ahead.next();
+    EXPECT_EQ(call.trial, i);
+    read_ahead.done(call, (call.ahead ? ahead : plain) * (i % slow == 0 ? 100.0f : 1.0f));
+  }
+  const auto call = read_ahead.next();
+  EXPECT_EQ(call.trial, -1);
+  return call.ahead;
+}
+
+TEST(ReadAhead, ChoosesWhatWasFaster) {
+  EXPECT_TRUE(asks_ahead(0.5f, 1.0f));
+  EXPECT_FALSE(asks_ahead(1.0f, 0.5f));
+  EXPECT_FALSE(asks_ahead(0.99f, 1.0f));  // within the noise
+  EXPECT_TRUE(asks_ahead(0.5f, 1.0f, 5));
+  EXPECT_FALSE(asks_ahead(1.0f, 0.5f, 5));
+}
+
+TEST(ReadAhead, WaitsForTrialsThatAreUnderWay) {
+  ReadAhead read_ahead;
+  std::vector<ReadAhead::Call> calls;
+  for (int i = 0; i < ReadAhead::kTrials; ++i) calls.push_back(read_ahead.next());
+  EXPECT_EQ(read_ahead.next().trial, -1);
+  EXPECT_FALSE(read_ahead.next().ahead);
+  for (const auto& call : calls) read_ahead.done(call, call.ahead ? 1.0f : 2.0f);
+  EXPECT_TRUE(read_ahead.next().ahead);
+}
+
+TEST(ReadAhead, TriesBothWaysOnEveryProductOfALayer) {
+  ReadAhead read_ahead;
+  int ahead[4] = {};
+  for (int i = 0; i < ReadAhead::kTrials; ++i) ahead[i % 4] += read_ahead.next().ahead;
+  for (const int count : ahead) EXPECT_EQ(count, ReadAhead::kTrials / 8);
+}
+
 }  // namespace fusedlm::test
