@@ -25,7 +25,7 @@ FUSEDLM_INLINE void parallel_for(index_t tasks, Body&& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-/// body(task) for task in [0, tasks): each thread starts with a stretch of its own and takes its tasks in
+/// body(task, thread) for task in [0, tasks): each thread starts with a stretch of its own and takes its tasks in
 /// order, so that it reads memory in long streams; whoever is done helps the others.
 template <class Body>
 FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
@@ -37,7 +37,7 @@ FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
   const index_t threads = num_threads() < tasks ? num_threads() : tasks;
   const index_t stretches = threads < kMostStretches ? threads : kMostStretches;
   if (stretches <= 1) {
-    for (index_t task = 0; task < tasks; ++task) body(task);
+    for (index_t task = 0; task < tasks; ++task) body(task, 0);
     return;
   }
   Stretch all[kMostStretches];
@@ -45,12 +45,12 @@ FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
     all[s].next.store(s * tasks / stretches, std::memory_order_relaxed);
     all[s].end = (s + 1) * tasks / stretches;
   }
-  parallel_for(stretches, [&](index_t own, int) {
+  parallel_for(stretches, [&](index_t own, int thread) {
     for (index_t s = 0; s < stretches; ++s) {
       Stretch& stretch = all[(own + s) % stretches];
       for (index_t task;
            (task = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;) {
-        body(task);
+        body(task, thread);
       }
     }
   });

@@ -64,22 +64,22 @@ using DotFor = FloatDot<K>;
 #endif
 constexpr index_t kLongestStep = 2 * Vec::size;
 
-// Asks for rows before they are needed: they lie apart, where the machine's own prefetching finds no stream.
+// Asks for a row before it is needed: rows lie apart, where the machine's own prefetching finds no stream.
 template <class K>
-FUSEDLM_VEC void fetch_rows(const K* const* rows, index_t count, index_t D) {
+FUSEDLM_VEC void fetch_row(const K* row, index_t D) {
   constexpr index_t kLine = 64 / sizeof(K);
-  for (index_t j = 0; j < count; ++j) {
-    for (index_t d = 0; d < D; d += kLine) __builtin_prefetch(rows[j] + d);
-  }
+  for (index_t d = 0; d < D; d += kLine) __builtin_prefetch(row + d, 0, 2);
 }
 
-// Scores of one query with `columns` keys, a whole number of vectors.
+// Scores of one query with `columns` keys, a whole number of vectors. Meanwhile `count` other rows are asked for.
 template <class K>
-void scores_of(const float* query, const K* const* keys, index_t columns, index_t D,
-               float* scores) {
+void scores_of(const float* query, const K* const* keys, index_t columns, index_t D, float* scores,
+               const K* const* ahead, index_t count) {
   using Dot = DotFor<K>;
   const auto* q = reinterpret_cast<const typename Dot::Element*>(query);
+  index_t asked = 0;
   for (index_t j = 0; j < columns; j += Vec::size) {
+    for (; asked < count * (j + Vec::size) / columns; ++asked) fetch_row(ahead[asked], D);
     Vec sums[Vec::size];
     index_t d = 0;
     for (; d + Dot::step <= D; d += Dot::step) {
@@ -125,12 +125,14 @@ float softmax_row(const AttentionOptions& o, const float* bias, const float* kee
   return reduce_sum(total);
 }
 
-// sums[r][d0 ...] = weights[r] * values over `count` keys, of `vectors` vectors of each value.
+// sums[r][d0 ...] = weights[r] * values over `count` keys, of kSums vectors of each value. Meanwhile rows from
+// `ahead` on, if any, are asked for.
 template <int heads, bool whole, class K>
 void weigh_values(const float* weights, const K* const* values, index_t count, index_t d0,
-                  index_t D, float* sums, index_t sums_step) {
+                  index_t D, float* sums, index_t sums_step, const K* const* ahead) {
   Vec acc[heads][kSums];
   for (index_t j = 0; j < count; ++j) {
+    if (ahead) fetch_row(ahead[j], D);
     const K* row = values[j] + d0;
     Vec v[kSums];
 #pragma GCC unroll 4
@@ -158,26 +160,41 @@ void weigh_values(const float* weights, const K* const* values, index_t count, i
 
 template <class K>
 using WeighValues = void (*)(const float*, const K* const*, index_t, index_t, index_t, float*,
-                             index_t);
+                             index_t, const K* const*);
 template <class K, bool whole>
 constexpr WeighValues<K> kWeighValues[kHeads] = {
     weigh_values<1, whole, K>, weigh_values<2, whole, K>, weigh_values<3, whole, K>,
     weigh_values<4, whole, K>};
 
-// The R heads of query token t that read key-value head g, against part `part`.
+// Where the keys of a task lie: of part `part` of key-value head g.
+struct Task {
+  Sequence s;
+  index_t t, g, part;
+};
+
+// What query token t sees of the keys of a task: [j0, j0 + used).
+struct Used {
+  index_t j0, used;
+  Used(const AttentionOptions& o, const Task& task) : j0(task.part * kTileK), used(0) {
+    if (task.t >= task.s.T) return;
+    const Visible v = visible(o, task.s, task.t);
+    if (v.low < j0 + kTileK) used = max_of(0, min_of(kTileK, v.high - j0));
+  }
+};
+
+// The R heads of query token t that read key-value head g, against part `part`. Values are on their way
+// while keys are multiplied, and the keys of the task that follows while values are.
 template <class Q, class K>
-void multiply_part(const AttentionForward& a, const Sizes& z, const Sequence& s, index_t t,
-                   index_t g, index_t part, index_t row, const Scratch& w, const Partial& out) {
+void multiply_part(const AttentionForward& a, const Sizes& z, const Task& task, const Task& next,
+                   index_t row, const Scratch& w, const Partial& out) {
   const AttentionOptions& o = a.options;
-  const Visible v = visible(o, s, t);
-  const index_t j0 = part * kTileK, used = min_of(kTileK, v.high - j0);
-  if (used <= 0 || v.low >= j0 + kTileK) return;
+  const auto& [s, t, g, part] = task;
+  const auto [j0, used] = Used(o, task);
+  if (used == 0) return;
   const index_t columns = ceil_div(used, Vec::size) * Vec::size;
   const K *keys[kTileK], *values[kTileK];
   locate_rows(a.key, o, s, g, j0, used, keys);
-  fetch_rows(keys, used, z.D);
   locate_rows(a.value, o, s, g, j0, used, values);
-  fetch_rows(values, used, z.D);
   for (index_t j = used; j < columns; ++j) keys[j] = keys[used - 1];
 
   const Matrix query = head_rows(a.query, s.b, s.q0 + t, g * z.R);
@@ -188,7 +205,8 @@ void multiply_part(const AttentionForward& a, const Sizes& z, const Sequence& s,
     const auto copy = [&](index_t d, auto... n) { Vec::load(from + d, n...).store(q + d); };
     for_each_vec(z.D, copy, copy);
     float* scores = w.scores + r * kTileK;
-    scores_of<K>(w.query, keys, columns, z.D, scores);
+    const index_t asked = r * used / z.R;
+    scores_of<K>(w.query, keys, columns, z.D, scores, values + asked, (r + 1) * used / z.R - asked);
     const index_t h = g * z.R + r;
     const bool biased = score_bias(o, s, h, t, j0, columns, w.bias);
     if (o.dropout_p > 0) dropout_keep(o, s, h, z.H, t, j0, columns, w.keep);
@@ -196,6 +214,10 @@ void multiply_part(const AttentionForward& a, const Sizes& z, const Sequence& s,
     out.total[at] = softmax_row(o, biased ? w.bias : nullptr, o.dropout_p > 0 ? w.keep : nullptr,
                                 columns, scores, out.maximum[at]);
   }
+  const auto [next_j0, next_used] = Used(o, next);
+  if (next_used > 0) locate_rows(a.key, o, next.s, next.g, next_j0, next_used, keys);
+  for (index_t j = next_used; j < used && j > 0; ++j) keys[j] = keys[next_used - 1];
+  const K* const* ahead = next_used > 0 ? keys : nullptr;
   for (index_t r = 0; r < z.R; r += kHeads) {
     const index_t heads = min_of(kHeads, z.R - r);
     for (index_t d = 0; d < z.D; d += kSums * Vec::size) {
@@ -203,7 +225,8 @@ void multiply_part(const AttentionForward& a, const Sizes& z, const Sequence& s,
       const auto weigh =
           whole ? kWeighValues<K, true>[heads - 1] : kWeighValues<K, false>[heads - 1];
       weigh(w.scores + r * kTileK, values, used, d, z.D,
-            out.sums + (first + r * z.parts) * z.padded_D, z.parts * z.padded_D);
+            out.sums + (first + r * z.parts) * z.padded_D, z.parts * z.padded_D, ahead);
+      ahead = nullptr;
     }
   }
 }
@@ -258,15 +281,17 @@ void attention_of_few_queries(const AttentionForward& a, index_t max_T, index_t 
   }
   for (index_t first = 0; first < count; first += some) {
     const index_t now = min_of(some, count - first), sequence_tasks = z.parts * z.G * z.max_T;
-    parallel_for(now * sequence_tasks, [&](index_t task, int thread) {
-      const index_t i = task / sequence_tasks, t = task % z.max_T, g = task / z.max_T % z.G;
-      const index_t part = task / (z.max_T * z.G) % z.parts;
-      const Sequence s = sequence_at(o, a.query, a.key, first + i);
-      if (t >= s.T) return;
+    const index_t tasks = now * sequence_tasks;
+    const auto task_of = [&](index_t n) -> Task {
+      const index_t t = n % z.max_T, g = n / z.max_T % z.G, part = n / (z.max_T * z.G) % z.parts;
+      return {sequence_at(o, a.query, a.key, first + n / sequence_tasks), t, g, part};
+    };
+    parallel_for_neighbours(tasks, [&](index_t n, int thread) {
+      const Task task = task_of(n), next = task_of(min_of(n + 1, tasks - 1));
+      const index_t row = n / sequence_tasks * z.max_T + task.t;
       switch_float(a.query.dtype, [&](auto q) {
         switch_float(a.key.dtype, [&](auto k) {
-          multiply_part<decltype(q), decltype(k)>(a, z, s, t, g, part, i * z.max_T + t,
-                                                  scratch[thread], partial);
+          multiply_part<decltype(q), decltype(k)>(a, z, task, next, row, scratch[thread], partial);
         });
       });
     });

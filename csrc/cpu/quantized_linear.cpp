@@ -170,7 +170,7 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
   const double start_time = call.trial < 0 ? 0.0 : seconds();
   const index_t tasks =
       total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
-  parallel_for_neighbours(tasks, [&](index_t task) {
+  parallel_for_neighbours(tasks, [&](index_t task, int) {
     const index_t begin = task * total / tasks, end = (task + 1) * total / tasks;
     index_t start = 0, column = 0;  // of the segment, in bytes and in y
     for (int i = 0; i < segments; ++i) {

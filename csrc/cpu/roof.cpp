@@ -90,7 +90,7 @@ void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
   volatile float sink = 0;
   while (now() < until) {
     const double start = now();
-    parallel_for_neighbours(tasks, [&](index_t task) {
+    parallel_for_neighbours(tasks, [&](index_t task, int) {
       const uint8_t* p = data + task * kTask;
       Vec sums[4];
       for (index_t i = 0; i < kTask; i += 4 * kLine) {

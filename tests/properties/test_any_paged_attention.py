@@ -41,7 +41,9 @@ def _table(a: Drawing, lengths: list[int], page: int, n: int) -> Tensor:
     table = order.view(len(lengths), n).to(torch.int32)
     for row, length in zip(table, lengths, strict=True):
         row[-(-length // page) :] = -7
-    return a.laid_out(table)
+    laid = a.laid_out(table)
+    # Where rows share their memory, a row's pages may have become another's nonsense.
+    return laid if laid.equal(table) else table
 
 
 def _pages(a: Drawing, shape: tuple[int, ...], options: dict) -> Tensor:
