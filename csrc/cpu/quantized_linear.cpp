@@ -103,9 +103,23 @@ RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
   return rows;
 }
 
-void multiply(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums) {
+using Sums = float[QuantizedLinear::kStreamedRows * kBlock];
+
+void multiply(const Weight& w, index_t first, index_t count, const RowsOfX& x, Sums& sums) {
   switch_format(w.format, [&](auto format) {
-    multiply_rows<decltype(format)::value>(w, first, count, x, sums, kBlock);
+    constexpr WeightFormat kFormat = decltype(format)::value;
+    if (x.M == 1) return multiply_row<kFormat>(first, count, x, {sums}, w);
+    multiply_rows<kFormat>(w, first, count, x, sums, kBlock);
+  });
+}
+void multiply(const Weight& a, const Weight& b, index_t first, index_t count, const RowsOfX& x,
+              Sums (&sums)[2]) {
+  if (x.M > 1 || a.format != b.format) {
+    multiply(a, first, count, x, sums[0]);
+    return multiply(b, first, count, x, sums[1]);
+  }
+  switch_format(a.format, [&](auto format) {
+    multiply_row<decltype(format)::value>(first, count, x, {sums[0], sums[1]}, a, b);
   });
 }
 
@@ -137,9 +151,12 @@ void finish(const QuantizedLinear& a, int i, index_t column, index_t first, inde
 
 void block_of_outputs(const QuantizedLinear& a, const RowsOfX& x, int i, index_t column,
                       index_t first, index_t count) {
-  alignas(64) float sums[2][QuantizedLinear::kStreamedRows * kBlock];
-  multiply(a.weights[i], first, count, x, sums[0]);
-  if (a.gated) multiply(a.weights[1], first, count, x, sums[1]);
+  alignas(64) Sums sums[2];
+  if (a.gated) {
+    multiply(a.weights[0], a.weights[1], first, count, x, sums);
+  } else {
+    multiply(a.weights[i], first, count, x, sums[0]);
+  }
   switch_float(a.y.dtype, [&](auto type) {
     switch_activation(a.activation, [&](auto kind) {
       finish<decltype(type), kind()>(a, i, column, first, count, sums[0],

@@ -163,29 +163,42 @@ using RowFor = FloatRow<format>;
 
 }  // namespace detail
 
-/// sums[m * stride + r] = weight row first + r times row m of x, for r in [0, count). Of one row of x, `sums`
-/// has room for whole vectors.
+/// Of each of `weights`, whose shapes and formats are the same: sums[r] = row first + r times the row of x, for
+/// r in [0, count); there is room for whole vectors. Rows are taken from the weights in turn: long streams side
+/// by side, which are never left for long.
+template <WeightFormat format, class... Weights>
+void multiply_row(index_t first, index_t count, const RowsOfX& x,
+                  float* const (&sums)[sizeof...(Weights)], const Weights&... weights) {
+  constexpr int kWeights = sizeof...(Weights);
+  const detail::RowFor<format> products[] = {detail::RowFor<format>(weights, x)...};
+  const Weight* const all[] = {&weights...};
+  const index_t bytes = row_bytes(format, x.K);
+  for (index_t r = 0; r < count; r += Vec::size) {
+    const index_t some = min_of(Vec::size, count - r);
+    // The sums of many rows of weights over their lanes at once: the same bits as one by one.
+    Vec lanes[kWeights][Vec::size];
+    for (index_t i = 0; i < some; ++i) {
+      const index_t at = first + r + i;
+      for (int n = 0; n < kWeights; ++n) {
+        Vec sum[1];
+        const uint8_t* row = row_of(*all[n], at, bytes);
+        if (x.ahead) detail::fetch(row + detail::kAhead, bytes);
+        products[n].multiply(row, at, 0, sum);
+        lanes[n][i] = sum[0];
+      }
+    }
+    for (int n = 0; n < kWeights; ++n) {
+      products[n].finish(reduce_sums(lanes[n]), first + r, 0, some).store(sums[n] + r);
+    }
+  }
+}
+
+/// sums[m * stride + r] = weight row first + r times row m of x, for r in [0, count).
 template <WeightFormat format>
 void multiply_rows(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums,
                    index_t stride) {
   const detail::RowFor<format> products(w, x);
   const index_t bytes = row_bytes(format, w.cols);
-  if (x.M == 1) {
-    // The sums of many rows of weights over their lanes at once: the same bits as one by one.
-    for (index_t r = 0; r < count; r += Vec::size) {
-      const index_t some = min_of(Vec::size, count - r);
-      Vec lanes[Vec::size];
-      for (index_t i = 0; i < some; ++i) {
-        Vec sum[1];
-        const uint8_t* row = row_of(w, first + r + i, bytes);
-        if (x.ahead) detail::fetch(row + detail::kAhead, bytes);
-        products.multiply(row, first + r + i, 0, sum);
-        lanes[i] = sum[0];
-      }
-      products.finish(reduce_sums(lanes), first + r, 0, some).store(sums + r);
-    }
-    return;
-  }
   for (index_t r = 0; r < count; ++r) {
     const uint8_t* row = row_of(w, first + r, bytes);
     const auto some = [&](auto rows, index_t m) {

@@ -59,7 +59,7 @@ def ask(client, question: str, **options):
 
 def test_the_capital_of_france_is_paris(client):
     # Its first word is nearly a draw for these weights: in float32 "The" is ahead of "L" (which
-    # leads nowhere) by 0.08 of log-probability; activations in 8 bits move that by up to 0.07.
+    # leads nowhere) by 0.08 of log-probability; rounded activations leave 0.05 of that.
     assert_paris(client)
 
 
