@@ -213,7 +213,7 @@ void integer_gemm(const Gemm& g, const XPanels& x, Context& ctx) {
   auto* packed = ctx.workspace().take<uint32_t>(some_n * panel_words);
   for (index_t first = 0; first < panels_n; first += some_n) {
     const index_t count = min_of(some_n, panels_n - first);
-    parallel_for(ceil_div(count, kTogether), [&](index_t task, int) {
+    parallel_for_neighbours(ceil_div(count, kTogether), [&](index_t task, int) {
       const index_t end = min_of(count, (task + 1) * kTogether);
       for (index_t j = task * kTogether; j < end; ++j) {
         const index_t n = (first + j) * kNR;

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "engine/huge_file_pages.h"
+
 namespace fusedlm {
 
 static_assert(std::endian::native == std::endian::little, "model files are little-endian");
@@ -44,6 +46,7 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
   void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (start == MAP_FAILED) fail(path_, errno);
   bytes_ = {static_cast<const std::byte*>(start), size};
+  want_huge_pages(file.fd, bytes_);
 }
 
 MappedFile::~MappedFile() {
