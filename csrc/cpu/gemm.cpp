@@ -61,6 +61,58 @@ void multiply_few_rows(const Gemm& g) {
   });
 }
 
+// How K is cut into blocks, and packed panels laid out.
+struct BlocksOfK {
+  index_t count, size;
+  Panels panels;
+};
+
+BlocksOfK blocks_of_k(const Gemm& g) {
+  BlocksOfK b{.count = 1, .size = 0, .panels = {.pairs = multiplies_pairs(g.low_precision)}};
+  const index_t per_lane = b.panels.pairs ? 2 : 1, unit = g.weight ? kWeightUnit : 2;
+  b.count = max_of(1, ceil_div(ceil_div(g.K, per_lane), kBlockLanes));
+  b.size = ceil_div(ceil_div(g.K, b.count), unit) * unit;
+  b.panels.depth = max_of(1, ceil_div(b.size, per_lane));
+  return b;
+}
+
+// Weights of one block of K are packed where they are used, if there are at most so many rows of A: all of these
+// are multiplied by a few panels of B before the panels leave L2, and no core reads what another has packed of B.
+constexpr index_t kRowsByColumns = 1024, kTasksByColumns = 8;
+
+bool goes_by_columns(const Gemm& g, const BlocksOfK& b) {
+  return g.weight && b.count == 1 && g.M <= kRowsByColumns;
+}
+// Panels of A that a core keeps in L2.
+index_t panels_of_task(const Panels& p) {
+  return max_of(1, min_of(kTaskPanels, kTaskBytes / (p.depth * kMR * 4)));
+}
+
+void multiply_by_columns(const Gemm& g, Panels panels, Context& ctx) {
+  const uint32_t* packed_a = g.packed_a ? g.packed_a : pack_rows(g, ctx);
+  const index_t panels_n = ceil_div(g.N, kNR), panels_m = ceil_div(g.M, kMR);
+  const index_t threads = num_threads(), panel_a = panels.depth * kMR;
+  const index_t together =
+      max_of(1, min_of(kPackedTogether / kNR, panels_n / (kTasksByColumns * threads)));
+  const index_t block_m = panels_of_task(panels), scratch = weight_scratch(g.K);
+  auto* packed_b = ctx.workspace().take<uint32_t>(threads * together * panels.depth * kNR);
+  auto* dequantised = ctx.workspace().take<float>(threads * scratch);
+  panels.lanes = ceil_div(g.K, panels.pairs ? 2 : 1);
+  parallel_for(ceil_div(panels_n, together), [&](index_t task, int thread) {
+    Panels some = panels;
+    some.first_n = task * together;
+    const index_t count = min_of(together, panels_n - some.first_n), n = some.first_n * kNR;
+    uint32_t* b = packed_b + thread * together * panels.depth * kNR;
+    some.b = b;
+    pack_weight(*g.weight, some, 0, g.K, n, min_of(count * kNR, g.N - n), 0, b,
+                dequantised + thread * scratch);
+    for (index_t i = 0; i < panels_m; i += block_m) {
+      multiply_block(g, some, Partial{}, packed_a + i * panel_a, i, min_of(panels_m, i + block_m),
+                     0, count);
+    }
+  });
+}
+
 // How one call is cut up.
 struct Cut {
   index_t count_n;                   // panels of B that are packed now
@@ -70,6 +122,21 @@ struct Cut {
 
 }  // namespace
 
+const uint32_t* pack_rows(const Gemm& g, Context& ctx) {
+  const BlocksOfK b = blocks_of_k(g);
+  if (!goes_by_columns(g, b)) return nullptr;
+  const index_t panels_m = ceil_div(g.M, kMR), panel = b.panels.depth * kMR;
+  const index_t together = ceil_div(panels_of_task(b.panels), 4);
+  auto* packed = ctx.workspace().take<uint32_t>(panels_m * panel);
+  const Matrix by_k = g.A.transposed();
+  parallel_for(ceil_div(panels_m, together), [&](index_t task, int) {
+    const index_t m = task * together * kMR;
+    pack_panels<kMR>(by_k, b.panels.pairs, 0, g.K, m, min_of(together * kMR, g.M - m),
+                     packed + task * together * panel, panel);
+  });
+  return packed;
+}
+
 void gemm(const Gemm& g, Context& ctx) {
   if (g.M == 0 || g.N == 0) return;
   if (g.M <= kDotRows && !g.weight && g.A.col_stride == 1 && g.B.row_stride == 1) {
@@ -77,12 +144,12 @@ void gemm(const Gemm& g, Context& ctx) {
   }
   Workspace::Scope scope(ctx.workspace());
   Cut cut{};
-  Panels panels{.pairs = multiplies_pairs(g.low_precision)};
+  const BlocksOfK blocks = blocks_of_k(g);
+  if (goes_by_columns(g, blocks)) return multiply_by_columns(g, blocks.panels, ctx);
+  Panels panels = blocks.panels;
   const index_t per_lane = panels.pairs ? 2 : 1, threads = num_threads();
-  const index_t blocks_k = max_of(1, ceil_div(ceil_div(g.K, per_lane), kBlockLanes));
-  const index_t unit = g.weight ? kWeightUnit : 2;
-  const index_t block_k = ceil_div(ceil_div(g.K, blocks_k), unit) * unit;
-  panels.depth = max_of(1, ceil_div(block_k, per_lane));
+  const index_t blocks_k = blocks.count, block_k = blocks.size;
+  const index_t scratch = g.weight ? weight_scratch(block_k) : 0;  // floats of a thread
   const index_t panels_n = ceil_div(g.N, kNR), panels_m = ceil_div(g.M, kMR);
   const index_t some_n = min_of(panels_n, max_of(8, kPackedBytes / (panels.depth * kNR * 4)));
   const index_t fitting = min_of(kTaskPanels, kTaskBytes / (panels.depth * kMR * 4));
@@ -96,7 +163,6 @@ void gemm(const Gemm& g, Context& ctx) {
   auto* packed_b = ctx.workspace().take<uint32_t>(some_n * panels.depth * kNR);
   auto* packed_a = ctx.workspace().take<uint32_t>(threads * block_lanes);
   auto* shared_a = ctx.workspace().take<uint32_t>(split_blocks * block_lanes);
-  const index_t scratch = g.weight ? weight_scratch(block_k) : 0;  // floats of a thread
   auto* dequantised = ctx.workspace().take<float>(threads * scratch);
   Partial partial;
   if (blocks_k > 1) {

@@ -23,8 +23,9 @@ struct Matrix {
 struct Gemm {
   index_t M, N, K;
   Matrix A, B;
-  const Weight* weight = nullptr;  // if given, B^T: panels are dequantised as they are packed
-  void* C;                         // rows contiguous
+  const uint32_t* packed_a = nullptr;  // A, as pack_rows packed it
+  const Weight* weight = nullptr;      // if given, B^T: panels are dequantised as they are packed
+  void* C;                             // rows contiguous
   DType c_dtype;
   index_t c_stride;
   bool low_precision = false;
@@ -40,6 +41,9 @@ struct Gemm {
   void* preactivation =
       nullptr;  // if given, A * B + bias is written here too; dtype and stride as C
 };
+
+/// A for several products of weights with it, in memory of the workspace; null where gemm packs by itself.
+const uint32_t* pack_rows(const Gemm& args, Context& ctx);
 
 /// Runs on all threads; takes its packing buffers from the workspace, inside a scope of its own.
 void gemm(const Gemm& args, Context& ctx);

@@ -230,16 +230,17 @@ Gemm product_with(const QuantizedLinear& a, int i, index_t column) {
 class ManyRows {
  public:
   ManyRows(const QuantizedLinear& a, Context& ctx) : ctx_(ctx) {
+    for (int i = 0; i < a.count; ++i) {
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
-    if (a.x.dtype == DType::float32) return;
-    for (int i = 0; i < a.count && !x_.data; ++i) {
-      if (multiplies_integers(a.weights[i].format)) x_ = quantize_panels(a.x, ctx);
-    }
-#else
-    (void)a;
+      if (a.x.dtype != DType::float32 && multiplies_integers(a.weights[i].format)) {
+        if (!x_.data) x_ = quantize_panels(a.x, ctx);
+        continue;
+      }
 #endif
+      if (!packed_) packed_ = pack_rows(product_with(a, i, 0), ctx);
+    }
   }
-  void multiply(const Gemm& g) const {
+  void multiply(Gemm g) const {
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
     if (x_.data && multiplies_integers(g.weight->format)) {
       return switch_format(g.weight->format, [&](auto format) {
@@ -248,11 +249,13 @@ class ManyRows {
       });
     }
 #endif
+    g.packed_a = packed_;
     gemm(g, ctx_);
   }
 
  private:
   Context& ctx_;
+  const uint32_t* packed_ = nullptr;
 #if defined(FUSEDLM_HAS_INTEGER_DOTS)
   XPanels x_;
 #endif
