@@ -1,7 +1,8 @@
 // Packed matrix multiply after Goto & van de Geijn (2008) and BLIS (Van Zee & van de Geijn 2015).
 // B is packed once, for all threads, into panels of kNR columns. A task is a block of rows of A
 // against a stretch of panels: it packs its rows into panels of kMR, which stay in its core's L2,
-// and holds a kMR x kNR tile of C in registers over a block of K. Full tiles go straight to C;
+// and holds a kMR x kNR tile of C in registers over a block of K. (Weights are packed by the task that
+// multiplies them, and A beforehand: multiply_by_columns.) Full tiles go straight to C;
 // where the epilogue is more than a bias (activation, residual, kept preactivation) it reads the
 // tile from L1. With bfloat16 products two neighbours in K share a 32-bit lane. Each element of C
 // is summed in one order that depends on K alone.

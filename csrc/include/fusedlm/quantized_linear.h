@@ -15,9 +15,10 @@ namespace fusedlm {
 ///   residual  [M, N]  like y, which it may be; or undefined
 /// Up to kStreamedRows rows, weights are read once, as they lie, and each row of y is the same bits as
 /// if it were alone. More rows go through a packed matrix multiply. Blocks and int8 are multiplied with x
-/// rounded to 8 bits in groups of 32 with the instruction set avx512_bf16, which asks for AVX-512 VNNI (the
-/// result is off by 0.5 % of its norm), unless x has more than kStreamedRows rows of float32: then, and elsewhere,
-/// as the other formats are everywhere, in float32 (few rows, or a float32 x) or bfloat16 (many rows of it).
+/// rounded to 8 bits in groups of 32 (of few rows to 16 bits where elements are large next to their
+/// row's) with the instruction set avx512_bf16, which asks for AVX-512 VNNI (the result is off by 0.5 %
+/// of its norm), unless x has more than kStreamedRows rows of float32: then, and elsewhere, as the other
+/// formats are everywhere, in float32 (few rows, or a float32 x) or bfloat16 (many rows of it).
 /// A row of x that is not finite makes no finite result, and touches no other row. On the CPU alone.
 /// Throws as every op (errors.h).
 struct QuantizedLinear {
