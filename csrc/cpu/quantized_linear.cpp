@@ -1,7 +1,7 @@
 // Products with weights in any format. Few rows of x (decoding): tasks are stretches of all weights' bytes,
 // so that they end together whatever the shapes; each reads its rows once, in the order they lie in.
-// More rows (a prompt): a packed matrix multiply, in integers where a few rows are, which gives a prompt the
-// numbers that decoding it would have had; else of weights that are dequantised as they are packed.
+// More rows (a prompt): a packed matrix multiply, in integers where a few rows are, which gives a prompt nearly
+// the numbers that decoding it would have had; else of weights that are dequantised as they are packed.
 
 #include "fusedlm/quantized_linear.h"
 
