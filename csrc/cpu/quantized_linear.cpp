@@ -5,10 +5,9 @@
 
 #include "fusedlm/quantized_linear.h"
 
-#include <chrono>
-
 #include "core/read_ahead.h"
 #include "cpu/activation.h"
+#include "cpu/clock.h"
 #include "cpu/gemm_views.h"
 #include "cpu/quantized_gemm.h"
 #include "cpu/quantized_rows.h"
@@ -169,10 +168,6 @@ void block_of_outputs(const QuantizedLinear& a, const RowsOfX& x, int i, index_t
 constexpr index_t kTrialBytes = index_t{512} << 10;
 ReadAhead read_ahead;
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 void few_rows(const QuantizedLinear& a, Context& ctx) {
   RowsOfX x = prepare(a, ctx);
   const int segments = a.gated ? 1 : a.count;
@@ -184,7 +179,7 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
   }
   const auto call = x.M == 1 && total >= kTrialBytes ? read_ahead.next() : ReadAhead::Call{};
   x.ahead = call.ahead;
-  const double start_time = call.trial < 0 ? 0.0 : seconds();
+  const double start_time = call.trial < 0 ? 0.0 : now();
   const index_t tasks =
       total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
   parallel_for_neighbours(tasks, [&](index_t task, int) {
@@ -204,8 +199,7 @@ void few_rows(const QuantizedLinear& a, Context& ctx) {
     }
   });
   if (call.trial >= 0) {
-    read_ahead.done(call,
-                    static_cast<float>((seconds() - start_time) / static_cast<double>(total)));
+    read_ahead.done(call, static_cast<float>((now() - start_time) / static_cast<double>(total)));
   }
 }
 

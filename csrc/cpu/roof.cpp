@@ -4,8 +4,7 @@
 
 #include "fusedlm/roof.h"
 
-#include <chrono>
-
+#include "cpu/clock.h"
 #include "cpu/vec.h"
 
 namespace fusedlm::cpu::FUSEDLM_ISA {
@@ -50,10 +49,6 @@ float chains(bool pairs, index_t& flops) {
 #pragma GCC unroll 16
   for (int c = 0; c < kChains; ++c) total = total + acc[c];
   return reduce_sum(total);
-}
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
