@@ -43,6 +43,10 @@ class Terminal:
         seen, self._seen = self._seen[:at], self._seen[at:]
         return seen
 
+    def reads_any(self, seconds: float = 60.0) -> None:
+        """Until something has come since the last call."""
+        assert self._seen or select.select([self._descriptor], [], [], seconds)[0]
+
 
 @contextlib.contextmanager
 def chatting(*arguments: object) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
@@ -75,6 +79,7 @@ def test_a_conversation_on_a_terminal(folder, tmp_path):
         assert "tiny, 32,768 tokens of context. /help lists commands." in terminal.reads("> ")
         terminal.type("the quick\r")
         terminal.reads("the quick\r\n")
+        terminal.reads_any()  # of the answer: just after its echo, a line may still be input()'s to drop
         terminal.type(CTRL_C)
         terminal.reads(" [stopped]\r\n> ")
 
