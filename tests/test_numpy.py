@@ -356,7 +356,7 @@ BAD = {
         lambda: fnp.rope(HEADS, COS, SIN, positions=np.ones((2, 7), int)),
         r"rope: positions has shape \[2, 7\]"),
     "rope_tables": (lambda: fnp.rope_tables(4, 7), "rope_tables: dim is 7"),
-    "scaling": (lambda: fnp.rope_tables(4, 8, scaling={"type": "yarn"}), "rope_type 'yarn'"),
+    "scaling": (lambda: fnp.rope_tables(4, 8, scaling={"type": "su"}), "rope_type 'su'"),
     "query": (lambda: fnp.attention(X, KEY, VALUE), "attention: query has shape"),
     "no head width": (
         lambda: fnp.attention(QUERY[..., :0], KEY[..., :0], VALUE[..., :0]), "expected D > 0"),

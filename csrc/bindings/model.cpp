@@ -13,7 +13,7 @@ py::dict config_dict(const DecoderConfig& c) {
   constexpr const char* norms[] = {"layer_norm", "rms_norm"};
   constexpr const char* activations[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
   constexpr const char* positions[] = {"learned", "rope"};
-  constexpr const char* scalings[] = {"none", "linear", "llama3", "factors"};
+  constexpr const char* scalings[] = {"none", "linear", "llama3", "factors", "yarn"};
   py::dict scaling;
   scaling["kind"] = scalings[static_cast<int>(c.rope_scaling.kind)];
   scaling["factor"] = c.rope_scaling.factor;
@@ -21,6 +21,9 @@ py::dict config_dict(const DecoderConfig& c) {
   scaling["high_freq_factor"] = c.rope_scaling.high_freq_factor;
   scaling["original_context"] = c.rope_scaling.original_context;
   scaling["factors"] = c.rope_scaling.factors;
+  scaling["beta_fast"] = c.rope_scaling.beta_fast;
+  scaling["beta_slow"] = c.rope_scaling.beta_slow;
+  scaling["attention_factor"] = c.rope_scaling.attention_factor;
   py::dict d;
   d["family"] = c.family;
   d["vocab_size"] = c.vocab_size;

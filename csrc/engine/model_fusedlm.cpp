@@ -123,7 +123,7 @@ DecoderConfig read_own_config(const json::Fields& fields) {
   c.rope_interleaved = fields.boolean("rope_interleaved", false);
   if (fields.find("rope_scaling")) {
     if (c.positions != Positions::rope) fields.fail("rope_scaling", "null with learned positions");
-    c.rope_scaling = read_rope_scaling(fields.object("rope_scaling"));
+    c.rope_scaling = read_rope_scaling(fields.object("rope_scaling"), c.context);
   }
   if (fields.find("windows")) {
     for (const json::Value& window : fields.array("windows")) {

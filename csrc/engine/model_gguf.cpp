@@ -138,23 +138,41 @@ class GgufSource {
     c.rope_base = file_.positive(key("rope.freq_base"), 10000.0);
     // As llama.cpp reads it: a factor is linear unless the type says otherwise, and nothing with "none".
     const std::string kind(file_.string(key("rope.scaling.type"), "linear"));
-    if (kind != "none" && kind != "linear")
+    if (kind != "none" && kind != "linear" && kind != "yarn")
       throw Unsupported(file_.path() + ": " + key("rope.scaling.type") + " is \"" + kind + "\"");
     double factor = 1.0;
-    if (kind == "linear") {  // scale_linear is what older files call it
+    if (kind != "none") {  // scale_linear is what older files call it
       factor =
           file_.positive(key("rope.scaling.factor"), file_.positive(key("rope.scale_linear"), 1.0));
     }
     const auto factors = file_.tensors().tensors.find("rope_freqs.weight");
     if (factors != file_.tensors().tensors.end()) {
       if (factor != 1.0)
-        throw Unsupported(file_.path() + ": both rope_freqs.weight and a linear scaling");
+        throw Unsupported(file_.path() + ": both rope_freqs.weight and another scaling");
       c.rope_scaling.kind = RopeScaling::Kind::factors;
       c.rope_scaling.factors = read_factors(factors->second);
+    } else if (kind == "yarn") {
+      read_yarn(factor);
     } else if (factor != 1.0) {
       c.rope_scaling.kind = RopeScaling::Kind::linear;
       c.rope_scaling.factor = factor;
     }
+  }
+
+  void read_yarn(double factor) {
+    RopeScaling& s = config_.rope_scaling;
+    s.kind = RopeScaling::Kind::yarn;
+    s.factor = factor;
+    if (file_.positive(key("rope.scaling.yarn_ext_factor"), 1.0) != 1.0)
+      throw Unsupported(file_.path() + ": " + key("rope.scaling.yarn_ext_factor"));
+    if (file_.has(key("rope.scaling.yarn_log_multiplier")))
+      throw Unsupported(file_.path() + ": " + key("rope.scaling.yarn_log_multiplier"));
+    s.original_context = file_.integer(key("rope.scaling.original_context_length"), 1,
+                                       kMostInConfig, config_.context);
+    s.beta_fast = file_.positive(key("rope.scaling.yarn_beta_fast"), s.beta_fast);
+    s.beta_slow = file_.positive(key("rope.scaling.yarn_beta_slow"), s.beta_slow);
+    s.attention_factor =
+        usual_attention_factor(factor) * file_.positive(key("rope.scaling.yarn_attn_factor"), 1.0);
   }
 
   std::vector<float> read_factors(const StoredTensor& tensor) const {

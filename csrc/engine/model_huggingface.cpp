@@ -91,7 +91,7 @@ void read_rope(const Fields& config, DecoderConfig& c) {
     if (rope.positive("partial_rotary_factor", 1.0) != 1.0)
       throw Unsupported(rope.where() + ": partial_rotary_factor");
     c.rope_base = rope.positive("rope_theta", c.rope_base);
-    c.rope_scaling = read_rope_scaling(rope);
+    c.rope_scaling = read_rope_scaling(rope, c.context);
   }
 }
 

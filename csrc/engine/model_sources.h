@@ -22,8 +22,10 @@ inline constexpr index_t kMostInConfig = index_t{1} << 40;
 /// The fields of ModelConfig (python/fusedlm/models/config.py); others are refused. Throws CorruptFile.
 DecoderConfig read_own_config(const json::Fields& config);
 
-/// The object rope_scaling, as Hugging Face and fusedlm write it. Throws Unsupported for a kind that is
-/// not default, linear or llama3.
-RopeScaling read_rope_scaling(const json::Fields& scaling);
+/// The object rope_scaling, as Hugging Face and fusedlm write it; `context` is the original one of yarn where
+/// it is not said. Throws Unsupported for a kind that is not default, linear, llama3 or yarn.
+RopeScaling read_rope_scaling(const json::Fields& scaling, index_t context);
+/// What yarn multiplies cos and sin by where nothing else is said.
+double usual_attention_factor(double factor);
 
 }  // namespace fusedlm

@@ -5,7 +5,9 @@
 
 namespace fusedlm::engine {
 RopeTables::RopeTables(const DecoderConfig& config)
-    : interleaved_(config.rope_interleaved), context_(config.context) {
+    : magnitude_(config.rope_scaling.attention_factor),
+      interleaved_(config.rope_interleaved),
+      context_(config.context) {
   if (config.positions == Positions::rope) rates_ = rope_rates(config);
 }
 
@@ -24,7 +26,8 @@ void RopeTables::grow(index_t length) {
     float *cos = cos_.data() + at * width, *sin = sin_.data() + at * width;
     for (index_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(at) * rates_[static_cast<size_t>(i)];
-      const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+      const auto c = static_cast<float>(magnitude_ * std::cos(angle)),
+                 s = static_cast<float>(magnitude_ * std::sin(angle));
       if (interleaved_) {
         cos[2 * i] = cos[2 * i + 1] = c;
         sin[2 * i] = -s, sin[2 * i + 1] = s;

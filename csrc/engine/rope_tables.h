@@ -17,6 +17,7 @@ class RopeTables {
   void grow(index_t length);
 
   std::vector<double> rates_;  // [D / 2], angle of a step of one position; empty: not rotary
+  double magnitude_;
   bool interleaved_;
   index_t context_, length_ = 0;
   std::vector<float> cos_, sin_;

@@ -148,34 +148,62 @@ def sample_options(
     )
 
 
-def rope_angles(
+def rope_tables(
     xp: Any, length: int, dim: int, base: float, scaling: Mapping[str, Any] | None
-) -> Any:
-    """Angles [length, dim / 2] float64 of `rope_tables`; xp is the module torch or numpy."""
+) -> tuple[Any, Any]:
+    """`ops.rope_tables` in float64; xp is the module torch or numpy."""
     if dim < 2 or dim % 2:
         raise ValueError(f"rope_tables: dim is {dim}, expected an even number of at least 2")
     if length < 1:
         raise ValueError(f"rope_tables: length is {length}, expected at least 1")
     rates = base ** -(xp.arange(0, dim, 2, dtype=xp.float64) / dim)
-    return xp.outer(xp.arange(length, dtype=xp.float64), _scaled(rates, scaling))
+    rates, magnitude = _scaled(xp, rates, base, scaling)
+    angles = xp.outer(xp.arange(length, dtype=xp.float64), rates)
+    return magnitude * xp.cos(angles), magnitude * xp.sin(angles)
 
 
-def _scaled(rates: Any, scaling: Mapping[str, Any] | None) -> Any:
+def _scaled(
+    xp: Any, rates: Any, base: float, scaling: Mapping[str, Any] | None
+) -> tuple[Any, float]:
+    """The rates, and what cosine and sine are multiplied by."""
     if scaling is None:
-        return rates
+        return rates, 1.0
     kind = scaling.get("rope_type", scaling.get("type"))
     try:
         if kind == "default":
-            return rates
+            return rates, 1.0
         if kind == "linear":
-            return rates / scaling["factor"]
+            return rates / scaling["factor"], 1.0
         if kind == "llama3":
             low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
             turns = scaling["original_max_position_embeddings"] * rates / (2 * math.pi)
             kept = ((turns - low) / (high - low)).clip(0.0, 1.0)
-            return rates * (kept + (1.0 - kept) / scaling["factor"])
+            return rates * (kept + (1.0 - kept) / scaling["factor"]), 1.0
+        if kind == "yarn":
+            return rates * _yarn(xp, len(rates), base, scaling), yarn_magnitude(scaling)
     except KeyError as error:
         raise ValueError(f"rope_tables: scaling of rope_type {kind!r} lacks {error}") from None
     raise ValueError(
-        f"rope_tables: scaling has rope_type {kind!r}, expected default, linear or llama3"
+        f"rope_tables: scaling has rope_type {kind!r}, expected default, linear, llama3 or yarn"
     )
+
+
+def _yarn(xp: Any, pairs: int, base: float, scaling: Mapping[str, Any]) -> Any:
+    """What each pair's rate is multiplied by: 1 where it turns often, 1 / factor where hardly ever."""
+    length = scaling["original_max_position_embeddings"]
+
+    def pair(turns: float) -> float:  # that turns so often within `length`
+        return pairs * math.log(length / (turns * 2 * math.pi)) / math.log(base)
+
+    first = max(math.floor(pair(scaling.get("beta_fast", 32.0))), 0)
+    last = min(math.ceil(pair(scaling.get("beta_slow", 1.0))), 2 * pairs - 1)
+    # As transformers has it where both are one pair.
+    width = last - first or 0.001
+    stretched = ((xp.arange(pairs, dtype=xp.float64) - first) / width).clip(0.0, 1.0)
+    return 1.0 - stretched * (1.0 - 1.0 / scaling["factor"])
+
+
+def yarn_magnitude(scaling: Mapping[str, Any]) -> float:
+    """What YaRN multiplies cosine and sine by, so that scores keep their temperature in a longer text."""
+    usual = 0.1 * math.log(max(1.0, scaling["factor"])) + 1.0
+    return float(scaling.get("attention_factor", usual))

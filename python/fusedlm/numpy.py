@@ -256,11 +256,11 @@ def rope_tables(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [length, dim / 2] float32 of the angles position * base^(-2i / dim).
 
-    `scaling` is Hugging Face's rope_scaling, of rope_type "default", "linear" or "llama3" as in
+    `scaling` is Hugging Face's rope_scaling, of rope_type "default", "linear", "llama3" or "yarn" as in
     `fusedlm.ops.rope_tables`. Raises ValueError naming what does not fit.
     """
-    angles = _rules.rope_angles(np, length, dim, base, scaling)
-    return np.cos(angles).astype(FLOAT32), np.sin(angles).astype(FLOAT32)
+    cos, sin = _rules.rope_tables(np, length, dim, base, scaling)
+    return cos.astype(FLOAT32), sin.astype(FLOAT32)
 
 
 def rope(

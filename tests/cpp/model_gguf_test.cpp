@@ -126,7 +126,8 @@ TEST_F(GgufModel, WhatTheEngineCannotComputeIsRefusedByName) {
   const Tensors tensors = llama_tensors(kGguf);
   const auto refusal = [&](Gguf gguf) { return message_of<Unsupported>([&] { load(gguf); }); };
   expect_says(refusal(gguf_of("llama", tensors).number("llama.expert_count", 8)), "expert_count");
-  expect_says(refusal(gguf_of("llama", tensors).string("llama.rope.scaling.type", "yarn")), "yarn");
+  expect_says(refusal(gguf_of("llama", tensors).string("llama.rope.scaling.type", "longrope")),
+              "longrope");
   expect_says(refusal(gguf_of("llama", tensors).number("llama.rope.dimension_count", 1)),
               "a part of each head");
   expect_says(refusal(gguf_of("falcon", tensors)), "falcon");
@@ -149,6 +150,13 @@ TEST(RopeRates, FollowTheFormulaOfEachScaling) {
   const double share = (128 * 0.1 / (2 * std::numbers::pi) - 1) / 3;
   EXPECT_NEAR(rates[1], 0.1 * (share + (1 - share) / 8), 1e-15);
   EXPECT_NEAR(rates[3], plain[3] / 8, 1e-18);
+  // Pair 0 turns more than beta_fast times within the context, pair 3 less than beta_slow times.
+  c.rope_scaling = {.kind = RopeScaling::Kind::yarn, .factor = 4, .original_context = 512};
+  c.rope_scaling.beta_fast = 16;
+  const std::vector<double> yarn = rope_rates(c);
+  EXPECT_EQ(yarn[0], 1.0);
+  EXPECT_NEAR(yarn[1], plain[1] * (0.5 + 0.5 / 4), 1e-15);
+  EXPECT_NEAR(yarn[3], plain[3] / 4, 1e-18);
 }
 
 TEST(RopeRates, RefuseAShapeThatCannotBe) {

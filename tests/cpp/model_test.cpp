@@ -121,9 +121,29 @@ TEST_F(HuggingFace, RopeIsReadInBothNotations) {
   EXPECT_EQ(old->config.rope_scaling.kind, RopeScaling::Kind::linear);
 }
 
+TEST_F(HuggingFace, YarnHasItsUsualOptionsWhereNothingIsSaid) {
+  const auto scaling = [&](const std::string& more) {
+    const std::string yarn = R"("rope_scaling":{"rope_type":"yarn","factor":4)" + more + "}";
+    return load(config("llama", yarn), llama_tensors(kLlama))->config;
+  };
+  const DecoderConfig plain = scaling("");
+  EXPECT_EQ(plain.rope_scaling.kind, RopeScaling::Kind::yarn);
+  EXPECT_EQ(plain.rope_scaling.original_context, plain.context);
+  EXPECT_EQ(plain.rope_scaling.beta_fast, 32);
+  EXPECT_DOUBLE_EQ(plain.rope_scaling.attention_factor, 0.1 * std::log(4.0) + 1);
+  const RopeScaling own = scaling(R"(,"original_max_position_embeddings":16,"beta_slow":0.5,)"
+                                  R"("attention_factor":0.75,"beta_fast":null)")
+                              .rope_scaling;
+  EXPECT_EQ(own.original_context, 16);
+  EXPECT_EQ(own.beta_slow, 0.5);
+  EXPECT_EQ(own.attention_factor, 0.75);
+}
+
 TEST_F(HuggingFace, WhatTheEngineCannotComputeIsRefusedByName) {
   const std::pair<const char*, const char*> cases[] = {
-      {R"("rope_scaling":{"rope_type":"yarn","factor":2})", "yarn"},
+      {R"("rope_scaling":{"rope_type":"longrope","factor":2})", "longrope"},
+      {R"("rope_scaling":{"rope_type":"yarn","factor":2,"mscale":1.0})", "mscale"},
+      {R"("rope_scaling":{"rope_type":"yarn","factor":2,"truncate":false})", "truncate"},
       {R"("rope_scaling":{"type":"dynamic","factor":2})", "dynamic"},
       {R"("partial_rotary_factor":0.5)", "partial_rotary_factor"},
       {R"("rope_parameters":{"rope_theta":1e4,"partial_rotary_factor":0.25})", "partial_rotary"},

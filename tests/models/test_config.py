@@ -78,10 +78,25 @@ def test_error_names_the_field_and_the_value(field, value):
         ModelConfig(**{"vocab_size": 100, field: value})
 
 
+YARN = {"factor": 2.0, "original_max_position_embeddings": 8}
+
+
+def test_options_of_yarn_that_are_null_are_its_usual_ones():
+    config = ModelConfig.llama(
+        vocab_size=10, rope_scaling={"type": "yarn", **YARN, "beta_fast": None, "truncate": True}
+    )
+    assert config.rope_scaling == {"rope_type": "yarn", **YARN}
+    with pytest.raises(ValueError, match="rope_base is 1.0, expected a number above 1"):
+        ModelConfig.llama(vocab_size=10, rope_base=1.0, rope_scaling={"type": "yarn", **YARN})
+
+
 @pytest.mark.parametrize(
     ("scaling", "word"),
     [
-        ({"rope_type": "yarn"}, "llama3"), ({"rope_type": "linear"}, "factor"),
+        ({"rope_type": "longrope"}, "llama3"), ({"rope_type": "yarn", "factor": 2.0}, "original_max"),
+        ({"rope_type": "yarn", **YARN, "beta_fast": -1.0}, "beta_fast"),
+        ({"rope_type": "yarn", **YARN, "mscale": 1.0}, "without mscale, which"),
+        ({"rope_type": "linear"}, "factor"),
         ({"rope_type": "llama3", "factor": 8.0}, "low_freq_factor"), ("twice", "dict"),
         ({"rope_type": []}, "llama3"), ({"rope_type": "linear", "factor": 10**400}, "factor"),
         ({"rope_type": "linear", "factor": float("inf")}, "factor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import re
 import struct
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from fusedlm.errors import CorruptFileError
-from fusedlm.generate import generate_text
+from fusedlm.generate import LanguageModel, generate_text
 from fusedlm.models import ModelConfig, export_gguf, export_hf, load
 from fusedlm.models.gguf import load_tokenizer
 from fusedlm.models.gguf_tokenizer import build_tokenizer
@@ -44,16 +45,36 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 TEXT = "It's 2024, naïve café №5: 1234567 tokens\n\n  and\ttabs 你好 🙂 don't WE'LL"
 
 
-def test_smollm2_has_the_logits_that_transformers_finds(smollm2, loaded):
+@torch.no_grad()
+def logits_of(tokenizer, *args, **options) -> torch.Tensor:
+    """Of TEXT, by the model that transformers finds there."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(*args, **options, dtype=torch.float32)
+    return model(torch.tensor([tokenizer.encode(TEXT)])).logits
+
+
+@pytest.fixture(scope="module")
+def logits(smollm2, loaded):
+    return logits_of(loaded[1], smollm2.parent, gguf_file=smollm2.name)
+
+
+def test_smollm2_has_the_logits_that_transformers_finds(loaded, logits):
     ours, tokenizer = loaded
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
-    )
     assert ours.config.tied and ours.config.kv_heads == 3 and not ours.config.rope_interleaved
-    ids = torch.tensor([tokenizer.encode(TEXT)])
     with torch.no_grad():
-        expected, found = theirs(ids).logits, ours(ids)
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+        found = ours(torch.tensor([tokenizer.encode(TEXT)]))
+    assert (found - logits).abs().max() <= 1e-4 * logits.abs().max()
+
+
+def test_smollm2_exported_is_the_same_for_transformers_and_for_us(loaded, logits, tmp_path):
+    ours, tokenizer = loaded
+    export_hf(ours, tokenizer, tmp_path / "out")
+    assert torch.equal(logits_of(tokenizer, tmp_path / "out"), logits)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(TEXT)["input_ids"] == tokenizer.encode(TEXT)
+    chat = theirs.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    again = LanguageModel.load(tmp_path / "out")
+    assert again.encode_chat(QUESTION) == tokenizer.encode(chat)
+    assert "Paris" in again.chat(QUESTION, max_new_tokens=12, temperature=0.0).text
 
 
 def test_smollm2_answers(smollm2, loaded):
@@ -154,10 +175,32 @@ def test_a_factor_of_rope_is_linear_unless_its_type_is_none(tmp_path, metadata, 
     assert load(file)[0].config.rope_scaling == expected
 
 
+def test_yarn_is_as_llama_cpp_reads_it(tmp_path):
+    model = small_model(MODELS["llama"])
+
+    def scaling_of(**more):
+        keys = {"scaling.type": "yarn", "scaling.factor": 4.0, **more}
+        keys = {f"llama.rope.{key.replace('__', '.')}": value for key, value in keys.items()}
+        return load(write(tmp_path / "m.gguf", model, "llama", keys))[0].config.rope_scaling
+
+    plain = {"rope_type": "yarn", "factor": 4.0}
+    assert scaling_of() == {**plain, "original_max_position_embeddings": model.config.context}
+    assert scaling_of(
+        scaling__original_context_length=16, scaling__yarn_beta_fast=8.0,
+        scaling__yarn_attn_factor=0.5,
+    ) == {
+        **plain, "original_max_position_embeddings": 16, "beta_fast": 8.0,
+        "attention_factor": 0.5 * (0.1 * math.log(4) + 1),
+    }  # fmt: skip
+    for key in ("yarn_ext_factor", "yarn_log_multiplier", "attn_factor"):
+        with pytest.raises(NotImplementedError, match=rf"llama\.rope\.scaling\.{key} is 0.5"):
+            scaling_of(**{f"scaling__{key}": 0.5})
+
+
 def test_rope_freqs_do_not_go_with_a_linear_scaling(tmp_path):
     model, factors = small_model(MODELS["llama"]), {"rope_freqs.weight": torch.ones(4)}
     linear = {"llama.rope.scaling.factor": 2.0}
-    with pytest.raises(NotImplementedError, match=r"both rope_freqs\.weight and a linear scaling"):
+    with pytest.raises(NotImplementedError, match=r"both rope_freqs\.weight and another scaling"):
         load(write(tmp_path / "m.gguf", model, "llama", linear, extra=factors))
 
 
@@ -176,7 +219,7 @@ def test_what_is_missing_or_not_known_is_named(tmp_path):
         ("expert_count", 4),
         ("attention.sliding_window_pattern", [True, False]),
         ("logit_scale", 0.5),
-        ("rope.scaling.type", "yarn"),
+        ("rope.scaling.type", "longrope"),
         ("rope.dimension_count", 4),
     ):
         file = write(tmp_path / "c.gguf", model, "llama", {f"llama.{key}": value})

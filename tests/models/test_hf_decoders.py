@@ -103,6 +103,15 @@ def test_a_config_of_transformers_4_means_the_same(tmp_path):
     assert load(folder)[0].config == config
 
 
+def test_yarn_without_its_original_length_has_the_context(tmp_path):
+    yarn = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 2.0}
+    folder = saved(random_model("LlamaForCausalLM", **LLAMA), tmp_path / "m")
+    edit(folder, rope_parameters=yarn)
+    assert load(folder)[0].config.rope_scaling["original_max_position_embeddings"] == 64
+    theirs = transformers.AutoConfig.from_pretrained(folder)
+    assert theirs.rope_parameters["original_max_position_embeddings"] == 64
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
 def test_a_window_that_is_null_is_none_and_one_that_is_missing_is_the_default(tmp_path, family):
     architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
@@ -271,7 +280,8 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(folder, monkeypatch,
     ("values", "words"),
     [
         ({"model_type": "rwkv"}, "'rwkv' is not known; known are gpt2, llama, mistral"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
+        ({"rope_parameters": {"type": "yarn", "factor": 2.0, "mscale": 0.7}}, "mscale is 0.7"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'.*expected one of silu"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),

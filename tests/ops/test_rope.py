@@ -74,6 +74,31 @@ def test_tables_follow_the_published_formulas(scaling):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize(
+    "options", [
+        {}, {"attention_factor": 0.7}, {"beta_fast": 3.0, "beta_slow": 0.01}, {"factor": 1.0},
+        {"original_max_position_embeddings": 3}, {"beta_fast": 1.0},
+    ]
+)  # fmt: skip
+@pytest.mark.parametrize("D", [2, 16, 64])
+def test_tables_of_yarn_are_those_of_transformers(D, options):
+    transformers = pytest.importorskip("transformers")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        **options,
+    }
+    config = transformers.LlamaConfig(head_dim=D, rope_parameters={"rope_theta": 500.0, **scaling})
+    rates, magnitude = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+    angles = torch.outer(torch.arange(100.0, dtype=torch.float64), rates.double())
+    cos, sin = ops.rope_tables(100, D, 500.0, scaling=scaling)
+    for ours, theirs in ((cos, angles.cos()), (sin, angles.sin())):
+        torch.testing.assert_close(ours.double(), magnitude * theirs, rtol=0, atol=2e-5)
+
+
 def test_same_bits_for_any_number_of_threads(isa):
     tables, x = ops.rope_tables(300, 16), randn(2, 300, 3, 16, seed=0)
     assert_same_bits(results_by_threads(lambda: [ops.rope(x, *tables)]))
@@ -116,8 +141,10 @@ def test_bad_arguments_are_named():
         ops.rope_tables(4, 7)
     with pytest.raises(ValueError, match="lacks 'factor'"):
         ops.rope_tables(4, 8, scaling={"rope_type": "linear"})
-    with pytest.raises(ValueError, match="rope_type 'yarn'"):
-        ops.rope_tables(4, 8, scaling={"rope_type": "yarn"})
+    with pytest.raises(ValueError, match="rope_type 'dynamic'"):
+        ops.rope_tables(4, 8, scaling={"rope_type": "dynamic"})
+    with pytest.raises(ValueError, match="lacks 'original_max_position_embeddings'"):
+        ops.rope_tables(4, 8, scaling={"rope_type": "yarn", "factor": 2.0})
 
 
 def test_opcheck_compile_and_autocast():

@@ -12,6 +12,9 @@ LLAMA3 = {
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16,
+}  # fmt: skip
 # Name: (the class of transformers, its config).
 CASES = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
@@ -40,6 +43,11 @@ CASES = {
         "Qwen2ForCausalLM",
         {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
+    "qwen2 with yarn, all heads their own": ("Qwen2ForCausalLM", {**LLAMA, "rope_parameters": YARN}),
+    "qwen2 with linear rope, wide heads, one of keys": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, "num_key_value_heads": 1, "head_dim": 12, "rope_parameters": LINEAR},
+    ),
     "qwen3": (
         "Qwen3ForCausalLM",
         {**LLAMA, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
@@ -47,6 +55,24 @@ CASES = {
     "qwen3 with windows": (
         "Qwen3ForCausalLM",
         {**LLAMA, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
+    ),
+    "qwen3 with yarn of its own strength, untied": (
+        "Qwen3ForCausalLM",
+        {
+            **LLAMA, "num_key_value_heads": 1,
+            "rope_parameters": {**YARN, "attention_factor": 0.8, "beta_fast": 4.0, "beta_slow": 0.5},
+        },
+    ),
+    "qwen3 with llama 3's rope": ("Qwen3ForCausalLM", {**LLAMA, "rope_parameters": LLAMA3}),
+    "mistral tied, with linear rope": (
+        "MistralForCausalLM",
+        {
+            **LLAMA, "num_key_value_heads": 2, "tie_word_embeddings": True,
+            "rope_parameters": LINEAR, "sliding_window": None,
+        },
+    ),
+    "mistral with yarn and a window": (
+        "MistralForCausalLM", {**LLAMA, "sliding_window": 9, "rope_parameters": YARN},
     ),
     "mistral": ("MistralForCausalLM", {**LLAMA, "num_key_value_heads": 2, "sliding_window": 6}),
     "mistral without window": (

@@ -16,13 +16,18 @@ namespace fusedlm {
 enum class Norm : uint8_t { layer_norm, rms_norm };
 enum class Positions : uint8_t { learned, rope };
 
-/// Frequencies of the rotary embedding, stretched as Llama 3 does it (`llama3`), or divided by one factor
-/// (`linear`) or by one for each pair (`factors`, which is how GGUF files say it).
+/// Frequencies of the rotary embedding, stretched as Llama 3 (`llama3`) or YaRN (`yarn`, Peng et al. 2023,
+/// arXiv:2309.00071) does it, or divided by one factor (`linear`) or by one for each pair (`factors`, which is
+/// how GGUF files say it).
 struct RopeScaling {
-  enum class Kind : uint8_t { none, linear, llama3, factors } kind = Kind::none;
+  enum class Kind : uint8_t { none, linear, llama3, factors, yarn } kind = Kind::none;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
   index_t original_context = 8192;
   std::vector<float> factors;  ///< [D / 2]
+  /// Of yarn: pairs that turn so often within the original context are left, or divided by all of factor.
+  double beta_fast = 32, beta_slow = 1;
+  double attention_factor =
+      1;  ///< cos and sin are multiplied by it; yarn's usual one is 0.1 ln(factor) + 1
 };
 
 /// What decides what a decoder computes (GPT-2, Llama, SmolLM2, Qwen2, Qwen3, Mistral). Biases, norms of
@@ -47,7 +52,8 @@ struct DecoderConfig {
 };
 
 /// [D / 2]: by how much the angle of each pair grows from one position to the next, scaling included.
-/// The tables of rope.h are cos and sin of position * rate, in double, rounded to float32.
+/// The tables of rope.h are cos and sin of position * rate, times attention_factor, in double, rounded to
+/// float32.
 /// Throws InvalidArgument for a negative head_width, or factors that are not D / 2.
 std::vector<double> rope_rates(const DecoderConfig& config);
 

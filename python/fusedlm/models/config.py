@@ -20,7 +20,12 @@ LLAMA3_SCALING = (
 # What each way of scaling needs, all of them numbers above 0.
 _SCALINGS: dict[str, tuple[str, ...]] = {
     "linear": ("factor",), "llama3": LLAMA3_SCALING, "default": (),
+    "yarn": ("factor", "original_max_position_embeddings"),
 }  # fmt: skip
+# What else a rope_scaling may say, null where it is the default.
+_YARN_OPTIONS = ("attention_factor", "beta_fast", "beta_slow")
+# What a dict of rope_type yarn may say for transformers, and only so.
+YARN_NEUTRAL: dict[str, Any] = {"mscale": None, "mscale_all_dim": None, "truncate": True}
 
 _GPT2_SIZES: dict[str, dict[str, int]] = {
     "small": {"layers": 12, "width": 768, "heads": 12},
@@ -168,12 +173,23 @@ class ModelConfig(CheckedFields):
         kind = scaling.pop("rope_type", kind)
         needed = _SCALINGS.get(kind) if isinstance(kind, str) else None
         if needed is None:
-            self._bad("rope_scaling", "a dict whose rope_type is linear, llama3 or default")
+            self._bad("rope_scaling", "a dict whose rope_type is linear, llama3, yarn or default")
+        if kind == "yarn":
+            scaling = {k: v for k, v in scaling.items() if not (k in _YARN_OPTIONS and v is None)}
+            self._check_yarn(scaling)
+            needed += tuple(key for key in _YARN_OPTIONS if key in scaling)
         for key in needed:
             value = scaling.get(key)
             if not is_number(value) or not value > 0:
                 self._bad("rope_scaling", f"a dict with {key}, a number above 0")
         object.__setattr__(self, "rope_scaling", {"rope_type": kind, **scaling})
+
+    def _check_yarn(self, scaling: dict[str, Any]) -> None:
+        if not self.rope_base > 1:
+            self._bad("rope_base", "a number above 1 with rope_type yarn")
+        for key, neutral in YARN_NEUTRAL.items():
+            if scaling.pop(key, neutral) not in (neutral, None):
+                self._bad("rope_scaling", f"a dict without {key}, which fusedlm does not compute")
 
 
 def _pick(family: str, size: str | None, sizes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

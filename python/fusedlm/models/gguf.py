@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fusedlm._rules import yarn_magnitude
 from fusedlm.data.tokenizer import Tokenizer
 from fusedlm.errors import CorruptFileError
 
@@ -117,20 +118,38 @@ def _rope(file: GgufFile, fields: Fields, family: str, values: dict[str, Any]) -
     base = fields.number(at + "freq_base", 10000.0)
     # As llama.cpp reads it: a factor is linear unless the type says otherwise, and nothing with "none".
     kind = fields.get(at + "scaling.type", "linear")
-    if kind not in ("none", "linear"):
-        raise fields.refusal(at + "scaling.type", kind, "none or linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise fields.refusal(at + "scaling.type", kind, "none, linear or yarn")
     factor = 1.0
-    if kind == "linear":  # scale_linear is what older files call it
+    if kind != "none":  # scale_linear is what older files call it
         older = fields.number(at + "scale_linear", 1.0)
         factor = fields.number(at + "scaling.factor", older)
     scaling = None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        scaling = _yarn_scaling(fields, at + "scaling.", factor, values["context"])
     if "rope_freqs.weight" in file.names():
         if scaling:
             raise NotImplementedError(
-                f"{file.path}: both rope_freqs.weight and a linear scaling, which fusedlm does not compute"
+                f"{file.path}: both rope_freqs.weight and another scaling, which fusedlm does not compute"
             )
         scaling = _llama3_scaling(file, base, values["head_width"])
     return {"rope_base": base, "rope_scaling": scaling}
+
+
+def _yarn_scaling(fields: Fields, at: str, factor: float, context: int) -> dict[str, Any]:
+    fields.must_be(1.0, at + "yarn_ext_factor")
+    fields.must_be(0.0, at + "yarn_log_multiplier")
+    scaling = {
+        "rope_type": "yarn", "factor": factor,
+        "original_max_position_embeddings": fields.count(at + "original_context_length", context),
+    }  # fmt: skip
+    for name in ("beta_fast", "beta_slow"):
+        if at + "yarn_" + name in fields.values:
+            scaling[name] = fields.number(at + "yarn_" + name, 1.0)
+    own = fields.number(at + "yarn_attn_factor", 1.0)
+    if own != 1.0:
+        scaling["attention_factor"] = own * yarn_magnitude(scaling)
+    return scaling
 
 
 def _llama3_scaling(file: GgufFile, base: float, head_width: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusedlm import _core as core
 from fusedlm import ops
+from fusedlm._rules import yarn_magnitude
 from fusedlm.data.tokenizer import Tokenizer
 
 from .config import ModelConfig
@@ -143,6 +144,21 @@ def _write_config(writer: Any, gguf: Any, family: str, config: ModelConfig) -> N
     if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
+    elif scaling.get("rope_type") == "yarn":
+        _write_yarn(writer, gguf, scaling)
+
+
+def _write_yarn(writer: Any, gguf: Any, scaling: dict[str, Any]) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(scaling["factor"])
+    writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if "beta_fast" in scaling:
+        writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+    if "beta_slow" in scaling:
+        writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
+    if "attention_factor" in scaling:  # the file's multiplies the usual one
+        usual = yarn_magnitude({"factor": scaling["factor"]})
+        writer.add_rope_scaling_yarn_attn_factor(scaling["attention_factor"] / usual)
 
 
 def _tensors(model: Decoder, family: str) -> dict[str, Tensor]:

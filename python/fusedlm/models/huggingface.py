@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusedlm.errors import CorruptFileError
 
-from .config import ModelConfig
+from .config import YARN_NEUTRAL, ModelConfig
 from .names import GPT2, LLAMA, Names
 
 FAMILIES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "mistral": LLAMA}
@@ -164,8 +164,15 @@ def _rope(fields: Fields) -> tuple[float, dict[str, Any] | None]:
     kind = scaling.pop("rope_type", kind) or "default"
     if kind == "default":
         return base, None
-    if not isinstance(kind, str) or kind not in ("linear", "llama3"):
-        raise fields.refusal("rope_type", kind, "default, linear or llama3")
+    if not isinstance(kind, str) or kind not in ("linear", "llama3", "yarn"):
+        raise fields.refusal("rope_type", kind, "default, linear, llama3 or yarn")
+    if kind == "yarn":
+        for key, neutral in YARN_NEUTRAL.items():
+            if scaling.get(key) not in (neutral, None):
+                raise fields.refusal(key, scaling[key], "none")
+        # As in transformers, whose context is the one before it is stretched where nothing is said.
+        context = fields.count("max_position_embeddings", 2048)
+        scaling.setdefault("original_max_position_embeddings", context)
     return base, {"rope_type": kind, **scaling}
 
 

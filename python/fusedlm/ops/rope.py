@@ -89,7 +89,10 @@ def rope_tables(
 
     `scaling` is Hugging Face's rope_scaling: rope_type "linear" divides all angles by factor;
     "llama3" divides those of wavelengths beyond original_max_position_embeddings / low_freq_factor
-    by factor, leaves those below .../high_freq_factor and blends between. Raises ValueError.
+    by factor, leaves those below .../high_freq_factor and blends between; "yarn" (Peng et al. 2023,
+    arXiv:2309.00071) leaves pairs that turn beta_fast (32) times in original_max_position_embeddings
+    positions, divides the angles of those that turn less than beta_slow (1) times by factor, blends
+    between, and multiplies all by attention_factor (0.1 ln factor + 1). Raises ValueError.
     """
-    angles = _rules.rope_angles(torch, length, dim, base, scaling)
-    return angles.cos().float(), angles.sin().float()
+    cos, sin = _rules.rope_tables(torch, length, dim, base, scaling)
+    return cos.float(), sin.float()
