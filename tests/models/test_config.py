@@ -86,7 +86,7 @@ def test_options_of_yarn_that_are_null_are_its_usual_ones():
         vocab_size=10, rope_scaling={"type": "yarn", **YARN, "beta_fast": None, "truncate": True}
     )
     assert config.rope_scaling == {"rope_type": "yarn", **YARN}
-    with pytest.raises(ValueError, match="rope_base is 1.0, expected a number above 1"):
+    with pytest.raises(ValueError, match=r"rope_base is 1\.0, expected a number above 1"):
         ModelConfig.llama(vocab_size=10, rope_base=1.0, rope_scaling={"type": "yarn", **YARN})
 
 
