@@ -25,32 +25,36 @@ FUSEDLM_INLINE void parallel_for(index_t tasks, Body&& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-/// body(task, thread) for task in [0, tasks): each thread starts with a stretch of its own and takes its tasks in
-/// order, so that it reads memory in long streams; whoever is done helps the others.
+/// body(first, last, thread) for stretches [first, last) of tasks that are [0, tasks) together. Each thread starts
+/// with a part of its own and takes half of what is left of it at a time: it reads memory in long streams, and
+/// yet all end together, as whoever is done helps the others.
 template <class Body>
-FUSEDLM_INLINE void parallel_for_neighbours(index_t tasks, Body&& body) {
-  constexpr index_t kMostStretches = 256;
-  struct alignas(64) Stretch {  // NOLINT(cppcoreguidelines-pro-type-member-init): few are used
+FUSEDLM_INLINE void parallel_for_stretches(index_t tasks, Body&& body) {
+  constexpr index_t kMostParts = 256;
+  struct alignas(64) Part {  // NOLINT(cppcoreguidelines-pro-type-member-init): few are used
     std::atomic<index_t> next;
     index_t end;
   };
   const index_t threads = num_threads() < tasks ? num_threads() : tasks;
-  const index_t stretches = threads < kMostStretches ? threads : kMostStretches;
-  if (stretches <= 1) {
-    for (index_t task = 0; task < tasks; ++task) body(task, 0);
+  const index_t parts = threads < kMostParts ? threads : kMostParts;
+  if (parts <= 1) {
+    if (tasks > 0) body(index_t{0}, tasks, 0);
     return;
   }
-  Stretch all[kMostStretches];
-  for (index_t s = 0; s < stretches; ++s) {
-    all[s].next.store(s * tasks / stretches, std::memory_order_relaxed);
-    all[s].end = (s + 1) * tasks / stretches;
+  Part all[kMostParts];
+  for (index_t p = 0; p < parts; ++p) {
+    all[p].next.store(p * tasks / parts, std::memory_order_relaxed);
+    all[p].end = (p + 1) * tasks / parts;
   }
-  parallel_for(stretches, [&](index_t own, int thread) {
-    for (index_t s = 0; s < stretches; ++s) {
-      Stretch& stretch = all[(own + s) % stretches];
-      for (index_t task;
-           (task = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;) {
-        body(task, thread);
+  parallel_for(parts, [&](index_t own, int thread) {
+    for (index_t p = 0; p < parts; ++p) {
+      Part& part = all[(own + p) % parts];
+      for (index_t first = part.next.load(std::memory_order_relaxed); first < part.end;) {
+        const index_t last = first + (part.end - first + 1) / 2;
+        if (part.next.compare_exchange_weak(first, last, std::memory_order_relaxed)) {
+          body(first, last, thread);
+          first = part.next.load(std::memory_order_relaxed);
+        }
       }
     }
   });

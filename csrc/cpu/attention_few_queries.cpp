@@ -286,14 +286,19 @@ void attention_of_few_queries(const AttentionForward& a, index_t max_T, index_t 
       const index_t t = n % z.max_T, g = n / z.max_T % z.G, part = n / (z.max_T * z.G) % z.parts;
       return {sequence_at(o, a.query, a.key, first + n / sequence_tasks), t, g, part};
     };
-    parallel_for_neighbours(tasks, [&](index_t n, int thread) {
-      const Task task = task_of(n), next = task_of(min_of(n + 1, tasks - 1));
-      const index_t row = n / sequence_tasks * z.max_T + task.t;
-      switch_float(a.query.dtype, [&](auto q) {
-        switch_float(a.key.dtype, [&](auto k) {
-          multiply_part<decltype(q), decltype(k)>(a, z, task, next, row, scratch[thread], partial);
+    parallel_for_stretches(tasks, [&](index_t begin, index_t end, int thread) {
+      Task task = task_of(begin);
+      for (index_t n = begin; n < end; ++n) {
+        const Task next = task_of(min_of(n + 1, tasks - 1));
+        const index_t row = n / sequence_tasks * z.max_T + task.t;
+        switch_float(a.query.dtype, [&](auto q) {
+          switch_float(a.key.dtype, [&](auto k) {
+            multiply_part<decltype(q), decltype(k)>(a, z, task, next, row, scratch[thread],
+                                                    partial);
+          });
         });
-      });
+        task = next;
+      }
     });
     const index_t together = max_of(1, kMergedFloats / (z.parts * z.padded_D));
     parallel_for(ceil_div(now * heads, together), [&](index_t task, int thread) {

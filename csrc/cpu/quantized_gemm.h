@@ -213,8 +213,8 @@ void integer_gemm(const Gemm& g, const XPanels& x, Context& ctx) {
   auto* packed = ctx.workspace().take<uint32_t>(some_n * panel_words);
   for (index_t first = 0; first < panels_n; first += some_n) {
     const index_t count = min_of(some_n, panels_n - first);
-    parallel_for_neighbours(ceil_div(count, kTogether), [&](index_t task, int) {
-      const index_t end = min_of(count, (task + 1) * kTogether);
+    parallel_for_stretches(ceil_div(count, kTogether), [&](index_t task, index_t last, int) {
+      const index_t end = min_of(count, last * kTogether);
       for (index_t j = task * kTogether; j < end; ++j) {
         const index_t n = (first + j) * kNR;
         detail::unpack_panel<format>(*g.weight, n, min_of(kNR, g.N - n), packed + j * panel_words);

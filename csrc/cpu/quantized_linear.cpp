@@ -1,5 +1,5 @@
-// Products with weights in any format. Few rows of x (decoding): tasks are stretches of all weights' bytes,
-// so that they end together whatever the shapes; each reads its rows once, in the order they lie in.
+// Products with weights in any format. Few rows of x (decoding): each thread reads long stretches of the weights,
+// each row once, in the order they lie in; every leap from one place to another costs some microseconds.
 // More rows (a prompt): a packed matrix multiply, in integers where a few rows are, which gives a prompt nearly
 // the numbers that decoding it would have had; else of weights that are dequantised as they are packed.
 
@@ -15,12 +15,13 @@
 namespace fusedlm::cpu::FUSEDLM_ISA {
 namespace {
 
-// Of a task, in bytes of weights: below kLeastBytes it is not worth its start; the cores' own prefetching
-// wants long stretches, which a thread gets by taking neighbouring tasks.
-constexpr index_t kTaskMultiple = 16, kLeastBytes = index_t{32} << 10,
-                  kMostBytes = index_t{32} << 10;
-// Outputs that wait on the stack for their epilogue, times rows of x.
-constexpr index_t kBlock = 64;
+// Less than so many bytes of weights are not worth other threads.
+constexpr index_t kLeastBytes = index_t{32} << 10;
+// Outputs are dealt in units: as many as are summed at once where that is from 16 to 32 KiB of weights, which is
+// also by how much one thread may end after the others.
+constexpr index_t kUnitBytes = index_t{32} << 10;
+// Sums that wait on the stack for their epilogue: outputs times rows of x.
+constexpr index_t kBlock = 1024;
 // Below so many elements of x its conversion is not worth other threads.
 constexpr index_t kAlone = 16384;
 
@@ -102,30 +103,20 @@ RowsOfX prepare(const QuantizedLinear& a, Context& ctx) {
   return rows;
 }
 
-using Sums = float[QuantizedLinear::kStreamedRows * kBlock];
-
-void multiply(const Weight& w, index_t first, index_t count, const RowsOfX& x, Sums& sums) {
+// Sums of outputs [first, first + count): those of row m of x at m * stride.
+void multiply(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums,
+              index_t stride) {
   switch_format(w.format, [&](auto format) {
     constexpr WeightFormat kFormat = decltype(format)::value;
-    if (x.M == 1) return multiply_row<kFormat>(first, count, x, {sums}, w);
-    multiply_rows<kFormat>(w, first, count, x, sums, kBlock);
-  });
-}
-void multiply(const Weight& a, const Weight& b, index_t first, index_t count, const RowsOfX& x,
-              Sums (&sums)[2]) {
-  if (x.M > 1 || a.format != b.format) {
-    multiply(a, first, count, x, sums[0]);
-    return multiply(b, first, count, x, sums[1]);
-  }
-  switch_format(a.format, [&](auto format) {
-    multiply_row<decltype(format)::value>(first, count, x, {sums[0], sums[1]}, a, b);
+    if (x.M == 1) return multiply_row<kFormat>(w, first, count, x, sums);
+    multiply_rows<kFormat>(w, first, count, x, sums, stride);
   });
 }
 
 // Outputs [first, first + count) of weight i (or, gated, of both) for all rows.
 template <class T, Activation kind>
 void finish(const QuantizedLinear& a, int i, index_t column, index_t first, index_t count,
-            const float* sums, const float* factors) {
+            const float* sums, const float* factors, index_t stride) {
   const float* bias = a.bias[i].defined() ? a.bias[i].as<float>() + first : nullptr;
   const float* factor_bias =
       factors && a.bias[1].defined() ? a.bias[1].as<float>() + first : nullptr;
@@ -133,11 +124,11 @@ void finish(const QuantizedLinear& a, int i, index_t column, index_t first, inde
     T* y = a.y.row<T>(m) + column + first;
     const T* residual = a.residual.defined() ? a.residual.row<T>(m) + column + first : nullptr;
     const auto body = [&](index_t c, auto... n) {
-      Vec v = Vec::load(sums + m * kBlock + c);
+      Vec v = Vec::load(sums + m * stride + c);
       if (bias) v = v + Vec::load(bias + c, n...);
       v = activate<T, kind>(v);
       if (factors) {
-        Vec factor = Vec::load(factors + m * kBlock + c);
+        Vec factor = Vec::load(factors + m * stride + c);
         if (factor_bias) factor = factor + Vec::load(factor_bias + c, n...);
         v = v * factor;
       }
@@ -150,19 +141,44 @@ void finish(const QuantizedLinear& a, int i, index_t column, index_t first, inde
 
 void block_of_outputs(const QuantizedLinear& a, const RowsOfX& x, int i, index_t column,
                       index_t first, index_t count) {
-  alignas(64) Sums sums[2];
-  if (a.gated) {
-    multiply(a.weights[0], a.weights[1], first, count, x, sums);
-  } else {
-    multiply(a.weights[i], first, count, x, sums[0]);
-  }
+  alignas(64) float sums[2][kBlock];
+  const index_t stride = ceil_div(count, Vec::size) * Vec::size;
+  multiply(a.weights[i], first, count, x, sums[0], stride);
+  if (a.gated) multiply(a.weights[1], first, count, x, sums[1], stride);
   switch_float(a.y.dtype, [&](auto type) {
     switch_activation(a.activation, [&](auto kind) {
       finish<decltype(type), kind()>(a, i, column, first, count, sums[0],
-                                     a.gated ? sums[1] : nullptr);
+                                     a.gated ? sums[1] : nullptr, stride);
     });
   });
 }
+
+// The outputs of one weight (or, gated, of both) in a call.
+struct Segment {
+  index_t rows, unit;    // outputs; those of a unit
+  index_t first, units;  // its units
+  index_t column;        // of y
+};
+
+struct Segments {
+  Segment all[QuantizedLinear::kMostWeights];
+  int count;
+  index_t units, bytes;
+
+  explicit Segments(const QuantizedLinear& a) : count(a.gated ? 1 : a.count), units(0), bytes(0) {
+    index_t column = 0;
+    for (int i = 0; i < count; ++i) {
+      const index_t rows = a.weights[i].rows;
+      index_t of_row = row_bytes(a.weights[i].format, a.x.shape[1]), unit = Vec::size;
+      if (a.gated) of_row += row_bytes(a.weights[1].format, a.x.shape[1]);
+      while (unit > 1 && unit * of_row > kUnitBytes) unit /= 2;
+      while (unit < kBlock / QuantizedLinear::kStreamedRows && 2 * unit * of_row <= kUnitBytes)
+        unit *= 2;
+      all[i] = {rows, unit, units, ceil_div(rows, unit), column};
+      units += all[i].units, bytes += rows * of_row, column += rows;
+    }
+  }
+};
 
 // Less is no measure of memory.
 constexpr index_t kTrialBytes = index_t{512} << 10;
@@ -170,36 +186,29 @@ ReadAhead read_ahead;
 
 void few_rows(const QuantizedLinear& a, Context& ctx) {
   RowsOfX x = prepare(a, ctx);
-  const int segments = a.gated ? 1 : a.count;
-  index_t bytes[QuantizedLinear::kMostWeights] = {}, total = 0;  // of an output; of all
-  for (int i = 0; i < segments; ++i) {
-    bytes[i] = row_bytes(a.weights[i].format, x.K);
-    if (a.gated) bytes[i] += row_bytes(a.weights[1].format, x.K);
-    total += bytes[i] * a.weights[i].rows;
-  }
-  const auto call = x.M == 1 && total >= kTrialBytes ? read_ahead.next() : ReadAhead::Call{};
+  const Segments segments(a);
+  const auto call =
+      x.M == 1 && segments.bytes >= kTrialBytes ? read_ahead.next() : ReadAhead::Call{};
   x.ahead = call.ahead;
   const double start_time = call.trial < 0 ? 0.0 : now();
-  const index_t tasks =
-      total <= kLeastBytes ? 1 : kTaskMultiple * ceil_div(total, kTaskMultiple * kMostBytes);
-  parallel_for_neighbours(tasks, [&](index_t task, int) {
-    const index_t begin = task * total / tasks, end = (task + 1) * total / tasks;
-    index_t start = 0, column = 0;  // of the segment, in bytes and in y
-    for (int i = 0; i < segments; ++i) {
-      const index_t rows = a.weights[i].rows;
-      const auto row_at = [&](index_t byte) {
-        return max_of(0, min_of(rows, ceil_div(byte - start, bytes[i])));
-      };
-      const index_t last = row_at(end);
-      for (index_t r = row_at(begin); r < last; r += kBlock) {
-        block_of_outputs(a, x, i, column, r, min_of(kBlock, last - r));
+  const index_t block = kBlock / x.M / Vec::size * Vec::size;
+  const auto stretch = [&](index_t begin, index_t end, int) {
+    for (int i = 0; i < segments.count; ++i) {
+      const Segment& s = segments.all[i];
+      const index_t last = min_of(s.rows, (end - s.first) * s.unit);
+      for (index_t r = max_of(0, begin - s.first) * s.unit; r < last; r += block) {
+        block_of_outputs(a, x, i, s.column, r, min_of(block, last - r));
       }
-      start += bytes[i] * rows;
-      column += rows;
     }
-  });
+  };
+  if (segments.bytes <= kLeastBytes) {
+    stretch(0, segments.units, 0);
+  } else {
+    parallel_for_stretches(segments.units, stretch);
+  }
   if (call.trial >= 0) {
-    read_ahead.done(call, static_cast<float>((now() - start_time) / static_cast<double>(total)));
+    const double bytes = static_cast<double>(segments.bytes);
+    read_ahead.done(call, static_cast<float>((now() - start_time) / bytes));
   }
 }
 

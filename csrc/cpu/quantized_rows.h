@@ -163,33 +163,23 @@ using RowFor = FloatRow<format>;
 
 }  // namespace detail
 
-/// Of each of `weights`, whose shapes and formats are the same: sums[r] = row first + r times the row of x, for
-/// r in [0, count); there is room for whole vectors. Rows are taken from the weights in turn: long streams side
-/// by side, which are never left for long.
-template <WeightFormat format, class... Weights>
-void multiply_row(index_t first, index_t count, const RowsOfX& x,
-                  float* const (&sums)[sizeof...(Weights)], const Weights&... weights) {
-  constexpr int kWeights = sizeof...(Weights);
-  const detail::RowFor<format> products[] = {detail::RowFor<format>(weights, x)...};
-  const Weight* const all[] = {&weights...};
+/// sums[r] = weight row first + r times the row of x, for r in [0, count); there is room for whole vectors.
+template <WeightFormat format>
+void multiply_row(const Weight& w, index_t first, index_t count, const RowsOfX& x, float* sums) {
+  const detail::RowFor<format> products(w, x);
   const index_t bytes = row_bytes(format, x.K);
   for (index_t r = 0; r < count; r += Vec::size) {
     const index_t some = min_of(Vec::size, count - r);
     // The sums of many rows of weights over their lanes at once: the same bits as one by one.
-    Vec lanes[kWeights][Vec::size];
+    Vec lanes[Vec::size];
     for (index_t i = 0; i < some; ++i) {
-      const index_t at = first + r + i;
-      for (int n = 0; n < kWeights; ++n) {
-        Vec sum[1];
-        const uint8_t* row = row_of(*all[n], at, bytes);
-        if (x.ahead) detail::fetch(row + detail::kAhead, bytes);
-        products[n].multiply(row, at, 0, sum);
-        lanes[n][i] = sum[0];
-      }
+      const uint8_t* row = row_of(w, first + r + i, bytes);
+      if (x.ahead) detail::fetch(row + detail::kAhead, bytes);
+      Vec sum[1];
+      products.multiply(row, first + r + i, 0, sum);
+      lanes[i] = sum[0];
     }
-    for (int n = 0; n < kWeights; ++n) {
-      products[n].finish(reduce_sums(lanes[n]), first + r, 0, some).store(sums[n] + r);
-    }
+    products.finish(reduce_sums(lanes), first + r, 0, some).store(sums + r);
   }
 }
 

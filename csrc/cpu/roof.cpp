@@ -85,10 +85,10 @@ void bandwidth_measure(const BandwidthMeasure& args, Context& ctx) {
   volatile float sink = 0;
   while (now() < until) {
     const double start = now();
-    parallel_for_neighbours(tasks, [&](index_t task, int) {
+    parallel_for_stretches(tasks, [&](index_t task, index_t last, int) {
       const uint8_t* p = data + task * kTask;
       Vec sums[4];
-      for (index_t i = 0; i < kTask; i += 4 * kLine) {
+      for (index_t i = 0; i < (last - task) * kTask; i += 4 * kLine) {
 #pragma GCC unroll 4
         for (int line = 0; line < 4; ++line) {
           __builtin_prefetch(p + i + line * kLine + kAhead, 0, 3);

@@ -253,6 +253,32 @@ TEST(Threads, ParallelForRunsEveryTaskOnce) {
   set_num_threads(before);
 }
 
+TEST(Threads, StretchesAreAllTasksOnceAndLong) {
+  const int before = num_threads();
+  for (int threads : {1, 2, 5}) {
+    set_num_threads(threads);
+    for (index_t tasks : {0, 1, 2, 3, 7, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(tasks));
+      std::atomic<index_t> longest{0}, stretches{0};
+      parallel_for_stretches(tasks, [&](index_t first, index_t last, int thread) {
+        EXPECT_LT(first, last);
+        EXPECT_TRUE(thread >= 0 && thread < threads);
+        for (index_t task = first; task < last; ++task) ++runs[static_cast<size_t>(task)];
+        index_t seen = longest;
+        while (seen < last - first && !longest.compare_exchange_weak(seen, last - first)) {
+        }
+        ++stretches;
+      });
+      for (const std::atomic<int>& count : runs) EXPECT_EQ(count, 1);
+      if (tasks == 1000) {
+        EXPECT_EQ(longest, threads == 1 ? 1000 : 1000 / threads / 2);
+        EXPECT_LE(stretches, threads * 10);
+      }
+    }
+  }
+  set_num_threads(before);
+}
+
 TEST(Team, DoesEachTaskOnceInManyLoopsAndLendsItsThreadsToNone) {
   const int before = num_threads();
   for (int threads : {1, 2, 5}) {
