@@ -15,6 +15,14 @@ size_t bytes_of(const DecoderConfig& c, index_t rows) {
   return static_cast<size_t>(rows * columns) * sizeof(float);
 }
 
+index_t asked_rows(std::span<const Segment> segments) {
+  index_t rows = 0;
+  for (const Segment& s : segments) {
+    rows += logit_rows(s.logits, static_cast<index_t>(s.tokens.size()));
+  }
+  return rows;
+}
+
 TensorView vector_view(const float* data, index_t size) {
   if (!data) return {};
   return {const_cast<float*>(data), DType::float32, {size}};
@@ -49,9 +57,11 @@ void DecoderStep::run(std::span<const Segment> segments, PagedCache& cache, floa
   embed(ctx);
   for (index_t layer = 0; layer < config_.layers; ++layer) {
     attention_block(layer, segments, cache, ctx);
+    if (rows_ == 0) return;
     ffn_block(model_->layers[static_cast<size_t>(layer)], ctx);
   }
-  write_logits(segments, logits, ctx);
+  rows_ = asked_rows(segments);
+  write_logits(logits, ctx);
 }
 
 void DecoderStep::place_rows(std::span<const Segment> segments) {
@@ -143,7 +153,13 @@ void DecoderStep::attention_block(index_t layer, std::span<const Segment> segmen
                   .eps = config_.norm_eps,
                   .rope = turns_},
                  ctx);
+  const bool last = layer == config_.layers - 1;
+  if (last && asked_rows(segments) == 0) {
+    rows_ = 0;
+    return;
+  }
   attend(layer, segments, cache, ctx);
+  if (last) keep_asked_rows(segments);
   args = {};
   args.x = activations(mixed_, H * D);
   args.weights[0] = w.out, args.bias[0] = vector_view(w.out_bias, config_.width);
@@ -177,6 +193,25 @@ void DecoderStep::attend(index_t layer, std::span<const Segment> segments, Paged
   for (const Segment& s : segments) call(1, static_cast<index_t>(s.tokens.size()));
 }
 
+// Behind the last layer's attention no row needs another: those whose logits nobody asks for are left out. Yet so
+// many stay that the products are those of many rows, as they would be with other sequences beside.
+void DecoderStep::keep_asked_rows(std::span<const Segment> segments) {
+  const index_t C = config_.width, mixed = config_.heads * config_.head_width * size_of(act_);
+  index_t row = 0, kept = 0;
+  for (const Segment& s : segments) {
+    const auto count = static_cast<index_t>(s.tokens.size());
+    const index_t asked = logit_rows(s.logits, count), from = row + count - asked;
+    if (kept != from) {
+      auto* rows = static_cast<std::byte*>(mixed_);
+      std::copy_n(rows + from * mixed, asked * mixed, rows + kept * mixed);
+      std::copy_n(stream_ + from * C, asked * C, stream_ + kept * C);
+    }
+    kept += asked;
+    row += count;
+  }
+  rows_ = streamed_ ? kept : std::max(kept, QuantizedLinear::kStreamedRows + 1);
+}
+
 void DecoderStep::ffn_block(const LayerWeights& w, Context& ctx) {
   const index_t C = config_.width, F = config_.ffn_width;
   const TensorView x = activations(x_, C), hidden = activations(hidden_, F);
@@ -200,25 +235,12 @@ void DecoderStep::ffn_block(const LayerWeights& w, Context& ctx) {
   product(args, ctx);
 }
 
-void DecoderStep::write_logits(std::span<const Segment> segments, float* logits, Context& ctx) {
-  const index_t C = config_.width, V = config_.vocab_size;
-  index_t row = 0, wanted = 0;
-  // Rows that are asked for move to the front; what they overwrite is not needed any more.
-  for (const Segment& s : segments) {
-    const auto count = static_cast<index_t>(s.tokens.size());
-    const index_t asked = logit_rows(s.logits, count);
-    if (wanted != row + count - asked) {
-      std::copy_n(stream_ + (row + count - asked) * C, asked * C, stream_ + wanted * C);
-    }
-    wanted += asked;
-    row += count;
-  }
-  if (wanted == 0) return;
-  const TensorView x(x_, DType::float32, {wanted, C});
-  norm({stream_, DType::float32, {wanted, C}}, model_->final_norm, x, ctx);
+void DecoderStep::write_logits(float* logits, Context& ctx) {
+  const TensorView x(x_, DType::float32, {rows_, config_.width});
+  norm(stream(), model_->final_norm, x, ctx);
   QuantizedLinear args;
   args.x = x, args.weights[0] = model_->head;
-  args.y = {logits, DType::float32, {wanted, V}};
+  args.y = {logits, DType::float32, {rows_, config_.vocab_size}};
   product(args, ctx);
 }
 

@@ -38,7 +38,8 @@ class DecoderStep {
                        Context& ctx);
   void attend(index_t layer, std::span<const Segment> segments, PagedCache& cache, Context& ctx);
   void ffn_block(const LayerWeights& w, Context& ctx);
-  void write_logits(std::span<const Segment> segments, float* logits, Context& ctx);
+  void keep_asked_rows(std::span<const Segment> segments);
+  void write_logits(float* logits, Context& ctx);
   void norm(const TensorView& x, const NormWeights& weights, const TensorView& y, Context& ctx);
   void product(const QuantizedLinear& args, Context& ctx);
 
@@ -56,7 +57,7 @@ class DecoderStep {
   float *stream_ = nullptr, *lse_ = nullptr;
   void *x_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *hidden_ = nullptr;
 
-  // Of the rows of this step.
+  // Of the rows of this step; behind the last layer's attention, of those whose logits are asked for.
   index_t rows_ = 0;
   DType act_ = DType::float32;
   bool streamed_ = true;

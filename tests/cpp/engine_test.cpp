@@ -155,6 +155,25 @@ TEST(Engine, ManyTokensGetTheSameBitsWhateverIsBesideThem) {
   }
 }
 
+TEST(Engine, TheLastLogitsOfManyTokensAreTheSameBitsWhateverIsBesideThem) {
+  for (const DType dtype : kFloatTypes) {
+    const SmallDecoder& d = llama();
+    const index_t V = d.config.vocab_size;
+    const Tokens a = random_tokens(50, V, 1), b = random_tokens(60, V, 2);
+    Engine engine(d.model, {.dtype = dtype, .cache_tokens = 1024});
+    const auto alone = forward(engine, engine.open(), a, Logits::last);
+    for (const Logits beside : {Logits::none, Logits::last}) {
+      std::vector<float> out(static_cast<size_t>((beside == Logits::none ? 1 : 5) * V));
+      std::vector<Engine::Append> appends(4, {0, b, beside});
+      for (Engine::Append& append : appends) append.sequence = engine.open();
+      appends.insert(appends.begin() + 2, {engine.open(), a, Logits::last});
+      engine.forward(appends, out);
+      const auto row = out.begin() + (beside == Logits::none ? 0 : 2 * V);
+      EXPECT_EQ(alone, std::vector<float>(row, row + V));
+    }
+  }
+}
+
 TEST(Engine, OneThreadAndTwoGiveTheSameBits) {
   const SmallDecoder& d = llama();
   const Tokens tokens = random_tokens(200, d.config.vocab_size, 3);
