@@ -106,10 +106,10 @@ def test_without_a_terminal_ctrl_c_ends_the_chat(folder):
         assert process.stdout.readline()
 
         try:
-            for _ in range(6):
+            for _ in range(30):
                 process.send_signal(signal.SIGINT)  # one that comes during the answer only stops it
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
+                    process.wait(2)
                     break
         finally:
             process.kill()
