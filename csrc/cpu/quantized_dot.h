@@ -132,24 +132,25 @@ namespace detail {
 struct alignas(64) ByteOrder {
   uint8_t at[64];
 };
+FUSEDLM_VEC __m512i bytes_by(const ByteOrder& order, __m512i a) {
+  return _mm512_permutexvar_epi8(_mm512_load_si512(order.at), a);
+}
 FUSEDLM_VEC __m512i bytes_by(const ByteOrder& order, __m512i a, __m512i b) {
   return _mm512_permutex2var_epi8(a, _mm512_load_si512(order.at), b);
 }
-/// 16 bytes from each of four blocks, `stride` apart, out of a vector at byte 0 and one at `second`.
-constexpr ByteOrder order_of_parts(int stride, int offset, int second) {
+/// 16 bytes from each of four blocks, `stride` apart. Those of the last block may lie beyond what is there.
+constexpr ByteOrder order_of_parts(int stride, int offset) {
   ByteOrder order{};
   for (int i = 0; i < 64; ++i) {
-    const int from = i / 16 * stride + offset + i % 16;
-    order.at[i] = static_cast<uint8_t>(from < 64 ? from : 64 + from - second);
+    order.at[i] = static_cast<uint8_t>(i / 16 * stride + offset + i % 16);
   }
   return order;
 }
 /// The float16 at the head of each of four blocks, then those behind them.
-constexpr ByteOrder order_of_halves(int stride, int second) {
+constexpr ByteOrder order_of_halves(int stride) {
   ByteOrder order{};
   for (int i = 0; i < 16; ++i) {
-    const int from = i % 8 / 2 * stride + i / 8 * 2 + i % 2;
-    order.at[i] = static_cast<uint8_t>(from < 64 ? from : 64 + from - second);
+    order.at[i] = static_cast<uint8_t>(i % 8 / 2 * stride + i / 8 * 2 + i % 2);
   }
   return order;
 }
@@ -171,8 +172,8 @@ class LastBytes {
   }
 
  private:
-  static constexpr int kOffsets = 5;
-  static constexpr index_t kOffset[kOffsets] = {0, 8, 16, 64, 72};
+  static constexpr int kOffsets = 4;
+  static constexpr index_t kOffset[kOffsets] = {0, 56, 64, 120};
   __mmask64 masks_[kOffsets];
 };
 FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset) {
@@ -180,6 +181,18 @@ FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset) {
 }
 FUSEDLM_VEC __m512i bytes_at(const uint8_t* p, index_t offset, const LastBytes& last) {
   return _mm512_maskz_loadu_epi8(last.at(offset), p + offset);
+}
+
+/// Parts whose last 16 bytes lie beyond the vectors that the others came from: they are read by themselves, which
+/// takes less than another vector that overlaps with these.
+FUSEDLM_VEC __m512i with_last_part(__m512i parts, __m128i last) {
+  return _mm512_mask_broadcast_i32x4(parts, 0xf000, last);
+}
+FUSEDLM_VEC __m128i part_at(const uint8_t* p, index_t offset) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + offset));
+}
+FUSEDLM_VEC __m128i part_at(const uint8_t* p, index_t offset, const LastBytes& last) {
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>(last.at(offset)), p + offset);
 }
 
 FUSEDLM_VEC __m512i low_nibbles(__m512i bytes) {
@@ -263,15 +276,16 @@ struct WeightStep<WeightFormat::q8_0> : detail::WithMinimum {
   template <class... Last>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 34;
-    static constexpr detail::ByteOrder kFirst = detail::order_of_parts(kBytes, 2, 64),
-                                       kSecond = detail::order_of_parts(kBytes, 18 - 8, 64),
-                                       kScale = detail::order_of_halves(kBytes, 64);
+    static constexpr detail::ByteOrder kFirst = detail::order_of_parts(kBytes, 2),
+                                       kSecond = detail::order_of_parts(kBytes, 18),
+                                       kScale = detail::order_of_halves(kBytes);
     const uint8_t* p = row + i * 4 * kBytes;
     const __m512i sign = _mm512_set1_epi8(-128);
-    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 64, last...),
-                  c = detail::bytes_at(p, 8, last...), d = detail::bytes_at(p, 72, last...);
+    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 64, last...);
+    const __m512i others =
+        detail::with_last_part(detail::bytes_by(kSecond, a, b), detail::part_at(p, 120, last...));
     first = _mm512_xor_si512(detail::bytes_by(kFirst, a, b), sign);
-    second = _mm512_xor_si512(detail::bytes_by(kSecond, c, d), sign);
+    second = _mm512_xor_si512(others, sign);
     scale = detail::Halves(detail::bytes_by(kScale, a, b)).first;
     minimum = _mm_mul_ps(scale, _mm_set1_ps(-128.0f));
   }
@@ -282,14 +296,15 @@ struct WeightStep<WeightFormat::q4_0> : detail::WithMinimum {
   template <class... Last>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 18;
-    static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 2, 8),
-                                       kScale = detail::order_of_halves(kBytes, 8);
+    static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 2),
+                                       kScale = detail::order_of_halves(kBytes);
     const uint8_t* p = row + i * 4 * kBytes;
-    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 8, last...);
-    const __m512i nibbles = detail::bytes_by(kNibbles, a, b);
+    const __m512i a = detail::bytes_at(p, 0, last...);
+    const __m512i nibbles =
+        detail::with_last_part(detail::bytes_by(kNibbles, a), detail::part_at(p, 56, last...));
     first = detail::low_nibbles(nibbles);
     second = detail::high_nibbles(nibbles);
-    scale = detail::Halves(detail::bytes_by(kScale, a, b)).first;
+    scale = detail::Halves(detail::bytes_by(kScale, a)).first;
     minimum = _mm_mul_ps(scale, _mm_set1_ps(-8.0f));
   }
 };
@@ -299,15 +314,15 @@ struct WeightStep<WeightFormat::q4_1> : detail::WithMinimum {
   template <class... Last>
   FUSEDLM_VEC void load(const uint8_t* row, index_t i, const Last&... last) {
     constexpr int kBytes = 20;
-    static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 4, 16),
-                                       kScales = detail::order_of_halves(kBytes, 16);
+    static constexpr detail::ByteOrder kNibbles = detail::order_of_parts(kBytes, 4),
+                                       kScales = detail::order_of_halves(kBytes);
     const uint8_t* p = row + i * 4 * kBytes;
-    const __m512i a = detail::bytes_at(p, 0, last...), b = detail::bytes_at(p, 16, last...);
-    const __m512i nibbles = detail::bytes_by(kNibbles, a, b);
+    const __m512i a = detail::bytes_at(p, 0, last...);
+    const __m512i nibbles =
+        detail::with_last_part(detail::bytes_by(kNibbles, a), detail::part_at(p, 64, last...));
     first = detail::low_nibbles(nibbles);
     second = detail::high_nibbles(nibbles);
-    // The last float16 of four blocks ends at byte 64: they are all in a.
-    const detail::Halves halves(_mm512_permutexvar_epi8(_mm512_load_si512(kScales.at), a));
+    const detail::Halves halves(detail::bytes_by(kScales, a));  // the last of them ends at byte 64
     scale = halves.first;
     minimum = halves.second;
   }
