@@ -188,15 +188,24 @@ def _scaled(
     )
 
 
+# What transformers' dict of rope_type yarn may say besides, and only so.
+YARN_NEUTRAL: dict[str, Any] = {"mscale": None, "mscale_all_dim": None, "truncate": True}
+
+
 def _yarn(xp: Any, pairs: int, base: float, scaling: Mapping[str, Any]) -> Any:
     """What each pair's rate is multiplied by: 1 where it turns often, 1 / factor where hardly ever."""
     length = scaling["original_max_position_embeddings"]
+    for key, neutral in YARN_NEUTRAL.items():
+        if scaling.get(key) not in (neutral, None):
+            raise ValueError(
+                f"rope_tables: scaling has {key} {scaling[key]!r}, which fusedlm does not compute"
+            )
 
     def pair(turns: float) -> float:  # that turns so often within `length`
         return pairs * math.log(length / (turns * 2 * math.pi)) / math.log(base)
 
-    first = max(math.floor(pair(scaling.get("beta_fast", 32.0))), 0)
-    last = min(math.ceil(pair(scaling.get("beta_slow", 1.0))), 2 * pairs - 1)
+    first = max(math.floor(pair(scaling.get("beta_fast") or 32.0)), 0)
+    last = min(math.ceil(pair(scaling.get("beta_slow") or 1.0)), 2 * pairs - 1)
     # As transformers has it where both are one pair.
     width = last - first or 0.001
     stretched = ((xp.arange(pairs, dtype=xp.float64) - first) / width).clip(0.0, 1.0)
@@ -206,4 +215,4 @@ def _yarn(xp: Any, pairs: int, base: float, scaling: Mapping[str, Any]) -> Any:
 def yarn_magnitude(scaling: Mapping[str, Any]) -> float:
     """What YaRN multiplies cosine and sine by, so that scores keep their temperature in a longer text."""
     usual = 0.1 * math.log(max(1.0, scaling["factor"])) + 1.0
-    return float(scaling.get("attention_factor", usual))
+    return float(scaling.get("attention_factor") or usual)

@@ -143,6 +143,13 @@ def test_bad_arguments_are_named():
         ops.rope_tables(4, 8, scaling={"rope_type": "linear"})
     with pytest.raises(ValueError, match="rope_type 'dynamic'"):
         ops.rope_tables(4, 8, scaling={"rope_type": "dynamic"})
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
+    with pytest.raises(ValueError, match="mscale 0"):
+        ops.rope_tables(4, 8, scaling={**yarn, "mscale": 0.7})
+    assert torch.equal(
+        ops.rope_tables(4, 8, scaling={**yarn, "attention_factor": None, "beta_fast": None})[0],
+        ops.rope_tables(4, 8, scaling=yarn)[0],
+    )
     with pytest.raises(ValueError, match="lacks 'original_max_position_embeddings'"):
         ops.rope_tables(4, 8, scaling={"rope_type": "yarn", "factor": 2.0})
 

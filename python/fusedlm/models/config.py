@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusedlm._rules import FFN_ACTIVATIONS, is_gated
+from fusedlm._rules import FFN_ACTIVATIONS, YARN_NEUTRAL, is_gated
 
 from .fields import TO_FILL, CheckedFields, Filled, is_number
 
@@ -24,8 +24,6 @@ _SCALINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # What else a rope_scaling may say, null where it is the default.
 _YARN_OPTIONS = ("attention_factor", "beta_fast", "beta_slow")
-# What a dict of rope_type yarn may say for transformers, and only so.
-YARN_NEUTRAL: dict[str, Any] = {"mscale": None, "mscale_all_dim": None, "truncate": True}
 
 _GPT2_SIZES: dict[str, dict[str, int]] = {
     "small": {"layers": 12, "width": 768, "heads": 12},

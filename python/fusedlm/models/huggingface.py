@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusedlm._rules import YARN_NEUTRAL
 from fusedlm.errors import CorruptFileError
 
-from .config import YARN_NEUTRAL, ModelConfig
+from .config import ModelConfig
 from .names import GPT2, LLAMA, Names
 
 FAMILIES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "mistral": LLAMA}
