@@ -192,14 +192,20 @@ def _scaled(
 YARN_NEUTRAL: dict[str, Any] = {"mscale": None, "mscale_all_dim": None, "truncate": True}
 
 
+def yarn_beyond_us(scaling: Mapping[str, Any]) -> str | None:
+    """What a dict of rope_type yarn asks for that is not computed: the first such key, or None."""
+    return next(
+        (key for key, same in YARN_NEUTRAL.items() if scaling.get(key) not in (same, None)), None
+    )
+
+
 def _yarn(xp: Any, pairs: int, base: float, scaling: Mapping[str, Any]) -> Any:
     """What each pair's rate is multiplied by: 1 where it turns often, 1 / factor where hardly ever."""
     length = scaling["original_max_position_embeddings"]
-    for key, neutral in YARN_NEUTRAL.items():
-        if scaling.get(key) not in (neutral, None):
-            raise ValueError(
-                f"rope_tables: scaling has {key} {scaling[key]!r}, which fusedlm does not compute"
-            )
+    if key := yarn_beyond_us(scaling):
+        raise ValueError(
+            f"rope_tables: scaling has {key} {scaling[key]!r}, which fusedlm does not compute"
+        )
 
     def pair(turns: float) -> float:  # that turns so often within `length`
         return pairs * math.log(length / (turns * 2 * math.pi)) / math.log(base)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusedlm._rules import FFN_ACTIVATIONS, YARN_NEUTRAL, is_gated
+from fusedlm._rules import FFN_ACTIVATIONS, YARN_NEUTRAL, is_gated, yarn_beyond_us
 
 from .fields import TO_FILL, CheckedFields, Filled, is_number
 
@@ -173,8 +173,9 @@ class ModelConfig(CheckedFields):
         if needed is None:
             self._bad("rope_scaling", "a dict whose rope_type is linear, llama3, yarn or default")
         if kind == "yarn":
-            scaling = {k: v for k, v in scaling.items() if not (k in _YARN_OPTIONS and v is None)}
             self._check_yarn(scaling)
+            null = {key for key in _YARN_OPTIONS if scaling.get(key) is None}
+            scaling = {k: v for k, v in scaling.items() if k not in YARN_NEUTRAL and k not in null}
             needed += tuple(key for key in _YARN_OPTIONS if key in scaling)
         for key in needed:
             value = scaling.get(key)
@@ -185,9 +186,8 @@ class ModelConfig(CheckedFields):
     def _check_yarn(self, scaling: dict[str, Any]) -> None:
         if not self.rope_base > 1:
             self._bad("rope_base", "a number above 1 with rope_type yarn")
-        for key, neutral in YARN_NEUTRAL.items():
-            if scaling.pop(key, neutral) not in (neutral, None):
-                self._bad("rope_scaling", f"a dict without {key}, which fusedlm does not compute")
+        if key := yarn_beyond_us(scaling):
+            self._bad("rope_scaling", f"a dict without {key}, which fusedlm does not compute")
 
 
 def _pick(family: str, size: str | None, sizes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedlm._rules import YARN_NEUTRAL
+from fusedlm._rules import yarn_beyond_us
 from fusedlm.errors import CorruptFileError
 
 from .config import ModelConfig
@@ -168,9 +168,8 @@ def _rope(fields: Fields) -> tuple[float, dict[str, Any] | None]:
     if not isinstance(kind, str) or kind not in ("linear", "llama3", "yarn"):
         raise fields.refusal("rope_type", kind, "default, linear, llama3 or yarn")
     if kind == "yarn":
-        for key, neutral in YARN_NEUTRAL.items():
-            if scaling.get(key) not in (neutral, None):
-                raise fields.refusal(key, scaling[key], "none")
+        if key := yarn_beyond_us(scaling):
+            raise fields.refusal(key, scaling[key], "none")
         # As in transformers, whose context is the one before it is stretched where nothing is said.
         context = fields.count("max_position_embeddings", 2048)
         scaling.setdefault("original_max_position_embeddings", context)
